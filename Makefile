@@ -1,0 +1,27 @@
+# The commands that everyone needs; CI runs the same ones.
+.PHONY: build test bench lint format docs
+
+C_FILES = $(shell find csrc -name '*.[ch]' -o -name '*.cpp')
+
+build: ## an editable build: changes of C files are compiled at the next import
+	pip install --no-build-isolation -Ceditable.rebuild=true -Cbuild-dir=build -e '.[test,lint,bench]'
+
+test:
+	pytest
+
+bench: ## nothing else should run at the same time
+	pytest bench
+
+lint:
+	ruff check .
+	ruff format --check .
+	mypy
+	clang-format --dry-run -Werror $(C_FILES)
+
+format:
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(C_FILES)
+
+docs:
+	python tools/run_docs.py
