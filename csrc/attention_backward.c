@@ -1,0 +1,264 @@
+/* The backward pass of causal attention (attention_forward.c has the forward):
+ *
+ *   backward   dy, y (B, T, H D), qkv (B, T, E), lse (B, H, T)     ->  dqkv (B, T, E), in the layout of qkv
+ *
+ * With p_ij = exp(scale * q_i.k_j - lse_i), recomputed, and ds_ij = scale * p_ij (dy_i.v_j - dy_i.y_i) for j <= i:
+ *
+ *     dv_j = sum_i p_ij dy_i,    dk_j = sum_i ds_ij q_i,    dq_i = sum_j ds_ij k_j      (dk, dv over a group's heads
+ * too)
+ *
+ * Five products, 10 D operations for each pair of a query and a key. The unit of work is a block of QUERIES against a
+ * block of KEYS: its p and ds fit L2, and the products run on the packed microkernel. Every element has one order of
+ * summation, whoever computes: dq adds its blocks of keys in ascending order; dk and dv add their blocks of queries,
+ * head by head, in ascending order.
+ *
+ * Threads take whole key/value heads while there is one for each. The heads that are left over are shared, block of
+ * keys by block of keys: threads split the blocks of queries, whose rows of dq are theirs, and leave their parts of dk
+ * and dv to be added in order.
+ */
+#include "attention.h"
+#include "gemm_pack.h" /* pack_panel */
+
+enum {
+    KEYS = 192,
+    QUERIES = 96,
+    ROW = KEYS + 16
+}; // ROW: rows of p and ds are not a power of two apart, and end after a tile of MR
+
+typedef struct gollm_attention_backward_args args;
+
+/* One thread's workspace. */
+struct buffers {
+    real *k_lines, *v_lines;  // [panel of NR keys][D][NR]: b of q k^T and dy v^T
+    real *k_steps;            // [panel of NR columns][KEYS][NR]: b of ds k
+    real *q_steps, *dy_steps; // [panel of NR columns][QUERIES][NR]: b of ds^T q and p^T dy
+    real *q_lines, *dy_lines; // [D][MR]: a of q k^T and dy v^T
+    real *p, *ds;             // [QUERIES][ROW]
+    real *s, *dp;             // [panel of NR keys][MR][NR]
+    real *dk, *dv;            // [KEYS][columns], dv right behind dk
+    int64_t head, block;      // whose keys are packed
+};
+
+static int64_t columns_of(int64_t D) { return round_up(D, NR); }
+static int64_t gradient_size(int64_t D) { return 2 * KEYS * columns_of(D); }
+
+static int64_t buffers_size(int64_t D) {
+    const int64_t columns = columns_of(D);
+    return round_up(2 * KEYS * D + KEYS * columns + 2 * QUERIES * columns + 2 * MR * D + 2 * QUERIES * ROW +
+                        2 * MR * KEYS + gradient_size(D),
+                    16);
+}
+
+static real *take(real **workspace, int64_t size) {
+    real *part = *workspace;
+    *workspace += size;
+    return part;
+}
+
+static struct buffers lay_out(real *at, int64_t D) {
+    const int64_t columns = columns_of(D);
+    struct buffers w = {.head = -1};
+    w.k_lines = take(&at, KEYS * D), w.v_lines = take(&at, KEYS * D);
+    w.k_steps = take(&at, KEYS * columns);
+    w.q_steps = take(&at, QUERIES * columns), w.dy_steps = take(&at, QUERIES * columns);
+    w.p = take(&at, QUERIES * ROW), w.ds = take(&at, QUERIES * ROW);
+    w.s = take(&at, MR * KEYS), w.dp = take(&at, MR * KEYS);
+    w.dk = take(&at, gradient_size(D)), w.dv = w.dk + KEYS * columns;
+    w.q_lines = take(&at, MR * D), w.dy_lines = take(&at, MR * D);
+    memset(w.p, 0, 2 * QUERIES * ROW * sizeof(real)); // tiles read MR rows and columns, also where there are fewer
+    return w;
+}
+
+/* A product's lines as panels of NR, the last one filled up with its last line. */
+static void pack_all_lines(real *to, const real *from, int64_t stride, int64_t lines, int64_t D) {
+    for (int64_t j = 0; j < lines; j += NR) {
+        const real *line[NR];
+        for (int64_t i = 0; i < NR; i++) line[i] = from + min_i64(j + i, lines - 1) * stride;
+        pack_panel(to + j * D, NR, line, D);
+    }
+}
+
+/* Rows as panels of NR columns, filled up with zeros; panels are `height` rows apart. */
+static void pack_all_steps(real *to, int64_t height, const real *from, int64_t stride, int64_t rows, int64_t D) {
+    for (int64_t d = 0; d < D; d += NR)
+        for (int64_t j = 0; j < rows; j++) {
+            const real *x = from + j * stride + d;
+            real *at = to + d * height + j * NR;
+            vec_store(at, vec_load_n(x, D - d));
+            vec_store(at + VL, D - d > VL ? vec_load_n(x + VL, D - d - VL) : vec_set(0));
+        }
+}
+
+/* Heads in the order of `head` = sequence * G + key/value head. */
+static void pack_keys(const args *a, int64_t head, int64_t block, struct buffers *w) {
+    if (w->head == head && w->block == block) return;
+    const int64_t D = a->D, first = block * KEYS, keys = min_i64(KEYS, a->T - first);
+    const real *k = a->qkv + (head / a->G * a->T + first) * a->E + (a->H + head % a->G) * D, *v = k + a->G * D;
+    pack_all_lines(w->k_lines, k, a->E, keys, D);
+    pack_all_lines(w->v_lines, v, a->E, keys, D);
+    pack_all_steps(w->k_steps, KEYS, k, a->E, keys, D);
+    w->head = head;
+    w->block = block;
+}
+
+/* p and ds of one row, which sees `keys` keys; zero in the rest of the block. s and dp are rows of tiles. */
+static void softmax_gradient(const real *s, const real *dp, int64_t keys, real scale, real lse, real delta, real *p,
+                             real *ds) {
+    const vec factor = vec_set(scale * (real)LOG2_E), shift = vec_set(lse * (real)LOG2_E);
+    const vec slope = vec_set(scale), less = vec_set(delta);
+    ivec lane;
+    for (int i = 0; i < VL; i++) lane[i] = (ireal)i;
+    for (int64_t j = 0; j < keys; j += VL) {
+        const int64_t at = j / NR * (MR * NR) + j % NR;
+        vec e = exp2_negative(vec_load(s + at) * factor - shift), g = e * (vec_load(dp + at) - less) * slope;
+        if (j + VL > keys) {
+            const ivec in_row = lane < (ireal)(keys - j);
+            e = vec_select(in_row, e, vec_set(0));
+            g = vec_select(in_row, g, vec_set(0));
+        }
+        vec_store(p + j, e);
+        vec_store(ds + j, g);
+    }
+    for (int64_t j = round_up(keys, VL); j < KEYS; j += VL) {
+        vec_store(p + j, vec_set(0));
+        vec_store(ds + j, vec_set(0));
+    }
+}
+
+/* to (rows, count) = tile, or += */
+static void put(real *to, int64_t stride, int64_t rows, int64_t count, const real *tile, int add) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < min_i64(NR, count); j += VL) {
+            real *at = to + r * stride + j;
+            vec x = vec_load(tile + r * NR + j);
+            vec_store_n(at, add ? vec_load_n(at, count - j) + x : x, count - j);
+        }
+}
+
+static real dot(const real *a, const real *b, int64_t D) {
+    vec sum = vec_set(0);
+    for (int64_t d = 0; d < D; d += VL) sum += vec_load_n(a + d, D - d) * vec_load_n(b + d, D - d);
+    return vec_sum(sum);
+}
+
+/* A block of queries of head h against a block of keys: adds to dq, and to dk and dv (KEYS, columns). */
+static void add_block(const args *a, int64_t head, int64_t block, int64_t h, int64_t query_block, struct buffers *w,
+                      real *dk) {
+    const int64_t D = a->D, columns = columns_of(D), first_key = block * KEYS, first = query_block * QUERIES;
+    const int64_t keys = min_i64(KEYS, a->T - first_key), queries = min_i64(QUERIES, a->T - first);
+    const int64_t row = head / a->G * a->T + first, h_all = head % a->G * (a->H / a->G) + h;
+    const real *q = a->qkv + row * a->E + h_all * D;                                     // (queries, D), rows E apart
+    const real *dy = a->dy + row * a->P + h_all * D, *y = a->y + row * a->P + h_all * D; // (queries, D), rows P apart
+    const real *lse = a->lse + (head / a->G * a->H + h_all) * a->T + first;              // (queries)
+    real *dq = a->dqkv + row * a->E + h_all * D, *dv = dk + KEYS * columns;
+    real tile[MR * NR] __attribute__((aligned(64)));
+    pack_keys(a, head, block, w);
+    pack_all_steps(w->q_steps, QUERIES, q, a->E, queries, D);
+    pack_all_steps(w->dy_steps, QUERIES, dy, a->P, queries, D);
+    for (int64_t i = 0; i < queries; i += MR) {
+        const int64_t rows = min_i64(MR, queries - i), most = min_i64(keys, first + i + rows - first_key);
+        const real *q_line[MR], *dy_line[MR];
+        for (int64_t r = 0; r < MR; r++) {
+            q_line[r] = q + min_i64(i + r, queries - 1) * a->E;
+            dy_line[r] = dy + min_i64(i + r, queries - 1) * a->P;
+        }
+        pack_panel(w->q_lines, MR, q_line, D);
+        pack_panel(w->dy_lines, MR, dy_line, D);
+        for (int64_t j = 0; j < most; j += NR) {
+            microkernel_packed(D, w->q_lines, w->k_lines + j * D, w->s + j * MR);
+            microkernel_packed(D, w->dy_lines, w->v_lines + j * D, w->dp + j * MR);
+        }
+        for (int64_t r = 0; r < rows; r++)
+            softmax_gradient(w->s + r * NR, w->dp + r * NR, min_i64(keys, first + i + r - first_key + 1),
+                             (real)a->scale, lse[i + r], dot(dy_line[r], y + (i + r) * a->P, D), w->p + (i + r) * ROW,
+                             w->ds + (i + r) * ROW);
+        for (int64_t d = 0; d < D; d += NR) {
+            microkernel(most, w->ds + i * ROW, ROW, 1, w->k_steps + d * KEYS, NR, tile);
+            put(dq + i * a->E + d, a->E, rows, D - d, tile, block > 0 || a->dqkv_accumulate);
+        }
+    }
+    for (int64_t j = 0; j < keys; j += MR) {
+        const int64_t i = max_i64(0, first_key + j - first),
+                      rows = min_i64(MR, keys - j); // queries before i do not see these keys
+        if (i >= queries) break;
+        for (int64_t d = 0; d < D; d += NR) {
+            microkernel(queries - i, w->p + i * ROW + j, 1, ROW, w->dy_steps + d * QUERIES + i * NR, NR, tile);
+            put(dv + j * columns + d, columns, rows, NR, tile, 1);
+            microkernel(queries - i, w->ds + i * ROW + j, 1, ROW, w->q_steps + d * QUERIES + i * NR, NR, tile);
+            put(dk + j * columns + d, columns, rows, NR, tile, 1);
+        }
+    }
+}
+
+/* The finished dk and dv of a key: the sum of `parts`, in order, into dqkv. */
+static void write_key(const args *a, int64_t head, int64_t key, const real *dk /* (D) */, int64_t parts,
+                      int64_t part_size) {
+    const int64_t D = a->D, columns = columns_of(D);
+    real *to = a->dqkv + (head / a->G * a->T + key) * a->E + (a->H + head % a->G) * D;
+    for (int half = 0; half < 2; half++, to += a->G * D, dk += KEYS * columns)
+        for (int64_t d = 0; d < D; d += VL) {
+            vec sum = vec_load(dk + d);
+            for (int64_t x = 1; x < parts; x++) sum += vec_load(dk + x * part_size + d);
+            if (a->dqkv_accumulate) sum += vec_load_n(to + d, D - d);
+            vec_store_n(to + d, sum, D - d);
+        }
+}
+
+static int64_t blocks_of(int64_t tokens, int64_t block) { return (tokens + block - 1) / block; }
+
+static void whole_head(const args *a, int64_t head, struct buffers *w) {
+    const int64_t group = a->H / a->G, columns = columns_of(a->D);
+    for (int64_t block = 0; block < blocks_of(a->T, KEYS); block++) {
+        memset(w->dk, 0, (size_t)gradient_size(a->D) * sizeof(real));
+        for (int64_t h = 0; h < group; h++)
+            for (int64_t i = block * KEYS / QUERIES; i < blocks_of(a->T, QUERIES); i++)
+                add_block(a, head, block, h, i, w, w->dk);
+        for (int64_t key = block * KEYS; key < min_i64(a->T, (block + 1) * KEYS); key++)
+            write_key(a, head, key, w->dk + (key - block * KEYS) * columns, 1, 0);
+    }
+}
+
+/* Heads `first` ... `first + count` - 1, by all threads. parts: (count, group * blocks of queries, gradient_size). */
+static void shared_heads(const args *a, int64_t first, int64_t count, real *parts, struct buffers *w,
+                         const struct gollm_team *team) {
+    const int64_t group = a->H / a->G, columns = columns_of(a->D), size = gradient_size(a->D);
+    for (int64_t block = 0; block < blocks_of(a->T, KEYS); block++) {
+        const int64_t query_block = block * KEYS / QUERIES, query_blocks = blocks_of(a->T, QUERIES) - query_block;
+        const int64_t each = group * query_blocks;
+        const struct range mine = thread_range(count * each, 1, team);
+        for (int64_t x = mine.begin; x < mine.end; x++) {
+            memset(parts + x * size, 0, (size_t)size * sizeof(real));
+            add_block(a, first + x / each, block, x % each / query_blocks, query_block + x % query_blocks, w,
+                      parts + x * size);
+        }
+        gollm_team_wait(team);
+        const int64_t keys = min_i64(KEYS, a->T - block * KEYS);
+        const struct range written = thread_range(count * keys, 1, team);
+        for (int64_t x = written.begin; x < written.end; x++)
+            write_key(a, first + x / keys, block * KEYS + x % keys, parts + x / keys * each * size + x % keys * columns,
+                      each, size);
+        gollm_team_wait(team); // parts are overwritten by the next block
+    }
+}
+
+/* Each thread's buffers, then the parts of shared heads. */
+int64_t KERNEL_FN(attention_backward_workspace)(const args *a, int n_threads) {
+    if (!attention_shape_is_good(a->H, a->G, a->D, a->E)) return 0;
+    int64_t shared = 0; // at most, since the team may turn out to be smaller
+    for (int n = 1; n <= n_threads; n++) shared = max_i64(shared, a->B * a->G % n);
+    const int64_t parts = shared * (a->H / a->G) * blocks_of(a->T, QUERIES);
+    return (int64_t)sizeof(real) * (n_threads * buffers_size(a->D) + parts * gradient_size(a->D));
+}
+
+int KERNEL_FN(attention_backward)(const args *a, const struct gollm_team *team) {
+    if (!attention_shape_is_good(a->H, a->G, a->D, a->E) || a->P != a->H * a->D) return GOLLM_BAD_SHAPE;
+    if (!a->dqkv) return GOLLM_OK;
+    real *workspace = team->workspace;
+    struct buffers w = lay_out(workspace + team->thread * buffers_size(a->D), a->D);
+    const int64_t heads = a->B * a->G, n = heads / team->n_threads;
+    for (int64_t head = team->thread * n; head < (team->thread + 1) * n; head++) whole_head(a, head, &w);
+    if (heads > n * team->n_threads)
+        shared_heads(a, n * team->n_threads, heads - n * team->n_threads,
+                     workspace + team->n_threads * buffers_size(a->D), &w, team);
+    return GOLLM_OK;
+}

@@ -1,0 +1,255 @@
+/* Causal attention in the flash style (Dao et al. 2022):
+ *
+ *     y_i = sum_j p_ij v_j,    p_ij = softmax over j <= i of scale * q_i.k_j
+ *
+ *   forward    qkv (B, T, E)     ->  y (B, T, H D),  lse (B, H, T) = log sum_j exp(scale * q_i.k_j) for backward
+ *
+ * A row of qkv is [q of H heads | k of G heads | v of G heads], E = (H + 2G) D; H / G heads share keys and values.
+ *
+ * The rule that makes a row of y a function of its query and its keys alone, whatever the batch, the chunk, the
+ * threads, and the pages of attention_paged.c: keys are taken in blocks of KEY_BLOCK, the first at position 0. With
+ * s_j = scale * log2(e) * q.k_j, and every product one chain of multiply-adds, a block gives
+ *
+ *     m = max_j s_j,    p_j = 2^(s_j - m),    l = sum_j p_j,    o = sum_j p_j v_j
+ *
+ * and blocks are merged in ascending order; at the end y = o / l:
+ *
+ *     M = max(m, m'),    l = l 2^(m - M) + l' 2^(m' - M),    o = o 2^(m - M) + o' 2^(m' - M)
+ *
+ * 4 D operations for each pair of a query and a key, half of the pairs by causality. Memory is O(T): scores exist for
+ * one tile of MR rows and one block at a time. A block of K and V is packed once for all queries of a thread and all
+ * heads of a group, and stays in L2 (128 KB at D = 64). Threads split the queries, weighted by their number of keys.
+ * Sequences with few queries go to attention_decode.c.
+ */
+#include "attention.h"
+#include "gemm_pack.h" /* pack_panel */
+
+enum { P_ROW = KEY_BLOCK + 16 }; // rows of p are not a power of two apart, which would share a set of L1
+
+/* One thread's workspace. */
+struct buffers {
+    real *keys;   // [panel][D][NR]
+    real *values; // [panel of NR columns][KEY_BLOCK][NR]
+    real *q;      // [D][MR]
+    real *scores; // [panel][MR][NR]
+    real *p;      // [MR][P_ROW]
+    real *o;      // [panel of NR columns][MR][NR]
+    int values_are_finite;
+};
+
+static int64_t buffers_size(int64_t D) {
+    const int64_t columns = round_up(D, NR);
+    return round_up(KEY_BLOCK * D + KEY_BLOCK * columns + MR * (D + KEY_BLOCK + P_ROW + columns), 16);
+}
+
+static struct buffers lay_out(real *workspace, int64_t D) {
+    const int64_t columns = round_up(D, NR);
+    struct buffers w = {.values = workspace, .values_are_finite = 1};
+    w.keys = w.values + KEY_BLOCK * columns;
+    w.scores = w.keys + KEY_BLOCK * D;
+    w.p = w.scores + MR * KEY_BLOCK;
+    w.o = w.p + MR * P_ROW;
+    w.q = w.o + MR * columns;
+    memset(w.p, 0, MR * P_ROW * sizeof(real)); // the microkernel reads all MR rows, also where there are fewer
+    return w;
+}
+
+/* Keys and values [begin, begin + count) of a sequence and key/value head. Rows are far apart, which the hardware's
+ * prefetcher does not see through: while a panel is packed, the next one's rows are fetched. */
+static void pack_block(const struct attention *a, const struct sequence *s, int64_t g, int64_t begin, int64_t count,
+                       struct buffers *w) {
+    const int64_t D = a->D;
+    ivec finite = vec_set(0) == vec_set(0);
+    for (int64_t first = 0; first < count; first += NR) {
+        const real *line[NR];
+        for (int64_t i = 0; i < NR; i++) line[i] = a->k + key_offset(a, s, g, begin + min_i64(first + i, count - 1));
+        pack_panel(w->keys + first * D, NR, line, D);
+        for (int64_t j = first; j < min_i64(first + NR, count); j++) {
+            const int64_t next = key_offset(a, s, g, begin + min_i64(j + NR, count - 1));
+            prefetch_row(a->k + next, D);
+            prefetch_row(a->v + next, D);
+            const real *v = a->v + (line[j - first] - a->k); // (D)
+            for (int64_t d = 0; d < D; d += VL) {
+                const vec x = vec_load_n(v + d, D - d);
+                finite &= x - x == vec_set(0);
+                vec_store(w->values + d / NR * NR * KEY_BLOCK + j * NR + d % NR, x);
+            }
+            if (D % NR && D % NR <= VL) vec_store(w->values + D / NR * NR * KEY_BLOCK + j * NR + VL, vec_set(0));
+        }
+    }
+    w->values_are_finite = 1;
+    for (int i = 0; i < VL; i++) w->values_are_finite &= (int)-finite[i];
+}
+
+/* The microkernel for at least `rows` rows; a tile's rows are NR apart. */
+static void q_times_keys(int rows, int64_t D, const real *q, const real *keys, real *scores) {
+    if (rows == 1)
+        microkernel_rows(1, D, q, 1, MR, keys, NR, scores);
+    else if (rows <= 4)
+        microkernel_rows(4, D, q, 1, MR, keys, NR, scores);
+    else
+        microkernel(D, q, 1, MR, keys, NR, scores);
+}
+static void p_times_values(int rows, int64_t keys, const real *p, const real *values, real *o) {
+    if (rows == 1)
+        microkernel_rows(1, keys, p, P_ROW, 1, values, NR, o);
+    else if (rows <= 4)
+        microkernel_rows(4, keys, p, P_ROW, 1, values, NR, o);
+    else
+        microkernel(keys, p, P_ROW, 1, values, NR, o);
+}
+
+/* One block for up to MR rows: w->o, and each row's maximum and sum. keys[i] >= 1, ascending: how many of the block row
+ * i sees. */
+static void attend_block(const struct attention *a, const struct buffers *w, int rows,
+                         const real *const *q, // (rows), D each
+                         const int64_t *keys, struct state *parts) {
+    const int64_t D = a->D, most = keys[rows - 1];
+    pack_panel(w->q, MR, q, D);
+    for (int64_t j = 0; j < most; j += NR) q_times_keys(rows, D, w->q, w->keys + j * D, w->scores + j * MR);
+    for (int r = 0; r < rows; r++) {
+        real *p = w->p + r * P_ROW;
+        parts[r] = attention_exponentials(w->scores + r * NR, MR * NR, keys[r], a->scale, p);
+        for (int64_t j = round_up(keys[r], VL); j < most; j += VL) vec_store(p + j, vec_set(0));
+    }
+    for (int64_t d = 0; d < D; d += NR) p_times_values(rows, most, w->p, w->values + d * KEY_BLOCK, w->o + d * MR);
+    if (w->values_are_finite) return;
+    for (int r = 0; r < rows && keys[r] < most; r++) // 0 * inf is NaN: a row must not even multiply by a value after it
+        for (int64_t d = 0; d < D; d += NR)
+            p_times_values(1, keys[r], w->p + r * P_ROW, w->values + d * KEY_BLOCK, w->o + d * MR + r * NR);
+}
+
+/* Rows of a sequence and key/value head: query i, head g * group + j is row i * group + j. */
+struct tile {
+    int rows;
+    const real *q[MR];
+    int64_t query[MR], head[MR], keys[MR];
+};
+
+static struct tile tile_at(const struct attention *a, const struct sequence *s, int64_t g, int64_t block, int64_t row,
+                           int64_t end) {
+    const int64_t group = a->H / a->G;
+    int64_t query = row / group, head = row % group;
+    struct tile t = {.rows = (int)min_i64(MR, end - row)};
+    for (int r = 0; r < MR; r++) { // past the end the last row again
+        if (r > 0 && r < t.rows && ++head == group) head = 0, query++;
+        t.query[r] = query;
+        t.head[r] = g * group + head;
+        t.keys[r] = min_i64(KEY_BLOCK, s->past + t.query[r] - block + 1);
+        t.q[r] = a->q + (s->first_row + t.query[r]) * a->q_stride + t.head[r] * a->D;
+    }
+    return t;
+}
+
+/* All of y for queries [begin, end) of a sequence and key/value head. */
+static void attend_queries(const struct attention *a, const struct sequence *s, int64_t g, int64_t begin, int64_t end,
+                           struct buffers *w, struct state *states /* (N, H) */) {
+    const int64_t group = a->H / a->G, D = a->D;
+    for (int64_t block = 0; block < s->past + end; block += KEY_BLOCK) {
+        pack_block(a, s, g, block, min_i64(KEY_BLOCK, s->past + end - block), w);
+        for (int64_t row = max_i64(begin, block - s->past) * group; row < end * group; row += MR) {
+            struct tile t = tile_at(a, s, g, block, row, end * group);
+            struct state parts[MR];
+            attend_block(a, w, t.rows, t.q, t.keys, parts);
+            for (int r = 0; r < t.rows; r++) {
+                const int64_t at = (s->first_row + t.query[r]) * a->H + t.head[r];
+                const int last = s->past + t.query[r] < block + KEY_BLOCK;
+                attention_merge(a->y + at * D, D, &states[at], block == 0, last, parts[r], w->o + r * NR, MR * NR);
+                if (last) attention_write_lse(a, s, t.head[r], t.query[r], states[at]);
+            }
+        }
+    }
+}
+
+/* Where the work is cut between two threads: before query i of key/value head g of sequence s. */
+struct cut {
+    int64_t s, g, i;
+};
+
+static int64_t cost_of(const struct attention *a, const struct sequence *s) { // of one head
+    if (s->queries <= FEW_QUERIES && attention_may_decode(a)) return 0;
+    return s->queries * s->past + s->queries * (s->queries + 1) / 2;
+}
+
+/* The cut with `cost` before it, where a query costs as many units as it has keys. */
+static struct cut cut_at(const struct attention *a, int64_t cost) {
+    for (int64_t index = 0; index < a->S; index++) {
+        const struct sequence s = sequence_at(a, index);
+        const int64_t all = cost_of(a, &s);
+        if (cost >= all * a->G) {
+            cost -= all * a->G;
+            continue;
+        }
+        const double left = (double)(cost % all), past = (double)s.past + 0.5; // i past + i^2 / 2 = left
+        const int64_t i = (int64_t)(sqrt(past * past + 2 * left) - past);
+        return (struct cut){index, cost / all, min_i64(s.queries, round_up(i, MR))};
+    }
+    return (struct cut){a->S, 0, 0};
+}
+
+static void prefill(const struct attention *a, const struct gollm_team *team, struct buffers *w, struct state *states) {
+    int64_t cost = 0;
+    for (int64_t index = 0; index < a->S; index++) {
+        const struct sequence s = sequence_at(a, index);
+        cost += cost_of(a, &s) * a->G;
+    }
+    const struct cut from = cut_at(a, cost * team->thread / team->n_threads);
+    const struct cut to = cut_at(a, cost * (team->thread + 1) / team->n_threads);
+    for (int64_t index = from.s; index <= to.s && index < a->S; index++) {
+        const struct sequence s = sequence_at(a, index);
+        if (cost_of(a, &s) == 0) continue;
+        const int64_t last_head = index == to.s ? to.g : a->G - 1;
+        for (int64_t g = index == from.s ? from.g : 0; g <= last_head; g++) {
+            const int64_t begin = index == from.s && g == from.g ? from.i : 0;
+            const int64_t end = index == to.s && g == to.g ? to.i : s.queries;
+            if (begin < end) attend_queries(a, &s, g, begin, end, w, states);
+        }
+    }
+}
+
+/* Each thread's buffers, then (N, H) states; decoding comes afterwards and takes the same place. */
+static int64_t prefill_size(const struct attention *a, int n_threads) {
+    return buffers_size(a->D) * n_threads + 2 * a->N * a->H;
+}
+
+int64_t attention_run_size(const struct attention *a, int n_threads) {
+    return (int64_t)sizeof(real) * max_i64(prefill_size(a, n_threads), attention_decode_size(a, n_threads));
+}
+
+void attention_run(const struct attention *a, const struct gollm_team *team) {
+    real *workspace = team->workspace;
+    struct buffers w = lay_out(workspace + team->thread * buffers_size(a->D), a->D);
+    prefill(a, team, &w, (struct state *)(workspace + team->n_threads * buffers_size(a->D)));
+    if (attention_may_decode(a)) attention_decode(a, team);
+}
+
+static struct attention attention_of(const struct gollm_attention_forward_args *a) {
+    const real *k = a->qkv + a->H * a->D;
+    return (struct attention){.H = a->H,
+                              .G = a->G,
+                              .D = a->D,
+                              .S = a->B,
+                              .N = a->B * a->T,
+                              .T = a->T,
+                              .scale = (real)a->scale,
+                              .q = a->qkv,
+                              .k = k,
+                              .v = k + a->G * a->D,
+                              .q_stride = a->E,
+                              .kv_stride = a->E,
+                              .y = a->y,
+                              .lse = a->lse};
+}
+
+int64_t KERNEL_FN(attention_forward_workspace)(const struct gollm_attention_forward_args *a, int n_threads) {
+    if (!attention_shape_is_good(a->H, a->G, a->D, a->E)) return 0;
+    const struct attention all = attention_of(a);
+    return attention_run_size(&all, n_threads);
+}
+
+int KERNEL_FN(attention_forward)(const struct gollm_attention_forward_args *a, const struct gollm_team *team) {
+    if (!attention_shape_is_good(a->H, a->G, a->D, a->E) || a->P != a->H * a->D) return GOLLM_BAD_SHAPE;
+    const struct attention all = attention_of(a);
+    attention_run(&all, team);
+    return GOLLM_OK;
+}

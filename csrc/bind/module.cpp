@@ -1,0 +1,64 @@
+// gollm._native: version, instruction-set variants, threads; the other parts bind themselves.
+#include "bind.h"
+
+#include <pybind11/typing.h>
+
+#include <string>
+
+#include "gollm.h"
+
+[[noreturn]] void raise_error(const char *name, const std::string &message) {
+    py::object type = py::module_::import("gollm.errors").attr(name);
+    PyErr_SetString(type.ptr(), message.c_str());
+    throw py::error_already_set();
+}
+
+static py::typing::List<py::str> isa_variants() {
+    py::typing::List<py::str> names;
+    for (int i = 0; i < gollm_isa_count(); i++) names.append(gollm_isa_name(i));
+    return names;
+}
+
+static py::typing::List<py::str> isa_supported() {
+    py::typing::List<py::str> names;
+    for (int i = 0; i < gollm_isa_count(); i++)
+        if (gollm_isa_supported(i)) names.append(gollm_isa_name(i));
+    return names;
+}
+
+static void set_isa(const std::string &name) {
+    if (gollm_set_isa(name.c_str()) != GOLLM_OK)
+        raise_error("ConfigError", "instruction-set variant '" + name + "' cannot be used here; choose one of " +
+                                       std::string(py::str(isa_supported())));
+}
+
+static void set_num_threads(int n) {
+    if (gollm_set_num_threads(n) != GOLLM_OK)
+        raise_error("ConfigError", "the number of threads is " + std::to_string(n) + "; it must be from 1 to 1024");
+}
+
+static const char *compiler() {
+#if defined(__clang__)
+    return "clang " __clang_version__;
+#else
+    return "gcc " __VERSION__;
+#endif
+}
+
+PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
+    m.doc() = "gollm's compiled part: the kernels, the buffer pool and the tokenizers' cores.";
+    m.attr("__version__") = gollm_version();
+    m.def("compiler", compiler, "The compiler and its version.");
+    m.def("abi_version", gollm_abi_version, "A hash of all kernel contracts.");
+    m.def("has_openmp", [] { return gollm_has_openmp() == 1; }, "Whether kernels can use more than one thread.");
+    m.def("num_threads", gollm_num_threads, "The number of threads that kernels use.");
+    m.def("set_num_threads", set_num_threads, py::arg("n"),
+          "Sets the number of threads, 1 to 1024; raises ConfigError.");
+    m.def("isa", gollm_isa, "The instruction-set variant in use.");
+    m.def("isa_variants", isa_variants, "The variants that were built, from the least to the most demanding.");
+    m.def("isa_supported", isa_supported, "The variants that this CPU can run.");
+    m.def("set_isa", set_isa, py::arg("name"), "Switches to another variant; raises ConfigError.");
+    bind_kernels(m);
+    bind_pool(m);
+    bind_tokenizers(m);
+}

@@ -1,0 +1,372 @@
+// The tokenizers' C cores: what takes text or arrays, checks them, and calls csrc/tokenizer without the GIL.
+#include "bind.h"
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+extern "C" {
+#include "tokenizer/bpe.h"
+#include "tokenizer/bpe_train.h"
+#include "tokenizer/words.h"
+}
+
+namespace {
+
+using Bytes = py::array_t<uint8_t, py::array::c_style>;
+using Ids = py::array_t<int32_t, py::array::c_style>;
+
+[[noreturn]] void refuse(const std::string &why) { raise_error("TokenizerError", why); }
+
+// A str as UTF-8: an ASCII string's own memory, else an encoded copy.
+struct Text {
+    py::object owner;
+    const uint8_t *data;
+    size_t size;
+
+    explicit Text(py::handle text) {
+        if (!PyUnicode_Check(text.ptr()))
+            throw py::type_error("text must be a str, not " + std::string(Py_TYPE(text.ptr())->tp_name));
+        if (PyUnicode_IS_ASCII(text.ptr())) {
+            owner = py::reinterpret_borrow<py::object>(text);
+            data = PyUnicode_1BYTE_DATA(text.ptr());
+            size = static_cast<size_t>(PyUnicode_GET_LENGTH(text.ptr()));
+            return;
+        }
+        owner = py::reinterpret_steal<py::object>(PyUnicode_AsUTF8String(text.ptr()));
+        if (!owner) lone_surrogate();
+        data = reinterpret_cast<const uint8_t *>(PyBytes_AS_STRING(owner.ptr()));
+        size = static_cast<size_t>(PyBytes_GET_SIZE(owner.ptr()));
+    }
+
+    [[noreturn]] static void lone_surrogate() {
+        py::error_already_set error;
+        if (!error.matches(PyExc_UnicodeEncodeError)) throw error;
+        auto at = error.value().attr("start").cast<size_t>();
+        auto code = py::module_::import("builtins")
+                        .attr("ord")(error.value().attr("object").attr("__getitem__")(at))
+                        .cast<unsigned>();
+        char name[16];
+        snprintf(name, sizeof name, "U+%04X", code);
+        refuse("the text has a lone surrogate " + std::string(name) + " at position " + std::to_string(at) +
+               ", which is no character; decode your input with errors='replace' or remove it");
+    }
+};
+
+enum split_pattern pattern_of(const std::string &name) {
+    if (name == "gpt2") return SPLIT_GPT2;
+    refuse("unknown pre-tokenizer pattern '" + name + "'; known is: gpt2");
+}
+
+// The vocabulary in two arrays, which must outlive the result.
+struct vocabulary vocabulary_of(const Bytes &tokens, const Ids &offsets) {
+    if (tokens.ndim() != 1 || offsets.ndim() != 1 || offsets.size() < 1 || offsets.size() - 1 > VOCABULARY_MAX)
+        refuse("a vocabulary needs its tokens' bytes and up to " + std::to_string(VOCABULARY_MAX) +
+               " tokens' offsets, both flat");
+    return {tokens.data(), offsets.data(), static_cast<int32_t>(offsets.size() - 1)};
+}
+
+void check_vocabulary(const Bytes &tokens, const Ids &offsets) {
+    char why[160];
+    struct vocabulary v = vocabulary_of(tokens, offsets);
+    if (!vocabulary_valid(&v, static_cast<size_t>(tokens.size()), why, sizeof why))
+        refuse("broken vocabulary: " + std::string(why));
+}
+
+py::bytes decode_tokens(const Bytes &tokens, const Ids &offsets, const Ids &ids) {
+    struct vocabulary v = vocabulary_of(tokens, offsets);
+    auto n = static_cast<size_t>(ids.size());
+    int64_t size = vocabulary_decode(&v, ids.data(), n, nullptr);
+    if (size < 0)
+        refuse("token id " + std::to_string(ids.data()[-1 - size]) + " at position " + std::to_string(-1 - size) +
+               " is outside of the vocabulary; ids go from 0 to " + std::to_string(v.n - 1));
+    auto out = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, size));
+    if (!out) throw py::error_already_set();
+    vocabulary_decode(&v, ids.data(), n, reinterpret_cast<uint8_t *>(PyBytes_AS_STRING(out.ptr())));
+    return out;
+}
+
+// Memory that a call fills with ids. A short result is copied out of it, so that the next call finds it allocated; a
+// long one is handed to NumPy as it is.
+struct Buffer : id_buffer {
+    Buffer() : id_buffer{nullptr, 0, 0} {}
+    Buffer(const Buffer &) = delete;
+    Buffer &operator=(const Buffer &) = delete;
+    ~Buffer() { free(ids); }
+
+    static constexpr size_t COPIED = 1 << 14;
+
+    Ids take() {
+        if (n <= COPIED) return copy(0, n);
+        auto *data = static_cast<int32_t *>(realloc(ids, n * sizeof *ids));
+        if (!data) data = ids;
+        auto size = static_cast<py::ssize_t>(n);
+        static_cast<id_buffer &>(*this) = {nullptr, 0, 0};
+        py::capsule owner(data, free);
+        return Ids(size, data, owner);
+    }
+
+    Ids copy(size_t from, size_t to) const {
+        Ids part(static_cast<py::ssize_t>(to - from));
+        if (to > from) memcpy(part.mutable_data(), ids + from, (to - from) * sizeof *ids);
+        return part;
+    }
+
+    void shrink() {
+        n = 0;
+        if (capacity <= 16 * COPIED) return;
+        free(ids);
+        static_cast<id_buffer &>(*this) = {nullptr, 0, 0};
+    }
+};
+
+// What one call uses and the next one finds warm.
+struct Workspace {
+    Buffer buffer;
+    struct bpe_workspace *bpe = nullptr;
+    ~Workspace() { bpe_workspace_free(bpe); }
+};
+
+// encode and encode_batch over any `int core(const uint8_t *text, size_t size, Workspace &)`. Calls from several
+// threads take different workspaces.
+class Encoder {
+  public:
+    virtual ~Encoder() = default;
+    virtual int core(const uint8_t *text, size_t size, Workspace &work) const = 0;
+
+    Ids encode(py::handle text) {
+        Text view(text);
+        Loan work(*this);
+        run(&view, 1, *work, nullptr);
+        return work->buffer.take();
+    }
+
+    py::list encode_batch(const py::sequence &texts) {
+        std::vector<Text> views;
+        views.reserve(texts.size());
+        for (py::handle text : texts) views.emplace_back(text);
+        std::vector<size_t> ends(views.size() + 1, 0);
+        Loan work(*this);
+        run(views.data(), views.size(), *work, ends.data() + 1);
+        py::list result(views.size());
+        for (size_t i = 0; i < views.size(); i++) result[i] = work->buffer.copy(ends[i], ends[i + 1]);
+        return result;
+    }
+
+  private:
+    void run(const Text *texts, size_t n, Workspace &work, size_t *ends) const {
+        bool failed = false;
+        {
+            py::gil_scoped_release release;
+            for (size_t i = 0; i < n && !failed; i++) {
+                failed = core(texts[i].data, texts[i].size, work) != 0;
+                if (ends) ends[i] = work.buffer.n;
+            }
+        }
+        if (failed) throw std::bad_alloc();
+    }
+
+    struct Loan {
+        Encoder &encoder;
+        std::unique_ptr<Workspace> work;
+        explicit Loan(Encoder &lender) : encoder(lender) {
+            std::lock_guard<std::mutex> lock(encoder.mutex);
+            if (encoder.idle.empty()) {
+                work = std::make_unique<Workspace>();
+            } else {
+                work = std::move(encoder.idle.back());
+                encoder.idle.pop_back();
+            }
+        }
+        ~Loan() {
+            work->buffer.shrink();
+            std::lock_guard<std::mutex> lock(encoder.mutex);
+            encoder.idle.push_back(std::move(work));
+        }
+        Workspace &operator*() { return *work; }
+        Workspace *operator->() { return work.get(); }
+    };
+
+    std::mutex mutex;
+    std::vector<std::unique_ptr<Workspace>> idle;
+};
+
+class BpeEncoder : public Encoder {
+  public:
+    BpeEncoder(const Bytes &tokens, const Ids &offsets, const Ids &merges, const std::string &pattern) {
+        check_vocabulary(tokens, offsets);
+        if (merges.ndim() != 2 || merges.shape(1) != 3)
+            refuse("merges must be an array (n, 3) of left, right and resulting ids");
+        char why[160];
+        struct vocabulary v = vocabulary_of(tokens, offsets);
+        model = bpe_model_new(&v, merges.data(), static_cast<size_t>(merges.shape(0)), pattern_of(pattern), why,
+                              sizeof why);
+        if (model) return;
+        if (*why) refuse(why);
+        throw std::bad_alloc();
+    }
+    ~BpeEncoder() override { bpe_model_free(model); }
+
+    int core(const uint8_t *text, size_t size, Workspace &work) const override {
+        if (!work.bpe) work.bpe = bpe_workspace_new();
+        return work.bpe ? bpe_encode(model, work.bpe, text, size, &work.buffer) : -1;
+    }
+
+  private:
+    struct bpe_model *model;
+};
+
+class WordEncoder : public Encoder {
+  public:
+    WordEncoder(const Bytes &tokens, const Ids &offsets, int32_t n_words, int32_t unknown, const std::string &pattern) {
+        check_vocabulary(tokens, offsets);
+        char why[160];
+        struct vocabulary v = vocabulary_of(tokens, offsets);
+        if (n_words < 0 || n_words > v.n || unknown < 0 || unknown >= v.n)
+            refuse("a vocabulary of " + std::to_string(v.n) + " tokens can't have " + std::to_string(n_words) +
+                   " words and token " + std::to_string(unknown) + " for unknown ones");
+        model = word_model_new(&v, n_words, unknown, pattern_of(pattern), why, sizeof why);
+        if (model) return;
+        if (*why) refuse(why);
+        throw std::bad_alloc();
+    }
+    ~WordEncoder() override { word_model_free(model); }
+
+    int core(const uint8_t *text, size_t size, Workspace &work) const override {
+        return word_encode(model, text, size, &work.buffer);
+    }
+
+  private:
+    struct word_model *model;
+};
+
+// Counts the pieces of texts.
+class PieceCounter {
+  public:
+    explicit PieceCounter(const std::string &name) : pattern(pattern_of(name)) {
+        if (piece_map_init(&counts)) throw std::bad_alloc();
+    }
+    PieceCounter(const PieceCounter &) = delete;
+    PieceCounter &operator=(const PieceCounter &) = delete;
+    ~PieceCounter() { piece_map_free(&counts); }
+
+    void add(py::handle text) {
+        Text view(text);
+        py::gil_scoped_release release;
+        std::lock_guard<std::mutex> lock(mutex);
+        if (count_pieces(&counts, pattern, view.data, view.size)) throw std::bad_alloc();
+    }
+
+    // (piece, count), in no particular order
+    py::list items() {
+        std::lock_guard<std::mutex> lock(mutex);
+        py::list result;
+        uint8_t buffer[PIECE_SHORT];
+        for (size_t s = 0; s < counts.capacity; s++) {
+            if (!counts.slots[s].key.hi) continue;
+            size_t length;
+            const uint8_t *bytes = piece_slot_bytes(&counts, &counts.slots[s], buffer, &length);
+            result.append(
+                py::make_tuple(py::bytes(reinterpret_cast<const char *>(bytes), length), counts.slots[s].value));
+        }
+        return result;
+    }
+
+    struct piece_map counts;
+    enum split_pattern pattern;
+    std::mutex mutex;
+};
+
+class BpeTrainer {
+  public:
+    explicit BpeTrainer(PieceCounter &counter) {
+        py::gil_scoped_release release;
+        std::lock_guard<std::mutex> lock(counter.mutex);
+        trainer = bpe_trainer_new(&counter.counts);
+        if (!trainer) throw std::bad_alloc();
+    }
+    BpeTrainer(const BpeTrainer &) = delete;
+    BpeTrainer &operator=(const BpeTrainer &) = delete;
+    ~BpeTrainer() { bpe_trainer_free(trainer); }
+
+    int64_t run(int32_t n_tokens, int64_t max_merges, int64_t min_count) {
+        if (n_tokens > VOCABULARY_MAX) refuse("at most " + std::to_string(VOCABULARY_MAX) + " tokens are possible");
+        py::gil_scoped_release release;
+        std::lock_guard<std::mutex> lock(mutex);
+        int64_t made = bpe_trainer_run(trainer, n_tokens, max_merges, min_count);
+        if (made < 0) throw std::bad_alloc();
+        return made;
+    }
+
+    int32_t n_tokens() {
+        std::lock_guard<std::mutex> lock(mutex);
+        return trainer->n_tokens;
+    }
+
+    // (tokens, offsets, merges); token 0 to 255 is the byte of that value
+    py::tuple result() {
+        std::lock_guard<std::mutex> lock(mutex);
+        const int32_t n = trainer->n_tokens, added = n - 256, size = trainer->offsets[added];
+        Bytes tokens(256 + size);
+        Ids offsets(n + 1), merges({static_cast<py::ssize_t>(trainer->n_merges), py::ssize_t{3}});
+        for (int32_t i = 0; i < 256; i++) {
+            tokens.mutable_data()[i] = static_cast<uint8_t>(i);
+            offsets.mutable_data()[i] = i;
+        }
+        if (size) memcpy(tokens.mutable_data() + 256, trainer->bytes, static_cast<size_t>(size));
+        for (int32_t i = 0; i <= added; i++) offsets.mutable_data()[256 + i] = 256 + trainer->offsets[i];
+        for (size_t i = 0; i < 3 * trainer->n_merges; i++) {
+            int32_t id = trainer->merges[i];
+            merges.mutable_data()[i] = id < 256 ? trainer->byte_of[id] : id;
+        }
+        return py::make_tuple(tokens, offsets, merges);
+    }
+
+  private:
+    struct bpe_trainer *trainer;
+    std::mutex mutex;
+};
+
+py::list split_text(py::handle text, const std::string &name) {
+    Text view(text);
+    enum split_pattern pattern = pattern_of(name);
+    const uint8_t *end = view.data + view.size, *next;
+    py::list pieces;
+    for (const uint8_t *p = view.data; p < end; p = next) {
+        next = split_piece(pattern, p, end);
+        pieces.append(py::str(reinterpret_cast<const char *>(p), static_cast<size_t>(next - p)));
+    }
+    return pieces;
+}
+
+} // namespace
+
+void bind_tokenizers(py::module_ &m) {
+    using namespace py::literals;
+    m.def("split_text", split_text, "text"_a, "pattern"_a, "The pieces that a pre-tokenizer pattern cuts a text into.");
+    m.def("check_vocabulary", check_vocabulary, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
+          "Raises TokenizerError unless the offsets (V + 1) cut the bytes into V tokens.");
+    m.def("decode_tokens", decode_tokens, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
+          py::arg("ids").noconvert(),
+          "The bytes of ids (n); raises TokenizerError for an id outside of the vocabulary.");
+    py::class_<Encoder>(m, "Encoder")
+        .def("encode", &Encoder::encode, "text"_a, "The ids (n) of a text, int32.")
+        .def("encode_batch", &Encoder::encode_batch, "texts"_a, "The ids of each text, on one thread.");
+    py::class_<BpeEncoder, Encoder>(m, "BpeEncoder", "Byte-pair encoding with given merges.")
+        .def(py::init<const Bytes &, const Ids &, const Ids &, const std::string &>(), py::arg("tokens").noconvert(),
+             py::arg("offsets").noconvert(), py::arg("merges").noconvert(), "pattern"_a);
+    py::class_<WordEncoder, Encoder>(m, "WordEncoder", "Words to ids.")
+        .def(py::init<const Bytes &, const Ids &, int32_t, int32_t, const std::string &>(),
+             py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), "n_words"_a, "unknown"_a, "pattern"_a);
+    py::class_<PieceCounter>(m, "PieceCounter", "Counts the pieces of texts.")
+        .def(py::init<const std::string &>(), "pattern"_a)
+        .def("add", &PieceCounter::add, "text"_a, "Counts a text's pieces.")
+        .def("items", &PieceCounter::items, "All pieces (bytes) with their counts.");
+    py::class_<BpeTrainer>(m, "BpeTrainer", "Learns merges from counted pieces.")
+        .def(py::init<PieceCounter &>(), "counter"_a)
+        .def("run", &BpeTrainer::run, "n_tokens"_a, "max_merges"_a, "min_count"_a,
+             "Goes on until there are n_tokens, or for max_merges; returns how many merges were made.")
+        .def_property_readonly("n_tokens", &BpeTrainer::n_tokens, "The 256 bytes and the tokens learned so far.")
+        .def("result", &BpeTrainer::result, "tokens, offsets and merges (n, 3): left, right, result.");
+}

@@ -1,0 +1,64 @@
+/* Token and position embedding:  y[n] = token_table[tokens[n]] + position_table[positions[n]]
+ *
+ *   forward    tokens (N), token_table (V, C), positions (N) and position_table (T, C) or NULL      ->  y (N, C)
+ *   backward   dy (N, C), tokens (N), positions (N)         ->  dtoken_table (V, C), dposition_table (T, C)
+ *
+ * Backward adds each row of dy to its token's and its position's row. Every id of a table that is given is checked, by
+ * every thread, before anything is written: one outside of it is GOLLM_BAD_INDEX.
+ * Bound by memory. Forward splits the rows among threads; backward the columns, so that whoever owns a column adds the
+ * rows in order and the result does not depend on how many threads there are.
+ */
+#include "vec.h"
+
+static int all_below(const int32_t *ids, int64_t n, int64_t limit) {
+    for (int64_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= limit) return 0;
+    return 1;
+}
+
+int KERNEL_FN(embedding_forward)(const struct gollm_embedding_forward_args *a, const struct gollm_team *team) {
+    const int64_t C = a->C;
+    if (a->position_table && !a->positions) return GOLLM_BAD_SHAPE;
+    if (!all_below(a->tokens, a->N, a->V)) return GOLLM_BAD_INDEX;
+    if (a->position_table && !all_below(a->positions, a->N, a->T)) return GOLLM_BAD_INDEX;
+    struct range rows = thread_range(a->N, 1, team);
+    for (int64_t n = rows.begin; n < rows.end; n++) {
+        const real *token = a->token_table + a->tokens[n] * C; // (C)
+        real *y = a->y + n * C;                                // (C)
+        if (a->position_table) {
+            const real *position = a->position_table + a->positions[n] * C; // (C)
+            for (int64_t i = 0; i < C; i++) y[i] = token[i] + position[i];
+        } else {
+            memcpy(y, token, (size_t)C * sizeof(real));
+        }
+    }
+    return GOLLM_OK;
+}
+
+static void zero_rows(real *table, int64_t rows, int64_t C, const struct gollm_team *team) {
+    struct range mine = thread_range(rows, 1, team);
+    memset(table + mine.begin * C, 0, (size_t)((mine.end - mine.begin) * C) * sizeof(real));
+}
+
+/* table[ids[n]] += dy[n] for n in order, in the thread's columns. */
+static void add_rows(real *restrict table,                                 // (rows, C)
+                     const real *restrict dy, const int32_t *restrict ids, // (N, C), (N)
+                     int64_t N, int64_t C, struct range columns) {
+    for (int64_t n = 0; n < N; n++) {
+        real *row = table + ids[n] * C;
+        for (int64_t i = columns.begin; i < columns.end; i++) row[i] += dy[n * C + i];
+    }
+}
+
+int KERNEL_FN(embedding_backward)(const struct gollm_embedding_backward_args *a, const struct gollm_team *team) {
+    if (a->dposition_table && !a->positions) return GOLLM_BAD_SHAPE;
+    if (a->dtoken_table && !all_below(a->tokens, a->N, a->V)) return GOLLM_BAD_INDEX;
+    if (a->dposition_table && !all_below(a->positions, a->N, a->T)) return GOLLM_BAD_INDEX;
+    if (a->dtoken_table && !a->dtoken_table_accumulate) zero_rows(a->dtoken_table, a->V, a->C, team);
+    if (a->dposition_table && !a->dposition_table_accumulate) zero_rows(a->dposition_table, a->T, a->C, team);
+    gollm_team_wait(team); // rows were zeroed by one thread and are added to by others
+    struct range columns = thread_range(a->C, 16, team);
+    if (a->dtoken_table) add_rows(a->dtoken_table, a->dy, a->tokens, a->N, a->C, columns);
+    if (a->dposition_table) add_rows(a->dposition_table, a->dy, a->positions, a->N, a->C, columns);
+    return GOLLM_OK;
+}

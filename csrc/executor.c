@@ -1,0 +1,119 @@
+/* The executor: the one place that owns threads and workspace. A call runs its kernel in one parallel region.
+ *
+ * Calls from several threads queue on a mutex, so the workspace belongs to the call that runs. OpenMP's threads do not
+ * survive fork(): the child computes alone, on one thread, which gives the same results. */
+#define _GNU_SOURCE
+#include <pthread.h>   /* mutex, atfork */
+#include <sched.h>     /* sched_yield */
+#include <stdatomic.h> /* the barrier */
+#include <stdlib.h>    /* aligned_alloc */
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "gollm.h"
+
+enum { CACHE_LINE = 64, MAX_THREADS = 1024, SPINS_BEFORE_YIELD = 4000 };
+
+/* Counts arrivals; the last one of n starts the next phase. A line each: waiting threads read only `phase`. */
+struct gollm_barrier {
+    _Alignas(CACHE_LINE) atomic_int arrived;
+    _Alignas(CACHE_LINE) atomic_int phase;
+};
+
+static pthread_mutex_t queue = PTHREAD_MUTEX_INITIALIZER;
+static struct gollm_barrier barrier;
+static void *workspace;
+static int64_t workspace_bytes;
+static atomic_int num_threads;
+static int forked;
+
+static inline void pause_cpu(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+void gollm_team_wait(const struct gollm_team *team) {
+    if (team->n_threads == 1) return;
+    struct gollm_barrier *b = team->barrier;
+    int phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == team->n_threads - 1) {
+        atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&b->phase, phase + 1, memory_order_release);
+        return;
+    }
+    for (int spins = 0; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; spins++) {
+        pause_cpu();
+        if (spins > SPINS_BEFORE_YIELD) sched_yield(); /* more threads than cores: let the others arrive */
+    }
+}
+
+static void lock_before_fork(void) { pthread_mutex_lock(&queue); }
+static void unlock_in_parent(void) { pthread_mutex_unlock(&queue); }
+static void start_over_in_child(void) {
+    forked = 1;
+    pthread_mutex_unlock(&queue);
+}
+
+/* The OpenMP library is woken first: clang's takes its own locks before a fork, by a handler that it registers then.
+ * Handlers run in reverse order, so ours waits for a running call while that call can still end its parallel region. */
+__attribute__((constructor)) static void initialise(void) {
+#ifdef _OPENMP
+    (void)omp_get_max_threads();
+    atomic_store(&num_threads, omp_get_num_procs());
+#else
+    atomic_store(&num_threads, 1);
+#endif
+    pthread_atfork(lock_before_fork, unlock_in_parent, start_over_in_child);
+}
+
+int gollm_has_openmp(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+int gollm_num_threads(void) { return gollm_has_openmp() && !forked ? atomic_load(&num_threads) : 1; }
+
+int gollm_set_num_threads(int n) {
+    if (n < 1 || n > MAX_THREADS) return GOLLM_BAD_VALUE;
+    atomic_store(&num_threads, n);
+    return GOLLM_OK;
+}
+
+static int reserve(int64_t bytes) {
+    if (bytes <= workspace_bytes) return GOLLM_OK;
+    free(workspace);
+    workspace_bytes = 0;
+    bytes = (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+    workspace = aligned_alloc(CACHE_LINE, (size_t)bytes);
+    if (!workspace) return GOLLM_OUT_OF_MEMORY;
+    workspace_bytes = bytes;
+    return GOLLM_OK;
+}
+
+int gollm_run(const struct gollm_kernel *kernel, const void *args) {
+    pthread_mutex_lock(&queue);
+    int n = gollm_num_threads();
+    int status = reserve(kernel->workspace ? kernel->workspace(args, n) : 0);
+    if (status == GOLLM_OK && n == 1) {
+        struct gollm_team alone = {0, 1, &barrier, workspace, NULL};
+        status = kernel->run(args, &alone);
+    }
+#ifdef _OPENMP
+    else if (status == GOLLM_OK) {
+#pragma omp parallel num_threads(n) reduction(max : status)
+        {
+            struct gollm_team team = {omp_get_thread_num(), omp_get_num_threads(), &barrier, workspace, NULL};
+            status = kernel->run(args, &team);
+        }
+    }
+#endif
+    pthread_mutex_unlock(&queue);
+    return status;
+}

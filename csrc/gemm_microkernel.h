@@ -1,0 +1,76 @@
+/* The register microkernel: one MR x NR tile of a product over one block of k, every element by one chain of fused
+ * multiply-adds that starts from 0 (where the instruction set has no FMA: multiply, then add).
+ *
+ * The rule of the house: a product's element is the sum of its blocks of KC steps of k, added in ascending order.
+ * Whoever keeps to it (matmul, attention, the head) gets the same bits for any tiling, batch, chunk and number of
+ * threads.
+ *
+ * Budget per step of k:
+ *
+ *   AVX-512   12 x 32   24 accumulators of 32 registers: 24 FMA, 2 loads, 12 broadcasts
+ *   AVX2       6 x 16   12 accumulators of 16 registers: 12 FMA, 2 loads, 6 broadcasts; 12 cover a latency of 4 on 2 units
+ *   NEON       8 x 8    16 accumulators of 32 registers
+ *   SSE        6 x 8    12 accumulators of 16 registers
+ *
+ * Bound by the FMA units as long as b's panel comes from L1 and a's at least from L2 (or the other way round).
+ */
+#ifndef GOLLM_GEMM_MICROKERNEL_H
+#define GOLLM_GEMM_MICROKERNEL_H
+
+#include "vec.h"
+
+#if VEC_BYTES == 64
+enum { MR = 12 };
+#elif defined(__aarch64__)
+enum { MR = 8 };
+#else
+enum { MR = 6 };
+#endif
+enum { NR = 2 * VL, KC = 256 };
+
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* tile[i][j] = sum over k < steps of a(i, k) * b(k, j), where a(i, k) is a[i * a_row + k * a_step] and b(k, j) is b[k *
+ * b_step + j], in the first `rows` rows. rows and the strides are meant to be constants: packed panels have a_row 1,
+ * a_step MR, b_step NR. steps <= KC. */
+static inline __attribute__((always_inline)) void microkernel_rows(const int rows, int64_t steps,
+                                                                   const real *restrict a, int64_t a_row,
+                                                                   int64_t a_step, const real *restrict b,
+                                                                   int64_t b_step, real *restrict tile /* (MR, NR) */) {
+    vec c[MR][2];
+    UNROLL
+    for (int i = 0; i < rows; i++) c[i][0] = c[i][1] = vec_set(0);
+    for (int64_t k = 0; k < steps; k++) {
+        const vec b0 = vec_load(b), b1 = vec_load(b + VL);
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            const vec ai = vec_set(a[i * a_row]);
+            c[i][0] += ai * b0;
+            c[i][1] += ai * b1;
+        }
+        a += a_step;
+        b += b_step;
+    }
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        vec_store(tile + i * NR, c[i][0]);
+        vec_store(tile + i * NR + VL, c[i][1]);
+    }
+}
+
+static inline __attribute__((always_inline)) void microkernel(int64_t steps, const real *restrict a, int64_t a_row,
+                                                              int64_t a_step, const real *restrict b, int64_t b_step,
+                                                              real *restrict tile /* (MR, NR) */) {
+    microkernel_rows(MR, steps, a, a_row, a_step, b, b_step, tile);
+}
+
+/* The same for a panel of a, [steps][MR], and one of b, [steps][NR], as gemm_pack.h leaves them. */
+static inline void microkernel_packed(int64_t steps, const real *a, const real *b, real *tile) {
+    microkernel(steps, a, 1, MR, b, NR, tile);
+}
+
+#endif

@@ -1,0 +1,80 @@
+/* Packing: an operand of a product, or a block of it, becomes panels of `width` lines, [panel][step of k][line], so
+ * that the microkernel reads it from front to back. A line is a row of a or a column of b; lines past the last one are
+ * filled with zeros.
+ *
+ *   pack_lines    line l is contiguous over k:  from[l * stride + k]     a of NT and NN, b of NT; a transposition
+ *   pack_steps    step k is contiguous over l:  from[k * stride + l]     a of TN, b of NN and TN; a copy
+ *
+ * Both write round_up(lines, width) * steps reals; width is a constant (MR or NR) and steps <= KC.
+ */
+#ifndef GOLLM_GEMM_PACK_H
+#define GOLLM_GEMM_PACK_H
+
+#include "gemm_microkernel.h" /* MR, NR, KC, vec.h */
+
+/* 16 bytes: the largest block that every width is made of, and that transposes in a few shuffles everywhere. */
+enum { QUAD = 16 / sizeof(real), STEPS_PER_LINE = 64 / sizeof(real) };
+typedef real quad __attribute__((vector_size(16)));
+typedef real quad_unaligned __attribute__((vector_size(16), aligned(sizeof(real)), may_alias));
+
+static inline quad quad_load(const real *p) { return (quad) * (const quad_unaligned *)p; }
+
+static inline void quad_transpose(quad v[QUAD]) {
+#ifdef GOLLM_F64
+    quad low = __builtin_shufflevector(v[0], v[1], 0, 2);
+    v[1] = __builtin_shufflevector(v[0], v[1], 1, 3);
+    v[0] = low;
+#else
+    quad a = __builtin_shufflevector(v[0], v[1], 0, 4, 1, 5), b = __builtin_shufflevector(v[2], v[3], 0, 4, 1, 5);
+    quad c = __builtin_shufflevector(v[0], v[1], 2, 6, 3, 7), d = __builtin_shufflevector(v[2], v[3], 2, 6, 3, 7);
+    v[0] = __builtin_shufflevector(a, b, 0, 1, 4, 5);
+    v[1] = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+    v[2] = __builtin_shufflevector(c, d, 0, 1, 4, 5);
+    v[3] = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+#endif
+}
+
+/* One panel of any `width` lines. */
+static inline __attribute__((always_inline)) void pack_panel(real *restrict to, const int width,
+                                                             const real *const *line, int64_t steps) {
+    for (int64_t k0 = 0; k0 < steps; k0 += STEPS_PER_LINE) { // a cache line of each line is used up before the next
+        int64_t k1 = min_i64(steps, k0 + STEPS_PER_LINE);
+        for (int l = 0; l < width; l += QUAD) {
+            int64_t k = k0;
+            for (; k + QUAD <= k1; k += QUAD) {
+                quad v[QUAD];
+                for (int i = 0; i < QUAD; i++) v[i] = quad_load(line[min_i64(l + i, width - 1)] + k);
+                quad_transpose(v);
+                if (l + QUAD <= width)
+                    for (int i = 0; i < QUAD; i++) memcpy(to + (k + i) * width + l, &v[i], sizeof(quad));
+                else
+                    for (int i = 0; i < QUAD; i++) memcpy(to + (k + i) * width + l, &v[i], sizeof(quad) / 2);
+            }
+            for (; k < k1; k++)
+                for (int i = l; i < min_i64(l + QUAD, width); i++) to[k * width + i] = line[i][k];
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void pack_lines(real *restrict to, const int width, const real *from,
+                                                             int64_t stride, int64_t lines, int64_t steps) {
+    static const real zeros[KC];
+    for (int64_t first = 0; first < lines; first += width, to += width * steps) {
+        const real *line[2 * VL > MR ? 2 * VL : MR];
+        for (int l = 0; l < width; l++) line[l] = first + l < lines ? from + (first + l) * stride : zeros;
+        pack_panel(to, width, line, steps);
+    }
+}
+
+static inline __attribute__((always_inline)) void pack_steps(real *restrict to, const int width, const real *from,
+                                                             int64_t stride, int64_t lines, int64_t steps) {
+    int64_t first = 0;
+    for (; first + width <= lines; first += width, to += width * steps)
+        for (int64_t k = 0; k < steps; k++)
+            memcpy(to + k * width, from + k * stride + first, (size_t)width * sizeof(real));
+    if (first < lines)
+        for (int64_t k = 0; k < steps; k++, to += width)
+            for (int l = 0; l < width; l++) to[l] = first + l < lines ? from[k * stride + first + l] : 0;
+}
+
+#endif

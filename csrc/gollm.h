@@ -1,0 +1,116 @@
+/* gollm.h: the kernels of gollm as a C library.
+ *
+ * For every kernel NAME of kernels.def there is `struct gollm_NAME_args` and
+ *
+ *     int gollm_NAME(const struct gollm_NAME_args *args);
+ *
+ * which runs it on all threads and returns 0, or a status (gollm_status_message says what it means) with the outputs undefined.
+ * The contracts in kernels.def give each buffer's type, shape and aliasing. Buffers belong to the caller, are row-major and
+ * contiguous, and need only the alignment of their element type; 64-byte aligned ones are faster. Calls may come from several
+ * threads at once: they take turns. After fork(), the child computes on a single thread, with the same results.
+ */
+#ifndef GOLLM_H
+#define GOLLM_H
+
+#include <stdint.h> /* int32_t, int64_t */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GOLLM_API __attribute__((visibility("default")))
+
+#ifdef GOLLM_F64 /* the kernels' own double-precision build; the layout of the structs is the same */
+typedef double gollm_real;
+#else
+typedef float gollm_real;
+#endif
+typedef double gollm_f64;
+typedef int64_t gollm_i64;
+typedef int32_t gollm_i32;
+
+enum gollm_status {
+    GOLLM_OK = 0,
+    GOLLM_BAD_SHAPE = 1,    /* sizes that contradict each other, or that the kernel does not take */
+    GOLLM_BAD_INDEX = 2,    /* a token id, position or page outside of its table */
+    GOLLM_BAD_VALUE = 3,    /* a scalar outside of its range */
+    GOLLM_OUT_OF_MEMORY = 4 /* no memory for the workspace */
+};
+
+enum gollm_activation { GOLLM_NONE = 0, GOLLM_GELU_TANH = 1, GOLLM_GELU_ERF = 2, GOLLM_RELU = 3, GOLLM_SILU = 4 };
+
+enum gollm_dtype { GOLLM_FLOAT32 = 0, GOLLM_FLOAT64 = 1 }; /* what `real` stands for in a call */
+
+/* Argument structs and kernels, made from the contracts. */
+#define IN(type, name, shape) const gollm_##type *name;
+#define OPT_IN(type, name, shape) const gollm_##type *name;
+#define OUT(type, name, shape) gollm_##type *name;
+#define OPT_OUT(type, name, shape) gollm_##type *name;
+#define INOUT(type, name, shape) gollm_##type *name;
+#define INTO(type, name, shape)                                                                                        \
+    gollm_##type *name;                                                                                                \
+    gollm_i64 name##_accumulate;
+#define SCALAR(type, name) gollm_##type name;
+#define DIM(name) gollm_i64 name;
+#define ALIAS(out, in)
+#define KERNEL(name, fields)                                                                                           \
+    struct gollm_##name##_args {                                                                                       \
+        fields                                                                                                         \
+    };                                                                                                                 \
+    GOLLM_API int gollm_##name(const struct gollm_##name##_args *args);
+#define KERNEL_WITH_WORKSPACE(name, fields) KERNEL(name, fields)
+#include "kernels.def"
+#undef KERNEL_WITH_WORKSPACE
+#undef KERNEL
+#undef ALIAS
+#undef DIM
+#undef SCALAR
+#undef INTO
+#undef INOUT
+#undef OPT_OUT
+#undef OUT
+#undef OPT_IN
+#undef IN
+
+/* One thread's view of the team that runs a kernel. */
+struct gollm_barrier;
+struct gollm_team {
+    int thread; /* 0 ... n_threads - 1 */
+    int n_threads;
+    struct gollm_barrier *barrier; /* for gollm_team_wait */
+    void *workspace;               /* one block for the whole team, 64-byte aligned, contents undefined */
+    void *stream;                  /* CUDA's stream; NULL on the CPU */
+};
+GOLLM_API void gollm_team_wait(const struct gollm_team *team); /* returns when every thread of the team has called it */
+
+/* A kernel as a row of its variant's table: called by every thread of a team with the same args. */
+struct gollm_kernel {
+    const char *name;
+    const char *contract; /* its entry's text in kernels.def */
+    int (*run)(const void *args, const struct gollm_team *team);
+    int64_t (*workspace)(const void *args, int n_threads); /* bytes that the team needs, NULL for none */
+};
+
+GOLLM_API int gollm_kernel_count(void);
+GOLLM_API const struct gollm_kernel *gollm_kernels(enum gollm_dtype dtype); /* the chosen variant's table */
+GOLLM_API int gollm_run(const struct gollm_kernel *kernel, const void *args);
+
+GOLLM_API const char *gollm_status_message(int status);
+GOLLM_API const char *gollm_version(void);
+GOLLM_API uint64_t gollm_abi_version(void); /* a hash of all contracts: equal versions can call each other */
+
+/* Instruction-set variants: names such as "v2", "v3", "v4", or "baseline" where the architecture has only one. */
+GOLLM_API int gollm_isa_count(void);
+GOLLM_API const char *gollm_isa_name(int i);   /* from the least to the most demanding */
+GOLLM_API int gollm_isa_supported(int i);      /* 1 where this CPU can run it */
+GOLLM_API const char *gollm_isa(void);         /* the one in use */
+GOLLM_API int gollm_set_isa(const char *name); /* 0, or GOLLM_BAD_VALUE when it is unknown or this CPU cannot run it */
+
+GOLLM_API int gollm_has_openmp(void);
+GOLLM_API int gollm_num_threads(void);
+GOLLM_API int gollm_set_num_threads(int n); /* 0, or GOLLM_BAD_VALUE unless 1 <= n <= 1024 */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

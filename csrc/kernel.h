@@ -1,0 +1,47 @@
+/* What a kernel file includes: its variant's names, the team, and how rows are split. */
+#ifndef GOLLM_KERNEL_H
+#define GOLLM_KERNEL_H
+
+#include <stddef.h> /* size_t, NULL */
+
+#include "gollm.h" /* argument structs, struct gollm_team */
+
+typedef gollm_real real;
+
+/* KERNEL_FN(name) is the variant's own symbol, for example layernorm_forward_v3. GOLLM_VARIANT comes from the build. */
+#define GOLLM_PASTE2(a, b) a##_##b
+#define GOLLM_PASTE(a, b) GOLLM_PASTE2(a, b)
+#define KERNEL_FN(name) GOLLM_PASTE(name, GOLLM_VARIANT)
+
+#define KERNEL(name, fields) int KERNEL_FN(name)(const struct gollm_##name##_args *args, const struct gollm_team *team);
+#define KERNEL_WITH_WORKSPACE(name, fields)                                                                            \
+    KERNEL(name, fields)                                                                                               \
+    int64_t KERNEL_FN(name##_workspace)(const struct gollm_##name##_args *args, int n_threads);
+#include "kernels.def"
+#undef KERNEL_WITH_WORKSPACE
+#undef KERNEL
+
+static inline int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+struct range {
+    int64_t begin, end;
+};
+
+/* Part i of n of 0 ... count - 1, cut at multiples of `grain`. */
+static inline struct range split(int64_t count, int64_t grain, int64_t i, int64_t n) {
+    int64_t grains = (count + grain - 1) / grain;
+    return (struct range){min_i64(count, grains * i / n * grain), min_i64(count, grains * (i + 1) / n * grain)};
+}
+
+/* A thread's part of a loop whose iterations do not depend on each other; 16 elements are a cache line of floats. */
+static inline struct range thread_range(int64_t count, int64_t grain, const struct gollm_team *team) {
+    return split(count, grain, team->thread, team->n_threads);
+}
+
+/* Sums over rows go through this many partial sums, whatever the number of threads, and are added in order: the result does
+ * not depend on the number of threads. */
+enum { ROW_BLOCKS = 64 };
+
+#endif

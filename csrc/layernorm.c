@@ -1,0 +1,97 @@
+/* Layer normalisation (Ba, Kiros & Hinton 2016):  y = (x - mean) * rstd * w + b,  rstd = 1 / sqrt(var + eps)  for each row
+ *
+ *   forward    x (N, C), w (C), b (C) or NULL              ->  y (N, C), mean (N), rstd (N)             y may be x
+ *   backward   dy, x (N, C), w (C), mean (N), rstd (N)     ->  dx (N, C), dw (C), db (C)                dx may be dy
+ *
+ * With g = dy * w and h = (x - mean) * rstd:  dx = rstd * (g - mean(g) - h * mean(g * h)),
+ * dw = sum over rows of dy * h, db = sum over rows of dy.
+ * Bound by memory: forward moves 2NC reals, backward 3NC. Rows are split among threads; dw and db are summed over ROW_BLOCKS
+ * partial sums, in order.
+ */
+#include "vec.h"
+
+int KERNEL_FN(layernorm_forward)(const struct gollm_layernorm_forward_args *a, const struct gollm_team *team) {
+    const int64_t C = a->C;
+    struct range rows = thread_range(a->N, 1, team);
+    for (int64_t n = rows.begin; n < rows.end; n++) {
+        const real *x = a->x + n * C; // (C)
+        real *y = a->y + n * C;       // (C)
+        vec sum = vec_set(0), squares = vec_set(0);
+        for (int64_t i = 0; i < C; i += VL) sum += vec_load_n(x + i, C - i);
+        real mean = vec_sum(sum) / (real)C;
+        for (int64_t i = 0; i + VL <= C; i += VL) {
+            vec d = vec_load(x + i) - vec_set(mean);
+            squares += d * d;
+        }
+        real variance = vec_sum(squares);
+        for (int64_t i = C / VL * VL; i < C; i++) variance += (x[i] - mean) * (x[i] - mean);
+        real rstd = 1 / (real)sqrt(variance / (real)C + (real)a->eps);
+        for (int64_t i = 0; i < C; i += VL) {
+            vec h = (vec_load_n(x + i, C - i) - vec_set(mean)) * vec_set(rstd) * vec_load_n(a->w + i, C - i);
+            if (a->b) h += vec_load_n(a->b + i, C - i);
+            vec_store_n(y + i, h, C - i);
+        }
+        if (a->mean) a->mean[n] = mean;
+        if (a->rstd) a->rstd[n] = rstd;
+    }
+    return GOLLM_OK;
+}
+
+/* Partial sums of dw and db: (ROW_BLOCKS, 2, C) */
+int64_t KERNEL_FN(layernorm_backward_workspace)(const struct gollm_layernorm_backward_args *a, int n_threads) {
+    (void)n_threads;
+    return (int64_t)sizeof(real) * ROW_BLOCKS * 2 * a->C;
+}
+
+static void backward_row(const struct gollm_layernorm_backward_args *a, int64_t n,
+                         real *dw, // (C), added to
+                         real *db  // (C), added to
+) {
+    const int64_t C = a->C;
+    const real *dy = a->dy + n * C, *x = a->x + n * C; // (C)
+    const vec mean = vec_set(a->mean[n]), rstd = vec_set(a->rstd[n]);
+    vec sum_g = vec_set(0), sum_gh = vec_set(0);
+    for (int64_t i = 0; i < C; i += VL) {
+        int64_t left = C - i;
+        vec d = vec_load_n(dy + i, left), h = (vec_load_n(x + i, left) - mean) * rstd,
+            g = d * vec_load_n(a->w + i, left);
+        sum_g += g;
+        sum_gh += g * h;
+        vec_store_n(dw + i, vec_load_n(dw + i, left) + d * h, left);
+        vec_store_n(db + i, vec_load_n(db + i, left) + d, left);
+    }
+    if (!a->dx) return;
+    const vec mean_g = vec_set(vec_sum(sum_g) / (real)C), mean_gh = vec_set(vec_sum(sum_gh) / (real)C);
+    real *dx = a->dx + n * C; // (C)
+    for (int64_t i = 0; i < C; i += VL) {
+        int64_t left = C - i;
+        vec h = (vec_load_n(x + i, left) - mean) * rstd, g = vec_load_n(dy + i, left) * vec_load_n(a->w + i, left);
+        vec d = rstd * (g - mean_g - h * mean_gh);
+        if (a->dx_accumulate) d += vec_load_n(dx + i, left);
+        vec_store_n(dx + i, d, left);
+    }
+}
+
+int KERNEL_FN(layernorm_backward)(const struct gollm_layernorm_backward_args *a, const struct gollm_team *team) {
+    const int64_t C = a->C;
+    real *partial = team->workspace; // (ROW_BLOCKS, 2, C)
+    struct range blocks = thread_range(ROW_BLOCKS, 1, team);
+    for (int64_t block = blocks.begin; block < blocks.end; block++) {
+        real *dw = partial + block * 2 * C, *db = dw + C; // (C)
+        memset(dw, 0, (size_t)(2 * C) * sizeof(real));
+        struct range rows = split(a->N, 1, block, ROW_BLOCKS);
+        for (int64_t n = rows.begin; n < rows.end; n++) backward_row(a, n, dw, db);
+    }
+    gollm_team_wait(team);
+    struct range columns = thread_range(C, 16, team);
+    for (int64_t i = columns.begin; i < columns.end; i++) {
+        real dw = 0, db = 0;
+        for (int64_t block = 0; block < ROW_BLOCKS; block++) {
+            dw += partial[block * 2 * C + i];
+            db += partial[block * 2 * C + C + i];
+        }
+        if (a->dw) a->dw[i] = a->dw_accumulate ? a->dw[i] + dw : dw;
+        if (a->db) a->db[i] = a->db_accumulate ? a->db[i] + db : db;
+    }
+    return GOLLM_OK;
+}

@@ -1,0 +1,48 @@
+/* What the machine can do, measured by the variant's own instructions: the rate of multiply-adds that stay in
+ * registers, and that of reading memory.
+ *
+ *   fma    x = x / 2 + 1 / 2, from 0, in CHAINS * LANES lanes on every thread: flops is what one thread did, result
+ *          the mean of all x, which is 1 after some iterations
+ *   read   x (N)  ->  sums (64) of 64 consecutive parts of it, read once, from front to back
+ */
+#include "vec.h"
+
+/* Two units with a latency of up to 5 are busy with 10 chains; 12 and the constant fit into 16 registers. */
+enum { CHAINS = 12, LANES = 16 };
+
+int64_t KERNEL_FN(measure_fma_workspace)(const struct gollm_measure_fma_args *a, int n_threads) {
+    (void)a;
+    return n_threads * 64;
+}
+
+int KERNEL_FN(measure_fma)(const struct gollm_measure_fma_args *a, const struct gollm_team *team) {
+    vec x[CHAINS];
+    const vec half = vec_set((real)0.5);
+    for (int i = 0; i < CHAINS; i++) x[i] = vec_set(0);
+    for (int64_t k = 0; k < a->iterations * (LANES / VL); k++)
+        for (int i = 0; i < CHAINS; i++) x[i] = x[i] * half + half;
+    vec sum = vec_set(0);
+    for (int i = 0; i < CHAINS; i++) sum += x[i];
+    real *mine =
+        (real *)((char *)team->workspace + team->thread * 64); // stored, so that no thread's work can be left out
+    *mine = vec_sum(sum) / (CHAINS * VL);
+    if (team->thread == 0) {
+        a->result[0] = *mine;
+        a->flops[0] = 2.0 * CHAINS * LANES * (double)a->iterations;
+    }
+    return GOLLM_OK;
+}
+
+int KERNEL_FN(measure_read)(const struct gollm_measure_read_args *a, const struct gollm_team *team) {
+    const struct range parts = thread_range(ROW_BLOCKS, 1, team);
+    for (int64_t part = parts.begin; part < parts.end; part++) {
+        const struct range r = split(a->N, 16, part, ROW_BLOCKS);
+        vec sums[4] = {vec_set(0), vec_set(0), vec_set(0), vec_set(0)};
+        int64_t i = r.begin;
+        for (; i + 4 * VL <= r.end; i += 4 * VL)
+            for (int j = 0; j < 4; j++) sums[j] += vec_load(a->x + i + j * VL);
+        for (; i < r.end; i += VL) sums[0] += vec_load_n(a->x + i, r.end - i);
+        a->sums[part] = vec_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    }
+    return GOLLM_OK;
+}

@@ -1,0 +1,190 @@
+/* Vectors as wide as the variant's registers, by the compilers' vector extensions, and the functions that kernels need on them.
+ *
+ * vec holds VL reals: 4, 8 or 16 floats (SSE or NEON, AVX, AVX-512), or half as many doubles in the f64 variant. */
+#ifndef GOLLM_VEC_H
+#define GOLLM_VEC_H
+
+#include <float.h>  /* FLT_MIN, DBL_MIN */
+#include <math.h>   /* exp, sqrt */
+#include <string.h> /* memcpy */
+#if defined(__SSE2__)
+#include <immintrin.h> /* max, min, sqrt in one instruction */
+#endif
+
+#include "kernel.h" /* real */
+
+#if defined(__AVX512F__)
+#define VEC_BYTES 64
+#elif defined(__AVX__)
+#define VEC_BYTES 32
+#else
+#define VEC_BYTES 16
+#endif
+
+#ifdef GOLLM_F64
+typedef int64_t ireal;
+#else
+typedef int32_t ireal;
+#endif
+enum { VL = VEC_BYTES / sizeof(real) };
+typedef real vec __attribute__((vector_size(VEC_BYTES)));
+typedef ireal ivec __attribute__((vector_size(VEC_BYTES)));
+typedef real vec_unaligned __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
+
+static inline vec vec_load(const real *p) { return (vec) * (const vec_unaligned *)p; }
+static inline void vec_store(real *p, vec v) { *(vec_unaligned *)p = (vec_unaligned)v; }
+
+/* All lanes x. Written so that compilers make one broadcast of it. */
+static inline vec vec_set(real x) {
+#if VEC_BYTES == 64 && !defined(GOLLM_F64)
+    return (vec)_mm512_set1_ps(x);
+#elif VEC_BYTES == 32 && !defined(GOLLM_F64)
+    return (vec)_mm256_set1_ps(x);
+#elif defined(__SSE2__) && !defined(GOLLM_F64)
+    return (vec)_mm_set1_ps(x);
+#else
+    vec v;
+    for (int i = 0; i < VL; i++) v[i] = x;
+    return v;
+#endif
+}
+
+/* The first n of VL lanes (all of them when n >= VL); the others read as 0 and are not written. */
+static inline vec vec_load_n(const real *p, int64_t n) {
+    if (n >= VL) return vec_load(p);
+    real lanes[VL] = {0};
+    memcpy(lanes, p, (size_t)n * sizeof(real));
+    return vec_load(lanes);
+}
+/* The same with another value than 0 in the lanes that are not read. */
+static inline vec vec_load_n_or(const real *p, int64_t n, real other) {
+    if (n >= VL) return vec_load(p);
+    real lanes[VL];
+    vec_store(lanes, vec_set(other));
+    memcpy(lanes, p, (size_t)n * sizeof(real));
+    return vec_load(lanes);
+}
+static inline void vec_store_n(real *p, vec v, int64_t n) {
+    if (n >= VL) {
+        vec_store(p, v);
+        return;
+    }
+    real lanes[VL];
+    vec_store(lanes, v);
+    memcpy(p, lanes, (size_t)n * sizeof(real));
+}
+
+/* mask ? a : b, with a mask as comparisons of vec give it. */
+static inline vec vec_select(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
+
+/* The larger (smaller) of two; b where either is NaN. */
+static inline vec vec_max(vec a, vec b) {
+#if VEC_BYTES == 64 && !defined(GOLLM_F64)
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif VEC_BYTES == 32 && !defined(GOLLM_F64)
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return vec_select(a > b, a, b);
+#endif
+}
+static inline vec vec_min(vec a, vec b) {
+#if VEC_BYTES == 64 && !defined(GOLLM_F64)
+    return (vec)_mm512_min_ps((__m512)a, (__m512)b);
+#elif VEC_BYTES == 32 && !defined(GOLLM_F64)
+    return (vec)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return vec_select(a < b, a, b);
+#endif
+}
+
+static inline vec vec_sqrt(vec x) {
+#if VEC_BYTES == 64 && !defined(GOLLM_F64)
+    return (vec)_mm512_sqrt_ps((__m512)x);
+#elif VEC_BYTES == 32 && !defined(GOLLM_F64)
+    return (vec)_mm256_sqrt_ps((__m256)x);
+#elif defined(__SSE2__) && !defined(GOLLM_F64)
+    return (vec)_mm_sqrt_ps((__m128)x);
+#else
+    for (int i = 0; i < VL; i++) x[i] = (real)sqrt(x[i]);
+    return x;
+#endif
+}
+
+/* x, or 0 where it is below the smallest normal number. */
+static inline vec vec_flush(vec x) {
+    const vec smallest = vec_set(sizeof(real) == 4 ? (real)FLT_MIN : (real)DBL_MIN);
+    return vec_select((x < smallest) & (x > -smallest), vec_set(0), x);
+}
+
+/* The sum of all lanes, added pairwise: lane i + lane i + VL/2 first. */
+static inline real vec_sum(vec v) {
+    real lanes[VL];
+    vec_store(lanes, v);
+    for (int n = VL / 2; n > 0; n /= 2)
+        for (int i = 0; i < n; i++) lanes[i] += lanes[i + n];
+    return lanes[0];
+}
+
+/* The largest lane; NaN where one is NaN. */
+static inline real vec_largest(vec v) {
+    real m = v[0];
+    for (int i = 1; i < VL; i++) m = v[i] > m || v[i] != v[i] ? v[i] : m;
+    return m;
+}
+
+/* Unsigned 64-bit lanes, and the products of their lower halves. */
+typedef uint64_t uvec64 __attribute__((vector_size(VEC_BYTES)));
+static inline uvec64 vec_set_u64(uint64_t x) {
+#if VEC_BYTES == 64
+    return (uvec64)_mm512_set1_epi64((long long)x);
+#elif VEC_BYTES == 32
+    return (uvec64)_mm256_set1_epi64x((long long)x);
+#else
+    return (uvec64){x, x};
+#endif
+}
+static inline uvec64 vec_multiply_u32(uvec64 a, uvec64 b) {
+#if VEC_BYTES == 64
+    return (uvec64)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+#elif VEC_BYTES == 32
+    return (uvec64)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return (uvec64)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+    for (size_t i = 0; i < VEC_BYTES / sizeof a[0]; i++) a[i] = (uint64_t)(uint32_t)a[i] * (uint32_t)b[i];
+    return a;
+#endif
+}
+
+/* e^x. Float: x = n ln2 + r with |r| <= ln2 / 2, a polynomial of degree 6 in r, and 2^n in two factors so that results in the
+ * denormal range round once; below 2 ulp. NaN -> NaN, +inf -> inf, -inf -> 0. */
+static inline vec vec_exp(vec x) {
+#ifdef GOLLM_F64
+    for (int i = 0; i < VL; i++) x[i] = exp(x[i]);
+    return x;
+#else
+    x = vec_max(vec_set(-104.0f), vec_min(vec_set(89.0f), x));
+    const float round = 12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
+    vec shifted = x * vec_set(1.44269504f) + vec_set(round);
+    vec n = shifted - vec_set(round);
+    vec r = x - n * vec_set(0.693359375f); /* ln2 in two parts, the first exact in n * ln2_high */
+    r = r - n * vec_set(-2.12194440e-4f);
+    vec p = vec_set(1.3888889e-3f);
+    p = p * r + vec_set(8.3333333e-3f);
+    p = p * r + vec_set(4.1666667e-2f);
+    p = p * r + vec_set(1.6666667e-1f);
+    p = p * r + vec_set(0.5f);
+    p = p * (r * r) + r + vec_set(1.0f);
+    ivec i = (ivec)shifted - (ivec)vec_set(round);
+    ivec half = i >> 1;
+    return p * (vec)((half + 127) << 23) * (vec)((i - half + 127) << 23);
+#endif
+}
+
+/* 1 / (1 + e^-x), from e^-|x|, which does not overflow: accurate for all x. */
+static inline vec vec_sigmoid(vec x) {
+    const vec e = vec_exp(-vec_max(x, -x));
+    return vec_select(x < vec_set(0), e, vec_set(1)) / (vec_set(1) + e);
+}
+
+#endif
