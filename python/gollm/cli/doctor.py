@@ -1,0 +1,128 @@
+"""gollm doctor"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import gollm
+from gollm import _native, cuda, threads
+
+
+@dataclass(frozen=True)
+class Options:
+    """Show how gollm was built, what it uses of this machine, and how fast that is (measured for two seconds)."""
+
+    measure: bool = True  # measure the peak of fused multiply-adds and the read bandwidth
+    json: bool = False  # print one JSON document
+
+
+def run(options: Options) -> None:
+    report = examine()
+    if options.measure:
+        report["measured"] = measure()
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print(in_lines(report))
+
+
+def examine() -> dict[str, Any]:
+    """What is known without measuring."""
+    cpus = sorted(threads.available_cpus())
+    return {
+        "version": gollm.__version__,
+        "package": os.path.dirname(gollm.__file__),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "compiler": _native.compiler(),
+        "isa": {
+            "built": list(_native.isa_variants()),
+            "usable": list(_native.isa_supported()),
+            "chosen": _native.isa(),
+            "from_environment": os.environ.get("GOLLM_ISA") or None,
+        },
+        "threads": {
+            "used": gollm.num_threads(),
+            "default": threads.default_num_threads(),
+            "cpus_allowed": len(cpus),
+            "cpus_in_machine": os.cpu_count(),
+            "physical_cores_allowed": threads.physical_cores(set(cpus)),
+            "cpu_quota": threads.cpu_quota(),
+            "from_environment": os.environ.get("GOLLM_NUM_THREADS"),
+        },
+        "openmp": bool(_native.has_openmp()),
+        "cuda": {"available": cuda.is_available(), "reason": cuda.unavailable_reason()},
+    }
+
+
+def measure() -> dict[str, float]:
+    """Two seconds, on all threads in use: GFLOP/s of float32 fused multiply-adds, GB/s of reading memory."""
+    from gollm import machine
+
+    return {"fma_peak_gflops": machine.fma_peak() / 1e9, "read_bandwidth_gb_per_s": machine.read_bandwidth() / 1e9}
+
+
+def cpu_name() -> str:
+    """The processor as its maker calls it, or its architecture."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key.strip().lower() in ("model name", "hardware"):
+                    return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def in_lines(report: dict[str, Any]) -> str:
+    isa, team = report["isa"], report["threads"]
+    chosen = " (GOLLM_ISA)" if isa["from_environment"] else ""
+    rows = [
+        ("gollm", f"{report['version']} in {report['package']}"),
+        ("Python", f"{report['python']} on {report['platform']}"),
+        ("processor", report["cpu"]),
+        ("compiler", report["compiler"]),
+        (
+            "kernels",
+            f"built {' '.join(isa['built'])} · usable {' '.join(isa['usable'])} · chosen {isa['chosen']}{chosen}",
+        ),
+        ("threads", f"{team['used']} ({why_threads(team, report['openmp'])})"),
+        ("OpenMP", "yes" if report["openmp"] else NO_OPENMP),
+        ("CUDA", "yes" if report["cuda"]["available"] else f"no: {report['cuda']['reason']}"),
+    ]
+    if measured := report.get("measured"):
+        rows += [
+            ("compute", f"{measured['fma_peak_gflops']:.0f} GFLOP/s, the measured peak of float32 multiply-adds"),
+            ("memory", f"{measured['read_bandwidth_gb_per_s']:.1f} GB/s, measured reading"),
+        ]
+    return "\n".join(f"{name:10} {text}" for name, text in rows)
+
+
+NO_OPENMP = (
+    "NO! All computing is done by ONE thread. Install your compiler's OpenMP library (libgomp, libomp) "
+    "and build gollm again"
+)
+
+
+def why_threads(team: dict[str, Any], openmp: bool) -> str:
+    """Where the number of threads comes from."""
+    if not openmp:
+        return "OpenMP is missing"
+    if team["from_environment"] is not None:
+        return f"GOLLM_NUM_THREADS; the default would be {team['default']}"
+    if team["used"] != team["default"]:
+        return f"set by the program; the default is {team['default']}"
+    reasons = [
+        f"{team['physical_cores_allowed']} physical cores in the {team['cpus_allowed']} CPUs that this process may use"
+    ]
+    if team["cpus_in_machine"] and team["cpus_allowed"] < team["cpus_in_machine"]:
+        reasons.append(f"of {team['cpus_in_machine']}")
+    if team["cpu_quota"] < team["physical_cores_allowed"]:
+        reasons.append(f"limited to {team['cpu_quota']} by the CPU quota of the container")
+    return ", ".join(reasons)

@@ -1,0 +1,54 @@
+"""gollm generate"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from gollm.cli.inputs import checkpoint_of, text_or_stdin
+from gollm.options import NonNegativeFloat, NonNegativeInt, Positional, Range
+
+
+@dataclass(frozen=True)
+class Options:
+    """Continue a prompt with a trained model. The text appears as it is made."""
+
+    model: Annotated[Path, Positional]  # a checkpoint (*.golm), or the folder of a training run: its best one
+    # what to continue, or - for standard input; empty: start from nothing, where the model has an end-of-text token
+    prompt: str = ""
+    max_new_tokens: NonNegativeInt = 200  # how many tokens to make at most
+    temperature: NonNegativeFloat = 0.8  # 0 takes the likeliest token each time; higher is more varied
+    top_k: NonNegativeInt = 0  # draw among the k likeliest tokens; 0: among all
+    # draw among the fewest tokens whose probabilities sum to this; 1: among all
+    top_p: Annotated[float, Range(above=0, at_most=1)] = 1.0
+    seed: NonNegativeInt = 0  # the same seed gives the same text
+    echo: bool = True  # print the prompt before its continuation
+    json: bool = False  # print one JSON document at the end
+
+
+def run(options: Options) -> None:
+    import gollm
+
+    path = checkpoint_of(options.model)
+    model = gollm.load(path)
+    prompt = text_or_stdin(options.prompt)
+    pieces = model.stream(
+        prompt,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    if options.json:
+        print(json.dumps({"model": str(path), "prompt": prompt, "text": "".join(pieces), "seed": options.seed}))
+        return
+    if options.echo:
+        print(prompt, end="", flush=True)
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    finally:
+        print()  # an interruption leaves the cursor at the beginning of a line too

@@ -1,0 +1,52 @@
+"""gollm gradcheck"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from gollm.model_options import ModelOptions
+from gollm.options import NonNegativeInt, PositiveInt
+
+
+@dataclass(frozen=True)
+class Options(ModelOptions):
+    """Compare a model's gradients with finite differences, parameter by parameter."""
+
+    preset: str = "tiny"  # the model's shape: tiny, small, medium, large, or GPT-2's d12, d24, d36, d48
+    vocab_size: PositiveInt | None = None  # tokens in the vocabulary; none: the preset's
+    batch_size: PositiveInt = 2  # sequences in the random batch
+    tokens: PositiveInt | None = None  # tokens of a sequence; none: the context, at most 32
+    samples: PositiveInt = 4  # elements of each parameter that are moved
+    seed: NonNegativeInt = 0  # of the weights and the batch
+    json: bool = False  # print one JSON document
+
+
+def run(options: Options) -> int:
+    from gollm.gradcheck import DIFFERENCE_TOLERANCE, FLOAT32_TOLERANCE, gradcheck
+
+    rows = gradcheck(
+        options.model_config(vocab_size=options.vocab_size),
+        batch_size=options.batch_size,
+        tokens=options.tokens,
+        samples=options.samples,
+        seed=options.seed,
+    )
+    failed = [row.name for row in rows if not row.ok]
+    if options.json:
+        print(json.dumps({"ok": not failed, "parameters": [dataclasses.asdict(row) for row in rows]}, indent=2))
+        return 1 if failed else 0
+    width = max(len(row.name) for row in rows)
+    print(f"{'parameter':{width}}  {'shape':14} {'norm':>9} {'moved':>5} {'difference':>10} {'float32':>9}")
+    for row in rows:
+        shape = " x ".join(map(str, row.shape))
+        print(
+            f"{row.name:{width}}  {shape:14} {row.norm:9.3g} {row.n_checked:5} {row.difference_error:10.1e} "
+            f"{row.float32_error:9.1e}{'' if row.ok else '  WRONG'}"
+        )
+    print(
+        f"{len(rows) - len(failed)} of {len(rows)} gradients are right: central differences in float64 within "
+        f"{DIFFERENCE_TOLERANCE:g}, float32 within {FLOAT32_TOLERANCE:g} of float64"
+    )
+    return 1 if failed else 0

@@ -1,0 +1,52 @@
+"""What commands read: text from an argument or standard input, a tokenizer, the checkpoint of a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gollm.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    from gollm.tokenizers import Tokenizer
+
+CHECKPOINT_SUFFIX = ".golm"
+
+
+def text_or_stdin(text: str) -> str:
+    """The text itself, or all of standard input where it is -. Raises DataError for input that is not UTF-8."""
+    if text != "-":
+        return text
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"standard input is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}; convert it first"
+        ) from None
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The checkpoint itself, or in a run folder the best one, else the newest. Raises CheckpointError for none."""
+    if not path.is_dir():
+        return path
+    found = [path / "best.golm", *sorted(path.glob("step-*.golm"), key=lambda p: (len(p.name), p.name), reverse=True)]
+    for checkpoint in found:
+        if checkpoint.is_file():
+            return checkpoint
+    raise CheckpointError(f"the folder {path} holds no checkpoint; name a file, or the folder of a training run")
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in a file or folder that gollm.tokenizers.load knows, or the one inside of a checkpoint."""
+    from gollm import tokenizers
+
+    if path.suffix != CHECKPOINT_SUFFIX:  # of a run folder too: it has a tokenizer.json
+        return tokenizers.load(path)
+    from gollm.checkpoint import open_checkpoint
+
+    with open_checkpoint(path) as file:
+        state = file.tokenizer_state()
+        if state is None:
+            raise CheckpointError(f"{path} has no tokenizer inside; name one with --tokenizer")
+        return tokenizers.from_state(*state)

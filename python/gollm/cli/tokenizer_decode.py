@@ -1,0 +1,46 @@
+"""gollm tokenizer decode"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from gollm.cli.inputs import open_tokenizer, text_or_stdin
+from gollm.errors import DataError
+from gollm.options import Positional
+
+
+@dataclass(frozen=True)
+class Options:
+    """Turn token ids into text: the very bytes that they stand for."""
+
+    # a tokenizer's file or folder (gollm's, GPT-2's vocab.json with merges.txt, tokenizer.json), or a checkpoint
+    tokenizer: Path
+    ids: Annotated[tuple[str, ...], Positional]  # the ids, or - for standard input
+    json: bool = False  # print one JSON document; bytes that are no UTF-8 become U+FFFD in it
+
+    ALIASES: ClassVar[Mapping[str, str]] = {"model": "tokenizer"}
+
+
+def run(options: Options) -> None:
+    words = text_or_stdin("-").split() if options.ids == ("-",) else list(options.ids)
+    ids = [_id(word) for word in words]
+    tokenizer = open_tokenizer(options.tokenizer)
+    if options.json:
+        print(json.dumps({"ids": ids, "text": tokenizer.decode(ids)}))
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
+    if sys.stdout.isatty():
+        sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _id(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and len(word) <= 10):
+        raise DataError(f"{word[:40]!r} is no token id; ids are whole numbers, separated by spaces")
+    return int(word)

@@ -1,0 +1,74 @@
+"""gollm tokenizer train"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from gollm.errors import ConfigError
+from gollm.options import Positional, PositiveInt
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a tokenizer from text, and write it to a JSON file."""
+
+    # files, folders, wildcards, or - for standard input; none: the Python standard library's own source
+    corpus: Annotated[tuple[str, ...], Positional] = ()
+    pattern: tuple[str, ...] = ()  # which files of a folder, for example '*.py'; '!*.min.js' leaves files out
+    field: str | None = None  # the field of JSON lines that holds the text
+    encoding: str = "utf-8"  # of text files: any that Python knows
+    decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # what becomes of bytes that are no text
+    # byte-level BPE as GPT-2's, or a token for each character or word
+    kind: Literal["bpe", "character", "word"] = "bpe"
+    # tokens to learn, special ones included; none: 4096 for bpe, everything in the text for the others
+    vocab_size: PositiveInt | None = None
+    special_tokens: tuple[str, ...] = ("<|endoftext|>",)  # tokens that no text is encoded to
+    out: Path = Path("tokenizer.json")  # the file to write
+    overwrite: bool = False  # replace a file that is there already
+    json: bool = False  # print one JSON document about the result
+
+    ALIASES: ClassVar[Mapping[str, str]] = {"data": "corpus", "output": "out"}
+
+
+BPE_VOCAB_SIZE = 4096
+
+
+def run(options: Options) -> None:
+    from tqdm import tqdm
+
+    from gollm.data import open_source
+    from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
+
+    if options.out.exists() and not options.overwrite:
+        raise ConfigError(f"{options.out} is there already; choose another file with --out, or --overwrite it")
+    source = open_source(
+        list(options.corpus) or None,
+        patterns=options.pattern,
+        field=options.field,
+        encoding=options.encoding,
+        errors=options.decode_errors,
+    )
+    tokenizer: Tokenizer
+    # disable=None: no bar where standard error is no terminal
+    with tqdm(total=source.size_bytes, unit="B", unit_scale=True, desc="reading", leave=False, disable=None) as bar:
+
+        def show(n_bytes: int) -> None:
+            bar.update(n_bytes)
+
+        texts = source.iter_text(show)
+        if options.kind == "bpe":
+            size = options.vocab_size or BPE_VOCAB_SIZE
+            tokenizer = BPETokenizer.train(texts, size, special_tokens=options.special_tokens)
+        else:
+            learner = CharacterTokenizer if options.kind == "character" else WordTokenizer
+            tokenizer = learner.train(texts, options.vocab_size, special_tokens=options.special_tokens)
+    tokenizer.save(options.out)
+    if options.json:
+        found = {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size, "special_tokens": tokenizer.special_tokens}
+        print(json.dumps({"path": str(options.out), **found, "corpus": source.name, "corpus_bytes": source.size_bytes}))
+    else:
+        print(f"{options.out}: {tokenizer.kind} with {tokenizer.vocab_size:,} tokens, learned from {source.name}")

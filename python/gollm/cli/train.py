@@ -1,0 +1,43 @@
+"""gollm train, gollm pretrain, python -m gollm.train"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from gollm.training import Callback, Trainer, TrainOptions, TrainResult
+
+SIGNAL_STATUS = 128  # a shell's status of a process that a signal ended, less the signal's number
+
+
+@dataclass(frozen=True)
+class Options(TrainOptions):
+    """Train a model from raw text, and keep everything in a run folder."""
+
+    json: bool = False  # print JSON lines, each step's metrics and at last the result, instead of lines for people
+
+
+class JsonLines(Callback):
+    """Prints what metrics.jsonl gets, and how the run ended."""
+
+    def on_step(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        print(json.dumps(metrics), flush=True)
+
+    def on_end(self, trainer: Trainer, result: TrainResult) -> None:
+        print(json.dumps({"result": dataclasses.asdict(result)}, default=str), flush=True)
+
+
+def run(options: Options) -> int:
+    from gollm.training import prepare_job
+    from gollm.training.console import Console
+
+    own = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainOptions)}
+    job = prepare_job(TrainOptions(**own))
+    output: Callback = JsonLines()
+    if not options.json:
+        output = console = Console()
+        console.announce(job)
+    result = job.run([output])
+    return 0 if result.interrupted is None else SIGNAL_STATUS + result.interrupted

@@ -1,0 +1,203 @@
+"""A model's configuration: its fields, what other projects call them, and the shapes that have a name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gollm.errors import ConfigError
+from gollm.options import load_file
+
+# What other projects call our fields: the one table for configuration files, flags and imports.
+ALIASES = {
+    "n_layer": "n_layers",
+    "num_layers": "n_layers",
+    "num_hidden_layers": "n_layers",
+    "depth": "n_layers",
+    "n_head": "n_heads",
+    "num_heads": "n_heads",
+    "num_attention_heads": "n_heads",
+    "num_kv_heads": "n_kv_heads",
+    "n_kv_head": "n_kv_heads",
+    "num_key_value_heads": "n_kv_heads",
+    "n_embd": "d_model",
+    "embed_dim": "d_model",
+    "emb_dim": "d_model",
+    "hidden_size": "d_model",
+    "dim": "d_model",
+    "n_inner": "d_ff",
+    "intermediate_size": "d_ff",
+    "hidden_dim": "d_ff",
+    "block_size": "context",
+    "context_size": "context",
+    "context_length": "context",
+    "n_ctx": "context",
+    "n_positions": "context",
+    "max_seq_len": "context",
+    "seq_len": "context",
+    "max_position_embeddings": "context",
+    "n_vocab": "vocab_size",
+    "layer_norm_epsilon": "norm_eps",
+    "layer_norm_eps": "norm_eps",
+    "activation_function": "activation",
+    "hidden_act": "activation",
+    "tie_word_embeddings": "tied_head",
+    "drop_rate": "dropout",
+}
+
+ACTIVATION_NAMES = ("gelu_tanh", "gelu", "relu", "silu")
+_ACTIVATION_ALIASES = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
+
+MAX_HEAD_DIM = 256  # of the attention kernels
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a decoder. Sizes are numbers of elements; `None` means derived from the others.
+
+    Raises ConfigError for a value that is not allowed."""
+
+    n_layers: int = 12
+    n_heads: int = 12
+    d_model: int = 768
+    vocab_size: int = 50257
+    context: int = 1024  # the longest sequence, in tokens
+    n_kv_heads: int | None = None  # heads of keys and values; n_heads unless given
+    head_dim: int | None = None  # d_model / n_heads unless given
+    d_ff: int | None = None  # width of the MLP; 4 * d_model unless given
+    activation: str = "gelu_tanh"
+    bias: bool = True  # whether linear layers and norms have biases
+    tied_head: bool = True  # whether the head's weights are the token embedding's
+    dropout: float = 0.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "n_heads", "d_model", "vocab_size", "context"):
+            self._check_count(name)
+        if self.n_kv_heads is None:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        self._check_count("n_kv_heads")
+        if self.n_heads % self.kv_heads:
+            raise ConfigError(f"n_kv_heads is {self.n_kv_heads}; it must divide n_heads ({self.n_heads})")
+        if self.head_dim is None:
+            if self.d_model % self.n_heads:
+                raise ConfigError(
+                    f"n_heads is {self.n_heads}; it must divide d_model ({self.d_model}), or give head_dim"
+                )
+            object.__setattr__(self, "head_dim", self.d_model // self.n_heads)
+        self._check_count("head_dim")
+        if self.head_size > MAX_HEAD_DIM:
+            raise ConfigError(
+                f"head_dim is {self.head_dim}; it must be at most {MAX_HEAD_DIM}: use more heads or a smaller d_model"
+            )
+        if self.d_ff is None:
+            object.__setattr__(self, "d_ff", 4 * self.d_model)
+        self._check_count("d_ff")
+        object.__setattr__(self, "activation", _ACTIVATION_ALIASES.get(self.activation, self.activation))
+        if self.activation not in ACTIVATION_NAMES:
+            raise ConfigError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATION_NAMES)}")
+        for name in ("bias", "tied_head"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+        self._check_number("dropout", 0.0, 1.0)
+        self._check_number("norm_eps", 0.0, 1.0)
+
+    def _check_count(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
+            raise ConfigError(f"{name} is {value!r}; it must be a whole number from 1 to 2147483647")
+
+    def _check_number(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
+            raise ConfigError(f"{name} is {value!r}; it must be a number from {low:g} up to, not including, {high:g}")
+
+    # The optional fields are never None after __post_init__; these say so to type checkers.
+    @property
+    def kv_heads(self) -> int:
+        assert self.n_kv_heads is not None
+        return self.n_kv_heads
+
+    @property
+    def head_size(self) -> int:
+        assert self.head_dim is not None
+        return self.head_dim
+
+    @property
+    def ff_size(self) -> int:
+        assert self.d_ff is not None
+        return self.d_ff
+
+    @property
+    def qkv_size(self) -> int:
+        """Width of the joint q, k, v projection: (n_heads + 2 n_kv_heads) * head_dim"""
+        return (self.n_heads + 2 * self.kv_heads) * self.head_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON can hold them; `from_dict` gives the same configuration back."""
+        return dataclasses.asdict(self)
+
+    def replace(self, **changes: Any) -> ModelConfig:
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "model configuration") -> ModelConfig:
+        """From field names or their aliases; `preset` names a shape that the other fields change.
+
+        Raises ConfigError that names the field, its value, and what is allowed."""
+        fields = [f.name for f in dataclasses.fields(cls)]
+        base: dict[str, Any] = {}
+        named: dict[str, Any] = {}
+        for key, value in values.items():
+            name = ALIASES.get(key, key)
+            if name == "preset":
+                base = preset(value).to_dict()
+            elif name not in fields:
+                near = difflib.get_close_matches(str(key), [*fields, *ALIASES], 1)
+                hint = f"; did you mean {near[0]}?" if near else f"; the fields are {', '.join(fields)}"
+                raise ConfigError(f"{where}: there is no field '{key}'{hint}")
+            elif name in named:
+                raise ConfigError(f"{where}: {name} is given twice, once as '{key}'")
+            else:
+                named[name] = value
+        if base and {"d_model", "n_heads"} & named.keys():  # derived sizes follow a changed width
+            base.update(head_dim=None)
+        if base and "d_model" in named:
+            base.update(d_ff=None)
+        if base and "n_heads" in named:
+            base.update(n_kv_heads=None)
+        try:
+            return cls(**{**base, **named})
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> ModelConfig:
+        """From a .json, .yaml or .yml file with a mapping of fields. Raises ConfigError."""
+        return cls.from_dict(load_file(path), where=str(path))
+
+
+PRESETS = {
+    "tiny": ModelConfig(n_layers=2, n_heads=2, d_model=64, vocab_size=512, context=64),
+    "small": ModelConfig(n_layers=4, n_heads=4, d_model=128, vocab_size=1000, context=128),
+    "medium": ModelConfig(n_layers=6, n_heads=6, d_model=384, vocab_size=2000, context=256),
+    "large": ModelConfig(n_layers=12, n_heads=12, d_model=768, vocab_size=5000, context=512),
+    "d12": ModelConfig(n_layers=12, n_heads=12, d_model=768),  # GPT-2 124M
+    "d24": ModelConfig(n_layers=24, n_heads=16, d_model=1024),  # GPT-2 350M
+    "d36": ModelConfig(n_layers=36, n_heads=20, d_model=1280),  # GPT-2 774M
+    "d48": ModelConfig(n_layers=48, n_heads=25, d_model=1600),  # GPT-2 1558M
+}
+PRESET_ALIASES = {"gpt2": "d12", "gpt2-medium": "d24", "gpt2-large": "d36", "gpt2-xl": "d48"}
+
+
+def preset(name: str) -> ModelConfig:
+    """The configuration with this name (or `gpt2:NAME`, as llm.c writes it). Raises ConfigError for an unknown one."""
+    key = str(name).removeprefix("gpt2:")
+    key = PRESET_ALIASES.get(key, key)
+    if key not in PRESETS:
+        raise ConfigError(f"preset is {name!r}; it must be one of {', '.join([*PRESETS, *PRESET_ALIASES])}")
+    return PRESETS[key]

@@ -1,0 +1,34 @@
+"""Training data: from text anywhere to shuffled batches of tokens.
+
+source = open_source("books/", patterns=["*.txt"])      # or None: the standard library's own source text
+dataset = prepare(source, tokenizer)                    # tokenised once, then mapped from the cache
+sampler = Sampler(dataset.train, batch_size=12, context=64, seed=1)
+inputs, targets = sampler.next_batch()                  # (B, T) int32 each
+"""
+
+from .cache import END_OF_TEXT, TextTokenizer, cache_folder
+from .dataset import TokenDataset, prepare
+from .sampler import Sampler, evaluation_batches
+from .shards import Tokens, open_shard, write_shard
+from .sources import DataSource, Files, StandardInput, Texts, TokenShards, files_below, open_source, standard_library
+
+__all__ = [
+    "END_OF_TEXT",
+    "DataSource",
+    "Files",
+    "Sampler",
+    "StandardInput",
+    "TextTokenizer",
+    "Texts",
+    "TokenDataset",
+    "TokenShards",
+    "Tokens",
+    "cache_folder",
+    "evaluation_batches",
+    "files_below",
+    "open_shard",
+    "open_source",
+    "prepare",
+    "standard_library",
+    "write_shard",
+]

@@ -1,0 +1,305 @@
+"""The token cache: a corpus is tokenised once, and later starts map what is there.
+
+    CACHE/tokens/KEY/tokens_000000.bin ...   shards in llm.c's format
+    CACHE/tokens/KEY/manifest.json           number of tokens and checksums
+    CACHE/sources/SIGNATURE                  content hash of a large corpus that has not been written to since
+
+KEY hashes the corpus' content and the tokenizer, never paths or times: a copied or renamed corpus is found again, and
+an edit that keeps size and time cannot go unseen. Only for corpora above 32 MB, where reading everything takes longer
+than a blink, the content hash itself is remembered under paths, sizes and times (change time included, which programs
+cannot set).
+
+A cache is built in a folder with a temporary name, flushed, and renamed; processes that want the same one wait for the
+first. What is read back is checked (sizes, and checksums of up to 256 MB spread over the tokens); a damaged cache is
+built again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
+
+from ..errors import DataError
+from ..files import reason, replacing, sync_folder, temporary_name
+from .shards import HEADER_BYTES, Ids, Part, StrPath, Tokens, open_shard, shard_dtype, shard_header
+from .sources import DataSource, Files
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # part of the key: raise it when the same text and tokenizer would give other files
+SHARD_TOKENS = 1 << 27
+BLOCK_BYTES = 1 << 20
+CHECKED_BLOCKS = 256
+REMEMBER_FROM_BYTES = 32 << 20
+BATCH_CHARACTERS = 4 << 20
+
+# The token between two documents: the first of these that the tokenizer has. Without any, a newline joins them.
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")
+
+BuildProgress = Callable[[int, int], None]
+
+
+class TextTokenizer(Protocol):
+    """What the data pipeline needs of a tokenizer; `gollm.tokenizers.Tokenizer` has it."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def special_tokens(self) -> Mapping[str, int]: ...
+    def encode_batch(self, texts: list[str]) -> list[Ids]: ...
+    def to_state(self) -> tuple[Mapping[str, Any], Mapping[str, Part]]: ...
+
+
+def cache_folder(cache_dir: StrPath | None = None) -> Path:
+    """Where caches live: `cache_dir`, else $GOLLM_CACHE, else gollm in $XDG_CACHE_HOME or ~/.cache."""
+    if cache_dir is not None:
+        return Path(cache_dir)
+    if os.environ.get("GOLLM_CACHE"):
+        return Path(os.environ["GOLLM_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "gollm"
+
+
+def tokenizer_fingerprint(tokenizer: TextTokenizer) -> str:
+    """A hash of everything that decides which ids a text gets."""
+    header, arrays = tokenizer.to_state()
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def cached_tokens(
+    source: DataSource,
+    tokenizer: TextTokenizer,
+    cache_dir: StrPath | None = None,
+    progress: BuildProgress | None = None,
+) -> Tokens:
+    """The tokens of `source`, from the cache or tokenised now; `progress` is told (bytes read, tokens written).
+
+    Raises DataError for text that cannot be read, an empty corpus, or a cache folder that cannot be written.
+    """
+    root = cache_folder(cache_dir)
+    try:
+        content = _content_fingerprint(source, root)
+        key = hashlib.sha256(f"{FORMAT} {content} {tokenizer_fingerprint(tokenizer)}".encode()).hexdigest()[:32]
+        folder = root / "tokens" / key
+        tokens = _open(folder, tokenizer.vocab_size, source.name)
+        if tokens is None:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _lock(folder.parent / f"{key}.lock"):
+                tokens = _open(folder, tokenizer.vocab_size, source.name)
+                if tokens is None:
+                    _build(folder, source, tokenizer, progress or (lambda _bytes, _tokens: None))
+                    tokens = _open(folder, tokenizer.vocab_size, source.name)
+    except OSError as failure:
+        raise DataError(
+            f"cannot use the cache folder {root}: {reason(failure)}. Make room there, or set GOLLM_CACHE to a folder "
+            f"that can be written"
+        ) from failure
+    if tokens is None:
+        raise DataError(f"the token cache {folder} is damaged again right after it was built; check the disk")
+    return tokens
+
+
+def _content_fingerprint(source: DataSource, root: Path) -> str:
+    signature = source.signature()
+    if signature is None or source.size_bytes < REMEMBER_FROM_BYTES:
+        return source.fingerprint()
+    memory = root / "sources" / signature
+    with contextlib.suppress(OSError, ValueError):
+        known = memory.read_text("ascii")
+        if len(known) == 64 and int(known, 16) >= 0:
+            return known
+    started = time.time()
+    fingerprint = source.fingerprint()
+    # A file that changed within the clock's last tick could change again and look the same.
+    settled = isinstance(source, Files) and source.newest_change() < started - 2
+    if settled and source.signature() == signature:
+        with contextlib.suppress(OSError, DataError):  # a cache that can only be read still serves
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(memory, DataError) as file:
+                file.write(fingerprint.encode())
+    return fingerprint
+
+
+# --- reading a cache -------------------------------------------------------------------------------------------------
+
+
+def _open(folder: Path, vocab_size: int, name: str) -> Tokens | None:
+    """The cached tokens, or None where there are none or they are damaged."""
+    manifest = folder / "manifest.json"
+    if not manifest.exists():
+        return None
+    try:
+        record = json.loads(manifest.read_bytes())
+        shards: list[dict[str, Any]] = record["shards"]
+        parts = [open_shard(folder / _shard_name(i)) for i in range(len(shards))]
+        wanted = shard_dtype(vocab_size)
+        if [part.size for part in parts] != [shard["n_tokens"] for shard in shards] or any(
+            p.dtype != wanted for p in parts
+        ):
+            raise ValueError("its shards are not those of the manifest")
+        blocks = [(s, block, crc) for s, shard in enumerate(shards) for block, crc in enumerate(shard["crc32"])]
+        if len(blocks) != sum(map(_n_blocks, parts)):
+            raise ValueError("checksums are missing")
+        for i in np.unique(np.linspace(0, len(blocks) - 1, min(len(blocks), CHECKED_BLOCKS)).astype(int)).tolist():
+            shard_number, block, crc = blocks[i]
+            if _crc(folder / _shard_name(shard_number), block) != crc:
+                raise ValueError(f"the checksum of block {i} differs")
+    except (DataError, ValueError, KeyError, TypeError, RecursionError) as failure:
+        log.warning("the token cache %s is damaged (%s); building it again", folder, failure)
+        return None
+    return Tokens(parts, vocab_size=vocab_size, fingerprint=folder.name, name=f"the tokens of {name}")
+
+
+def _shard_name(index: int) -> str:
+    return f"tokens_{index:06d}.bin"
+
+
+def _n_blocks(part: Part) -> int:
+    return -(-part.nbytes // BLOCK_BYTES)
+
+
+def _crc(shard: Path, block: int) -> int:
+    # Read, not mapped: pages of a map would count as this process' memory from here on.
+    with open(shard, "rb") as file:
+        file.seek(HEADER_BYTES + block * BLOCK_BYTES)
+        return zlib.crc32(file.read(BLOCK_BYTES))
+
+
+# --- building one ----------------------------------------------------------------------------------------------------
+
+
+def _build(folder: Path, source: DataSource, tokenizer: TextTokenizer, progress: BuildProgress) -> None:
+    """Tokenise into a temporary folder and rename it. The caller holds the lock: other such folders are left over."""
+    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    signature = source.signature()
+    temporary = temporary_name(folder)
+    temporary.mkdir()
+    try:
+        writer = _ShardWriter(temporary, shard_dtype(tokenizer.vocab_size))
+        with contextlib.closing(writer):
+            _tokenise(source, tokenizer, writer, progress)
+        if source.signature() != signature:
+            raise DataError(f"{source.name} changed while it was being read; start again when nothing writes to it")
+        if not writer.total:
+            raise DataError(f"{source.name} holds no text; name a corpus that is not empty with --data")
+        shards = []
+        for i in range(writer.n_shards):
+            shard = temporary / _shard_name(i)
+            part = open_shard(shard)
+            shards.append(
+                {"n_tokens": int(part.size), "crc32": [_crc(shard, block) for block in range(_n_blocks(part))]}
+            )
+        record = {"format": FORMAT, "source": source.name, "n_tokens": writer.total, "shards": shards}
+        with replacing(temporary / "manifest.json", DataError) as file:
+            file.write(json.dumps(record, indent=1).encode())
+        if folder.exists():  # damaged: those who still map it keep what they have
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+
+
+def _tokenise(source: DataSource, tokenizer: TextTokenizer, writer: _ShardWriter, progress: BuildProgress) -> None:
+    special = tokenizer.special_tokens
+    separator = next((special[name] for name in END_OF_TEXT if name in special), None)
+    bytes_read = 0
+
+    def count(n: int) -> None:
+        nonlocal bytes_read
+        bytes_read += n
+
+    # Pieces go to the tokenizer several megabytes at a time, so that it can spread them over threads.
+    pieces = _joined(source, count) if separator is None else ((p.text, p.first) for p in source.pieces(count))
+    for batch in _batches(pieces):
+        for ids, (_, first) in zip(tokenizer.encode_batch([text for text, _ in batch]), batch, strict=True):
+            if separator is not None and first and writer.total:
+                writer.write(np.array([separator], np.int32))
+            writer.write(ids)
+        progress(bytes_read, writer.total)
+
+
+def _joined(source: DataSource, count: Callable[[int], None]) -> Iterator[tuple[str, bool]]:
+    return ((text, False) for text in source.iter_text(count))
+
+
+def _batches(pieces: Iterator[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
+    batch: list[tuple[str, bool]] = []
+    characters = 0
+    for piece in pieces:
+        batch.append(piece)
+        characters += len(piece[0])
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+class _ShardWriter:
+    """Appends tokens to shards of at most SHARD_TOKENS in `folder`."""
+
+    def __init__(self, folder: Path, dtype: np.dtype[Any]) -> None:
+        self.total = 0
+        self.n_shards = 0
+        self._folder, self._dtype = folder, dtype
+        self._file: Any = None
+        self._room = 0
+
+    def write(self, ids: Ids) -> None:
+        while len(ids):
+            if not self._room:
+                self.close()
+                self._file = open(self._folder / _shard_name(self.n_shards), "xb")  # noqa: SIM115 (closed in close)
+                self._file.write(bytes(HEADER_BYTES))
+                self.n_shards += 1
+                self._room = SHARD_TOKENS
+            now, ids = ids[: self._room], ids[self._room :]
+            self._file.write(np.ascontiguousarray(now, self._dtype).data)
+            self._room -= len(now)
+            self.total += len(now)
+
+    def close(self) -> None:
+        """Complete the shard that is being written."""
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        with file:
+            file.seek(0)
+            file.write(shard_header(self._dtype, SHARD_TOKENS - self._room))
+            file.flush()
+            os.fsync(file.fileno())
+        self._room = 0
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold `path` against other processes; the system lets go when this one dies, however it does.
+
+    Where Python has no such locks (Windows outside of WSL) processes that start at once need a cache folder each.
+    """
+    with open(path, "ab") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

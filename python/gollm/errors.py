@@ -1,0 +1,47 @@
+"""Every error that gollm raises for a user's mistake or a broken file; `gollm.errors.GollmError` catches them all.
+
+A message is one sentence that says what was wrong, with which value, what is allowed, and what to do; the command
+line prints it behind `gollm: `.
+"""
+
+from __future__ import annotations
+
+
+class GollmError(Exception):
+    """The base of all of gollm's own exceptions."""
+
+
+class ConfigError(GollmError, ValueError):
+    """An option or a model configuration has an unknown name or a value that is not allowed."""
+
+
+class ShapeError(GollmError, ValueError):
+    """Tensors whose shapes do not fit together."""
+
+
+class DTypeError(GollmError, TypeError):
+    """A tensor of a dtype that an operation does not take."""
+
+
+class TokenizerError(GollmError, ValueError):
+    """A tokenizer file that cannot be used, or a token id outside of the vocabulary."""
+
+
+class DataError(GollmError, ValueError):
+    """Training data that is missing, empty, too short, or cannot be decoded."""
+
+
+class CheckpointError(GollmError, ValueError):
+    """A checkpoint that is damaged, hostile, of another version, or could not be written."""
+
+
+class TrainingError(GollmError, RuntimeError):
+    """Training cannot go on: a loss that is not finite, a run folder that cannot be used."""
+
+
+class GenerationError(GollmError, ValueError):
+    """A prompt or sampling option that generation does not take."""
+
+
+class KernelError(GollmError, RuntimeError):
+    """A kernel refused its arguments."""

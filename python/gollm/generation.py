@@ -1,0 +1,107 @@
+"""Generation: drawing tokens one after the other from a decoder, with a key/value cache.
+
+Policy for long texts: a prompt longer than the context is refused. When the text grows past the context, the oldest
+tokens are forgotten: generation goes on from the last half of the context. Nothing else is ever cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from gollm.cache import KVCache
+from gollm.errors import GenerationError
+from gollm.model import Decoder
+from gollm.tensor import Array
+
+
+def choose(
+    logits: Array, generator: np.random.Generator, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> int:
+    """Draws a token id from the logits (V,) of one position.
+
+    Temperature 0 takes the largest logit (the first of equals) and draws nothing. top_k keeps the k largest (0: all),
+    then top_p the fewest of these whose probabilities sum to at least p (Holtzman et al. 2020); ties go to the
+    smaller id."""
+    if temperature == 0:
+        return int(logits.argmax())
+    scaled = logits.astype(np.float64) / temperature
+    order = np.argsort(-scaled, kind="stable")
+    if top_k:
+        order = order[:top_k]
+    p = np.exp(scaled[order] - scaled[order[0]])
+    p /= p.sum()
+    if top_p < 1:
+        keep = int(np.searchsorted(np.cumsum(p), top_p)) + 1
+        order, p = order[:keep], p[:keep] / p[:keep].sum()
+    cumulative = np.cumsum(p)
+    index = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
+    return int(order[min(index, len(order) - 1)])
+
+
+def check_sampling(max_new_tokens: int, temperature: float, top_k: int, top_p: float) -> None:
+    """Raises GenerationError for a sampling option outside of its range."""
+    if max_new_tokens < 0:
+        raise GenerationError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
+    if not 0 <= temperature < float("inf"):
+        raise GenerationError(f"temperature is {temperature}; it must be 0 (greedy) or a positive number")
+    if top_k < 0:
+        raise GenerationError(f"top_k is {top_k}; it must be 0 (off) or more")
+    if not 0 < top_p <= 1:
+        raise GenerationError(f"top_p is {top_p}; it must be above 0 and at most 1")
+
+
+def generate_tokens(
+    model: Decoder,
+    prompt: Sequence[int] | Array,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: Sequence[int] = (),
+) -> Iterator[int]:
+    """Yields up to max_new_tokens token ids that continue the prompt; ends before a token of `stop`.
+
+    The same arguments give the same tokens, whatever the number of threads. Raises GenerationError for an empty
+    prompt, one that is longer than the context, or a sampling option outside of its range."""
+    check_sampling(max_new_tokens, temperature, top_k, top_p)
+    context = model.config.context
+    tokens = [int(t) for t in prompt]
+    if not tokens:
+        raise GenerationError("the prompt is empty; give at least one token")
+    if len(tokens) > context:
+        raise GenerationError(
+            f"the prompt has {len(tokens)} tokens, more than this model's context ({context}); shorten the prompt"
+        )
+    return _generate(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, frozenset(stop))
+
+
+def _generate(
+    model: Decoder,
+    tokens: list[int],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    stop: frozenset[int],
+) -> Iterator[int]:
+    generator = np.random.Generator(np.random.Philox(seed))
+    cache = KVCache(model.config, dtype=model.parameters.dtype)
+    context = model.config.context
+    new = tokens
+    for _ in range(max_new_tokens):
+        if cache.lengths[0] + len(new) > context:
+            cache.clear()
+            new = tokens[-max(1, context // 2) :]
+        cache.extend([len(new)])
+        logits = model.next_logits(np.asarray(new, np.int32), cache)[0]
+        token = choose(logits, generator, temperature=temperature, top_k=top_k, top_p=top_p)
+        if token in stop:
+            return
+        yield token
+        tokens.append(token)
+        new = [token]

@@ -1,0 +1,229 @@
+"""The decoder: one configurable transformer for the GPT-2 family.
+
+    x = token_embedding[tokens] + position_embedding[positions]
+    for each block:  x = x + attention(norm(x));  x = x + mlp(norm(x))
+    logits = norm(x) @ head.T
+
+(Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".) Shapes: B sequences of T tokens, C =
+d_model, V = vocab_size. Weights of linear layers are (outputs, inputs).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gollm import _native as kernels
+from gollm.cache import KVCache
+from gollm.config import ModelConfig
+from gollm.errors import ShapeError
+from gollm.ops import ACTIVATIONS, MLP, Attention, Dropout, Embedding, Heads, LayerNorm, cross_entropy, linear
+from gollm.parameters import Parameter, ParameterArena, ParameterSpec
+from gollm.tape import no_grad
+from gollm.tensor import FLOAT32, Array, Tensor, empty
+
+Parameters = Mapping[str, Parameter]
+
+
+def parameter_specs(config: ModelConfig) -> list[ParameterSpec]:
+    """Every parameter in the order of the forward pass. Starts as GPT-2's: normal(0, 0.02), output projections of the
+    residual stream scaled down by sqrt(2 n_layers), norms one, biases zero."""
+    C, F, E = config.d_model, config.ff_size, config.qkv_size
+    P = config.n_heads * config.head_size
+    std, projection_std = 0.02, 0.02 / math.sqrt(2 * config.n_layers)
+    specs: list[ParameterSpec] = []
+
+    def add(
+        name: str, hf: str, shape: tuple[int, ...], std: float = 0.0, constant: float = 0.0, split: int | None = None
+    ) -> None:
+        specs.append(ParameterSpec(name, shape, std, constant, split, {"huggingface": f"transformer.{hf}"}))
+
+    def add_linear(name: str, hf: str, shape: tuple[int, int], std: float, split: int) -> None:
+        add(f"{name}.weight", f"{hf}.weight", shape, std, split=split)
+        if config.bias:  # a bias is split with the outputs, or not at all
+            add(f"{name}.bias", f"{hf}.bias", shape[:1], split=0 if split == 0 else None)
+
+    def add_norm(name: str, hf: str) -> None:
+        add(f"{name}.weight", f"{hf}.weight", (C,), constant=1.0)
+        if config.bias:
+            add(f"{name}.bias", f"{hf}.bias", (C,))
+
+    add("token_embedding", "wte.weight", (config.vocab_size, C), std, split=0)
+    add("position_embedding", "wpe.weight", (config.context, C), std)
+    for i in range(config.n_layers):
+        block, h = f"blocks.{i}", f"h.{i}"
+        add_norm(f"{block}.attention_norm", f"{h}.ln_1")
+        add_linear(f"{block}.attention.qkv", f"{h}.attn.c_attn", (E, C), std, 0)
+        add_linear(f"{block}.attention.output", f"{h}.attn.c_proj", (C, P), projection_std, 1)
+        add_norm(f"{block}.mlp_norm", f"{h}.ln_2")
+        add_linear(f"{block}.mlp.up", f"{h}.mlp.c_fc", (F, C), std, 0)
+        add_linear(f"{block}.mlp.down", f"{h}.mlp.c_proj", (C, F), projection_std, 1)
+    add_norm("norm", "ln_f")
+    if not config.tied_head:
+        specs.append(ParameterSpec("head", (config.vocab_size, C), std, 0.0, 0, {"huggingface": "lm_head.weight"}))
+    return specs
+
+
+class DropoutState:
+    """Where the masks come from: they are functions of the seed, the place in the model, and a counter of
+    micro-batches."""
+
+    def __init__(self, p: float) -> None:
+        self.p = p
+        self.seed = 0
+        self.counter = np.zeros(1, np.int64)
+        self.training = False
+
+    def __call__(self, x: Tensor, residual: Tensor | None, stream: int) -> Tensor:
+        """residual + dropout(x)"""
+        return Dropout.apply(x, residual, p=self.p, seed=self.seed, stream=stream, counter=self.counter)
+
+    @property
+    def active(self) -> bool:
+        return self.training and self.p > 0
+
+
+class Norm:
+    def __init__(self, parameters: Parameters, name: str, eps: float) -> None:
+        self.weight, self.bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
+        self.eps = eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return LayerNorm.apply(x, self.weight, self.bias, eps=self.eps)
+
+
+class SelfAttention:
+    """Causal multi-head attention with its projections; keys and values come from the cache where there is one."""
+
+    def __init__(self, config: ModelConfig, parameters: Parameters, layer: int) -> None:
+        name = f"blocks.{layer}.attention"
+        self.layer = layer
+        self.qkv_weight, self.qkv_bias = parameters[f"{name}.qkv.weight"], parameters.get(f"{name}.qkv.bias")
+        self.output_weight, self.output_bias = (
+            parameters[f"{name}.output.weight"],
+            parameters.get(f"{name}.output.bias"),
+        )
+        self.heads: Heads = {
+            "H": config.n_heads,
+            "G": config.kv_heads,
+            "D": config.head_size,
+            "scale": 1 / math.sqrt(config.head_size),
+        }
+
+    def __call__(self, x: Tensor, cache: KVCache | None, residual: Tensor | None) -> Tensor:
+        qkv = linear(x, self.qkv_weight, self.qkv_bias)
+        y = Attention.apply(qkv, heads=self.heads) if cache is None else self.cached(qkv, cache)
+        return linear(y, self.output_weight, self.output_bias, residual)
+
+    def cached(self, qkv: Tensor, cache: KVCache) -> Tensor:
+        """Adds the rows' keys and values to the cache and attends to all of it.  qkv: (rows, E) -> (rows, H D)"""
+        heads = self.heads
+        y = empty((len(qkv.data), heads["H"] * heads["D"]), qkv.dtype)
+        pages: dict[str, Any] = {
+            "qkv": qkv.data,
+            "k_pages": cache.k_pages[self.layer],
+            "v_pages": cache.v_pages[self.layer],
+            "query_offsets": cache.query_offsets,
+            "lengths": cache.lengths,
+            "page_table": cache.page_table,
+        }
+        kernels.kv_cache_write(**pages, H=heads["H"], G=heads["G"], D=heads["D"])
+        kernels.attention_paged(y=y, **pages, **heads)
+        return Tensor(y)
+
+
+class FeedForward:
+    def __init__(self, config: ModelConfig, parameters: Parameters, layer: int) -> None:
+        name = f"blocks.{layer}.mlp"
+        self.up_weight, self.up_bias = parameters[f"{name}.up.weight"], parameters.get(f"{name}.up.bias")
+        self.down_weight, self.down_bias = parameters[f"{name}.down.weight"], parameters.get(f"{name}.down.bias")
+        self.activation = ACTIVATIONS[config.activation]
+
+    def __call__(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        return MLP.apply(
+            x, self.up_weight, self.up_bias, self.down_weight, self.down_bias, residual, activation=self.activation
+        )
+
+
+class Block:
+    """x + attention(norm(x)), then x + mlp(norm(x)); the residual add rides on the output projections."""
+
+    def __init__(self, config: ModelConfig, parameters: Parameters, dropout: DropoutState, layer: int) -> None:
+        self.attention_norm = Norm(parameters, f"blocks.{layer}.attention_norm", config.norm_eps)
+        self.attention = SelfAttention(config, parameters, layer)
+        self.mlp_norm = Norm(parameters, f"blocks.{layer}.mlp_norm", config.norm_eps)
+        self.mlp = FeedForward(config, parameters, layer)
+        self.dropout = dropout
+        self.streams = (2 * layer + 1, 2 * layer + 2)
+
+    def __call__(self, x: Tensor, cache: KVCache | None) -> Tensor:
+        if self.dropout.active:
+            x = self.dropout(self.attention(self.attention_norm(x), cache, None), x, self.streams[0])
+            return self.dropout(self.mlp(self.mlp_norm(x), None), x, self.streams[1])
+        x = self.attention(self.attention_norm(x), cache, residual=x)
+        return self.mlp(self.mlp_norm(x), residual=x)
+
+
+class Decoder:
+    """A model's parameters and its forward pass. Starts with zeros in the weights: initialise() or load them."""
+
+    def __init__(self, config: ModelConfig, dtype: np.dtype[Any] = FLOAT32) -> None:
+        self.config = config
+        self.parameters = ParameterArena(parameter_specs(config), dtype)
+        self.dropout = DropoutState(config.dropout)
+        self.token_embedding = self.parameters["token_embedding"]
+        self.position_embedding = self.parameters["position_embedding"]
+        self.blocks = [Block(config, self.parameters, self.dropout, i) for i in range(config.n_layers)]
+        self.norm = Norm(self.parameters, "norm", config.norm_eps)
+        self.head = self.token_embedding if config.tied_head else self.parameters["head"]
+
+    def initialise(self, seed: int) -> Decoder:
+        """Draws the starting weights; the same seed gives the same ones."""
+        self.parameters.initialise(seed)
+        return self
+
+    def hidden(self, tokens: Array, cache: KVCache | None = None) -> Tensor:
+        """The last norm's output: what the head reads.
+
+        tokens: (B, T) int32 -> (B, T, C); with a cache that has been extended for them: (rows,) -> (rows, C).
+        Raises ShapeError for more tokens than the context, KernelError for a token id outside of the vocabulary."""
+        if cache is None and (tokens.ndim != 2 or tokens.shape[1] > self.config.context):
+            raise ShapeError(
+                f"tokens have shape {tokens.shape}; it must be (B, T), T at most the context ({self.config.context})"
+            )
+        tokens = np.ascontiguousarray(tokens, dtype=np.int32)
+        if cache is None:
+            positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape).copy()
+        else:
+            positions = cache.positions
+        x = Embedding.apply(self.token_embedding, self.position_embedding, tokens=tokens, positions=positions)
+        if self.dropout.active:
+            x = self.dropout(x, None, 0)
+        for block in self.blocks:
+            x = block(x, cache)
+        return self.norm(x)
+
+    def loss(
+        self, tokens: Array, targets: Array, *, denominator: float | None = None, ignore_index: int = -1
+    ) -> Tensor:
+        """Mean cross-entropy of the next token, as a scalar tensor to call backward() on.
+
+        tokens, targets: (B, T) int32; targets equal to ignore_index count nothing; `denominator` replaces the number
+        of targets that the sum is divided by, where a batch is one of several that are accumulated."""
+        return cross_entropy(
+            self.hidden(tokens), self.head, targets, denominator=denominator, ignore_index=ignore_index
+        )
+
+    def logits(self, tokens: Array) -> Array:
+        """(B, T) int32 -> (B, T, V) of the model's dtype"""
+        with no_grad():
+            return linear(self.hidden(tokens), self.head).data
+
+    def next_logits(self, tokens: Array, cache: KVCache) -> Array:
+        """The logits after each sequence's last new token.  tokens: (rows,) int32 -> (S, V); see KVCache.extend"""
+        with no_grad():
+            last = self.hidden(tokens, cache).data[cache.query_offsets[1:] - 1]
+            return linear(Tensor(np.ascontiguousarray(last)), self.head).data

@@ -1,0 +1,291 @@
+"""The differentiable operations: forward beside backward, each a call of a kernel whose header (csrc/*.c) states the
+mathematics.
+
+Shapes: B sequences of T tokens, C = d_model, H heads and G key/value heads of D values, V tokens in the vocabulary.
+A leading `...` is any number of axes. Tokens, targets and positions are int32 arrays, everything else float32 or
+float64 tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import numpy as np
+
+from gollm import _native as kernels
+from gollm.errors import ShapeError
+from gollm.tape import Destinations, Op
+from gollm.tensor import FLOAT32, FLOAT64, ROW_MAJOR, Array, Tensor, empty
+
+# enum gollm_activation of gollm.h
+ACTIVATIONS = {"gelu_tanh": 1, "gelu": 2, "relu": 3, "silu": 4}
+
+
+class Heads(TypedDict):
+    """How a row of q, k and v is cut into heads, as the attention kernels take it."""
+
+    H: int
+    G: int
+    D: int
+    scale: float
+
+
+class Embedding(Op):
+    """y = token_table[tokens] (+ position_table[positions]).  (V, C), (P, C) or None, tokens (...) -> (..., C)"""
+
+    def forward(
+        self, token_table: Array, position_table: Array | None, *, tokens: Array, positions: Array | None
+    ) -> Array:
+        y = empty((*tokens.shape, token_table.shape[1]), token_table.dtype)
+        kernels.embedding_forward(
+            y=y, tokens=tokens, token_table=token_table, positions=positions, position_table=position_table
+        )
+        self.save(tokens, positions)
+        return y
+
+    def backward(self, dy: Array, into: Destinations) -> None:
+        tokens, positions = self.saved
+        kernels.embedding_backward(
+            dtoken_table=into[0], dposition_table=into[1], dy=dy, tokens=tokens, positions=positions
+        )
+
+
+class LayerNorm(Op):
+    """y = (x - mean(x)) / sqrt(var(x) + eps) * w + b over the last axis.  x: (..., C), w, b: (C) -> (..., C)"""
+
+    def forward(self, x: Array, w: Array, b: Array | None, *, eps: float) -> Array:
+        y = empty(x.shape, x.dtype)
+        mean = rstd = None
+        if self.recording:
+            mean, rstd = empty(x.shape[:-1], x.dtype), empty(x.shape[:-1], x.dtype)
+        kernels.layernorm_forward(y=y, mean=mean, rstd=rstd, x=x, w=w, b=b, eps=eps)
+        self.save(x, w, mean, rstd)
+        return y
+
+    def backward(self, dy: Array, into: Destinations) -> None:
+        x, w, mean, rstd = self.saved
+        kernels.layernorm_backward(dx=into[0], dw=into[1], db=into[2], dy=dy, x=x, w=w, mean=mean, rstd=rstd)
+
+
+class Linear(Op):
+    """y = x wᵀ + b + residual.  x: (..., I), w: (O, I), b: (O), residual: (..., O) -> (..., O)"""
+
+    def forward(self, x: Array, w: Array, b: Array | None, residual: Array | None) -> Array:
+        _check_linear(x, w)
+        y = empty((*x.shape[:-1], w.shape[0]), x.dtype)
+        kernels.matmul_nt(c=y, a=x, b=w, bias=b, residual=residual, activation=0)
+        self.save(x, w)
+        return y
+
+    def backward(self, dy: Array, into: Destinations) -> None:
+        x, w = self.saved
+        _linear_backward(dy, x, w, into, 0, 1, 2)
+        into.pass_on(3, dy)
+
+
+class MLP(Op):
+    """y = activation(x w1ᵀ + b1) w2ᵀ + b2 + residual.  x, residual: (..., C), w1: (F, C), w2: (C, F) -> (..., C)"""
+
+    def forward(
+        self,
+        x: Array,
+        w1: Array,
+        b1: Array | None,
+        w2: Array,
+        b2: Array | None,
+        residual: Array | None,
+        *,
+        activation: int,
+    ) -> Array:
+        _check_linear(x, w1)
+        h = empty((*x.shape[:-1], w1.shape[0]), x.dtype)
+        pre = empty(h.shape, x.dtype) if self.recording else None
+        kernels.matmul_nt(c=h, a=x, b=w1, bias=b1, pre=pre, activation=activation)
+        _check_linear(h, w2)
+        y = empty((*x.shape[:-1], w2.shape[0]), x.dtype)
+        kernels.matmul_nt(c=y, a=h, b=w2, bias=b2, residual=residual, activation=0)
+        self.save(x, w1, w2, h, pre, activation)
+        return y
+
+    def backward(self, dy: Array, into: Destinations) -> None:
+        x, w1, w2, h, pre, activation = self.saved
+        kernels.matmul_tn(c=into[3], a=dy, b=h, a_sum=into[4])
+        dh = empty(h.shape, h.dtype)
+        kernels.matmul_nn(c=dh, a=dy, b=w2, pre=pre, activation=activation)
+        _linear_backward(dh, x, w1, into, 0, 1, 2)
+        into.pass_on(5, dy)
+
+
+class Attention(Op):
+    """Causal multi-head attention softmax(scale q kᵀ) v.  qkv: (B, T, (H + 2G) D) -> (B, T, H D)"""
+
+    def forward(self, qkv: Array, *, heads: Heads) -> Array:
+        B, T = qkv.shape[:-1]
+        y = empty((B, T, heads["H"] * heads["D"]), qkv.dtype)
+        lse = empty((B, heads["H"], T), qkv.dtype) if self.recording else None
+        kernels.attention_forward(y=y, lse=lse, qkv=qkv, **heads)
+        self.save(qkv, y, lse, heads)
+        return y
+
+    def backward(self, dy: Array, into: Destinations) -> None:
+        qkv, y, lse, heads = self.saved
+        destination = into[0]
+        if destination is None:
+            return
+        dqkv, accumulate = destination
+        written = empty(dqkv.shape, dqkv.dtype) if accumulate else dqkv
+        kernels.attention_backward(dqkv=written, dy=dy, qkv=qkv, y=y, lse=lse, **heads)
+        if accumulate:
+            kernels.add(c=dqkv, a=dqkv, b=written)
+
+
+class Dropout(Op):
+    """y = x * mask / (1 - p) + residual; the mask is a function of seed, stream, counter and position.  (...) ->
+    (...)"""
+
+    def forward(self, x: Array, residual: Array | None, *, p: float, seed: int, stream: int, counter: Array) -> Array:
+        y = empty(x.shape, x.dtype)
+        counter = counter.copy()  # backward draws the same mask even if the caller has moved on
+        kernels.dropout_forward(y=y, x=x, residual=residual, counter=counter, p=p, seed=seed, stream=stream)
+        self.save(p, seed, stream, counter)
+        return y
+
+    def backward(self, dy: Array, into: Destinations) -> None:
+        p, seed, stream, counter = self.saved
+        kernels.dropout_backward(dx=into[0], dy=dy, counter=counter, p=p, seed=seed, stream=stream)
+        into.pass_on(1, dy)
+
+
+class Add(Op):
+    """y = a + b.  (...), (...) -> (...)"""
+
+    def forward(self, a: Array, b: Array) -> Array:
+        y = empty(a.shape, a.dtype)
+        kernels.add(c=y, a=a, b=b)
+        return y
+
+    def backward(self, dy: Array, into: Destinations) -> None:
+        into.pass_on(1, dy)
+        into.pass_on(0, dy)
+
+
+class Activation(Op):
+    """y = activation(x), elementwise.  (...) -> (...)"""
+
+    def forward(self, x: Array, *, kind: int) -> Array:
+        y = empty(x.shape, x.dtype)
+        kernels.activation_forward(y=y, x=x, kind=kind)
+        self.save(x, kind)
+        return y
+
+    def backward(self, dy: Array, into: Destinations) -> None:
+        x, kind = self.saved
+        kernels.activation_backward(dx=into[0], dy=dy, x=x, kind=kind)
+
+
+class Softmax(Op):
+    """y = e^x / sum(e^x) over the last axis.  (..., C) -> (..., C)"""
+
+    def forward(self, x: Array) -> Array:
+        y = empty(x.shape, x.dtype)
+        kernels.softmax_forward(y=y, x=x)
+        self.save(y)
+        return y
+
+    def backward(self, dy: Array, into: Destinations) -> None:
+        (y,) = self.saved
+        kernels.softmax_backward(dx=into[0], dy=dy, y=y)
+
+
+class CrossEntropyHead(Op):
+    """loss = -sum(log softmax(x wᵀ)[target]) / denominator, without ever holding all logits.  x: (..., C), w: (V, C)
+    -> ()
+
+    Loss and gradients share the logits, so that while recording, the value is postponed: backward() computes it along
+    with the gradients in one pass; reading it earlier costs a pass of its own.
+    """
+
+    def forward(self, x: Array, w: Array, *, targets: Array, denominator: float, ignore_index: int) -> Array:
+        if targets.shape != x.shape[:-1]:
+            raise ShapeError(f"targets of shape {targets.shape} do not fit x of shape {x.shape}")
+        loss = empty((), x.dtype)
+        self.saved = (loss, x, w, targets, denominator, ignore_index)
+        if self.recording:
+            self.postponed = True
+        else:
+            self.evaluate()
+        return loss
+
+    def evaluate(self) -> None:
+        loss, x, w, targets, denominator, ignore_index = self.saved
+        kernels.head_forward(
+            loss=loss.reshape(1),
+            losses=empty(targets.shape, x.dtype),
+            x=x,
+            w=w,
+            targets=targets,
+            denominator=denominator,
+            ignore_index=ignore_index,
+        )
+        self.postponed = False
+
+    def backward(self, dy: Array, into: Destinations) -> None:
+        loss, x, w, targets, denominator, ignore_index = self.saved
+        kernels.head_backward(
+            loss=loss.reshape(1),
+            losses=empty(targets.shape, x.dtype),
+            dx=into[0],
+            dw=into[1],
+            dloss=dy.reshape(1),
+            x=x,
+            w=w,
+            targets=targets,
+            denominator=denominator,
+            ignore_index=ignore_index,
+        )
+        self.postponed = False
+
+
+def _check_linear(x: Array, w: Array) -> None:
+    if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[1]:
+        raise ShapeError(f"x of shape {x.shape} does not fit w of shape {w.shape}: x's last axis must be w's last axis")
+
+
+def _linear_backward(dy: Array, x: Array, w: Array, into: Destinations, ix: int, iw: int, ib: int) -> None:
+    """dx = dy w, dw = dyᵀ x, db = sum of dy's rows, for y = x wᵀ + b."""
+    dw, db = into[iw], into[ib]
+    if dw is not None or db is not None:
+        kernels.matmul_tn(c=dw, a=dy, b=x, a_sum=db)
+    dx = into[ix]
+    if dx is not None:
+        kernels.matmul_nn(c=dx, a=dy, b=w, activation=0)
+
+
+# What linear() does for a weight of each dtype and layout; a quantised weight is just a weight with another row here.
+_LINEAR: dict[tuple[np.dtype[Any], str], type[Op]] = {
+    (FLOAT32, ROW_MAJOR): Linear,
+    (FLOAT64, ROW_MAJOR): Linear,
+}
+
+
+def linear(x: Tensor, w: Tensor, b: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    """x wᵀ + b + residual, by the kernel for w's dtype and layout.  x: (..., I), w: (O, I) -> (..., O)"""
+    op = _LINEAR.get((w.dtype, w.storage.layout))
+    if op is None:
+        raise ShapeError(f"linear: no kernel for weights of dtype {w.dtype} in layout '{w.storage.layout}'")
+    return op.apply(x, w, b, residual)
+
+
+def cross_entropy(
+    x: Tensor, w: Tensor, targets: Array, *, denominator: float | None = None, ignore_index: int = -1
+) -> Tensor:
+    """The loss of a language model's head: mean cross-entropy of softmax(x wᵀ) against targets (int32, shape of x
+    less C).
+
+    Targets equal to ignore_index count nothing. The mean is over the other targets, or over `denominator` of them
+    where a batch is one of several that are accumulated. Raises ShapeError, and KernelError for a target outside of
+    the vocabulary."""
+    targets = np.ascontiguousarray(targets, dtype=np.int32)
+    if denominator is None:
+        denominator = float(max(1, int(np.count_nonzero(targets != ignore_index))))
+    return CrossEntropyHead.apply(x, w, targets=targets, denominator=denominator, ignore_index=ignore_index)

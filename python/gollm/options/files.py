@@ -1,0 +1,142 @@
+"""Configuration files: JSON, and YAML by version 1.2's rules (1e-3 is a number and `no` is text), without surprises."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gollm.errors import ConfigError
+
+MAX_BYTES = 1 << 18  # far more than any configuration; bounds the time for a file that is none
+
+
+def load_file(path: str | Path) -> dict[str, Any]:
+    """The names and values of a .yaml, .yml or .json file.
+
+    Raises ConfigError where the file cannot be read, is not valid, repeats a key, or holds anything but a mapping.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".yaml", ".yml", ".json"):
+        raise ConfigError(f"{path}: a configuration file ends in .yaml, .yml or .json")
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}; check the path of the configuration file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: a configuration file is text in UTF-8, and this is not") from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES >> 10} KiB, so it is no configuration file")
+    try:
+        found = _json(text) if path.suffix.lower() == ".json" else _yaml(text)
+    except _Invalid as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply for a configuration file") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: expected `name: value` lines, but found a {type(found).__name__}")
+    return found
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """The text of a YAML file that load_file() reads back as these values, and other programs too.
+
+    Text that version 1.1 or 1.2 takes for something else (no, 1e5, 08, 1:30) is quoted."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    _add_core_schema(Dumper)
+    return str(yaml.dump(dict(values), Dumper=Dumper, sort_keys=False, allow_unicode=False))
+
+
+class _Invalid(Exception):
+    pass
+
+
+def _json(text: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise _Invalid(f"'{key}' appears twice; keep one of them")
+            found[key] = value
+        return found
+
+    def refuse(constant: str) -> NoReturn:
+        raise _Invalid(f"{constant} is not a JSON number")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse) if text.strip() else None
+    except ValueError as error:
+        raise _Invalid(f"not valid JSON: {error}") from None
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_yaml_loader())
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise _Invalid(f"{line}not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise _Invalid(f"not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _yaml_loader() -> Any:
+    """PyYAML's safe loader with the core schema of YAML 1.2 (yaml.org/spec/1.2.2, 10.3.2) and without repeated keys.
+
+    PyYAML follows YAML 1.1, in which 1e-3 is text, 010 is eight, 1:30 is ninety and `no` is false. Dates stay text, and
+    `<<` is not a merge, so that a small file cannot become a large one."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's interface)
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            if tag := getattr(event, "tag", None):
+                raise _Invalid(f"line {event.start_mark.line + 1}: tags such as {tag} have no place in a configuration")
+            return super().compose_node(parent, index)
+
+    def mapping(loader: Any, node: Any) -> dict[Hashable, Any]:
+        found: dict[Hashable, Any] = {}
+        for key_node, value_node in node.value:
+            key = loader.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                raise _Invalid(f"line {line}: a name cannot be a list or mapping")
+            if key in found:
+                raise _Invalid(f"line {line}: '{key}' appears twice; keep one of them")
+            found[key] = loader.construct_object(value_node, deep=True)
+        return found
+
+    def integer(_: Any, node: Any) -> int:
+        return int(node.value, {"0o": 8, "0x": 16}.get(node.value[:2], 10))
+
+    _add_core_schema(Loader)
+    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    Loader.add_constructor("tag:yaml.org,2002:int", integer)
+    return Loader
+
+
+# What plain text stands for, in the order in which it is tried.
+_CORE_SCHEMA = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    "float": r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+}
+
+
+def _add_core_schema(reader_or_writer: Any) -> None:
+    for tag, pattern in _CORE_SCHEMA.items():
+        reader_or_writer.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})\\Z"), None)

@@ -1,0 +1,97 @@
+"""Tokenizers: text to token ids and back.
+
+    CharacterTokenizer   a token for every character
+    WordTokenizer        a token for every word
+    BPETokenizer         byte-pair encoding, as GPT-2's
+
+Each learns from text (`train`, `train_from_files`), is saved to one JSON file (`save`), and comes back with `load`,
+which reads the files of GPT-2 and Hugging Face's tokenizer.json as well. In a checkpoint a tokenizer is the header and
+the arrays of `to_state`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from gollm.errors import TokenizerError
+from gollm.tokenizers import gpt2_files, huggingface, json_file
+from gollm.tokenizers.base import AllowedSpecial, StreamDecoder, Tokenizer
+from gollm.tokenizers.bpe import BPETokenizer
+from gollm.tokenizers.character import CharacterTokenizer
+from gollm.tokenizers.vocabulary import Vocabulary
+from gollm.tokenizers.word import WordTokenizer
+
+__all__ = [
+    "AllowedSpecial",
+    "BPETokenizer",
+    "CharacterTokenizer",
+    "StreamDecoder",
+    "Tokenizer",
+    "Vocabulary",
+    "WordTokenizer",
+    "from_state",
+    "load",
+]
+
+_KINDS: dict[str, type[Tokenizer]] = {kind.kind: kind for kind in (CharacterTokenizer, WordTokenizer, BPETokenizer)}
+
+
+def from_state(header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Tokenizer:
+    """The tokenizer whose `to_state` returned these. Raises TokenizerError for anything else."""
+    kind = header.get("kind") if isinstance(header, Mapping) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise TokenizerError(f"tokenizer state: kind is {kind!r}; known are {', '.join(_KINDS)}")
+    return _KINDS[kind].from_state(header, arrays)
+
+
+def load(path: str | os.PathLike[str], merges: str | os.PathLike[str] | None = None) -> Tokenizer:
+    """The tokenizer in a file or folder, told by its content:
+
+    - a file that `save` has written, or Hugging Face's tokenizer.json;
+    - GPT-2's vocab.json and merges.txt, or encoder.json and vocab.bpe, also behind a prefix: name either, or both;
+    - a folder with one of these.
+
+    Raises TokenizerError if there is no tokenizer, or one of a kind that is not supported.
+    """
+    path = Path(path)
+    if merges is not None:
+        return gpt2_files.read(path, Path(merges))
+    if path.is_dir():
+        return _load_folder(path)
+    for vocab_name, merges_name in gpt2_files.PAIRS:
+        if path.name.endswith(merges_name):
+            return gpt2_files.read(_sibling(path, merges_name, vocab_name), path)
+    document = json_file.read_json(path)
+    if isinstance(document, dict) and document.get("format") == json_file.FORMAT:
+        return json_file.parse(document, path)
+    if isinstance(document, dict) and isinstance(document.get("model"), dict):
+        return huggingface.parse(document, path)
+    for vocab_name, merges_name in gpt2_files.PAIRS:
+        if path.name.endswith(vocab_name) and _sibling(path, vocab_name, merges_name).is_file():
+            return gpt2_files.read(path, _sibling(path, vocab_name, merges_name))
+    raise TokenizerError(
+        f"{path} is no tokenizer that gollm knows: it is neither a file that gollm saved, nor a tokenizer.json, nor a "
+        "vocab.json with its merges.txt beside it"
+    )
+
+
+def _load_folder(folder: Path) -> Tokenizer:
+    if (folder / "tokenizer.json").is_file():
+        return load(folder / "tokenizer.json")
+    for vocab_name, merges_name in gpt2_files.PAIRS:
+        for merges in sorted(folder.glob(f"*{merges_name}")):
+            vocab = _sibling(merges, merges_name, vocab_name)
+            if vocab.is_file():
+                return gpt2_files.read(vocab, merges)
+    names = ", ".join(["tokenizer.json", *(" with ".join(pair) for pair in gpt2_files.PAIRS)])
+    raise TokenizerError(f"the folder {folder} has no tokenizer; looked for: {names}")
+
+
+def _sibling(path: Path, ending: str, other: str) -> Path:
+    """gpt2-vocab.bpe -> gpt2-encoder.json"""
+    return path.with_name(path.name[: -len(ending)] + other)

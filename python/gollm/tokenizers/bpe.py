@@ -1,0 +1,189 @@
+"""Byte-pair encoding on bytes, as GPT-2 has it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gollm import _native
+from gollm.errors import TokenizerError
+from gollm.tokenizers.base import (
+    Ids,
+    State,
+    Tokenizer,
+    state_arrays,
+    state_name,
+    state_special_tokens,
+    state_vocabulary,
+    with_special_tokens,
+)
+from gollm.tokenizers.corpus import Paths, texts_of, texts_of_files
+from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
+
+PATTERNS = ("gpt2",)
+"""The names of the pre-tokenizer patterns (csrc/tokenizer/split.h)."""
+
+_MERGES_AT_ONCE = 512  # between two looks at Ctrl-C and the progress bar
+
+Progress = Callable[[int, int], None]
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-pair encoding: any text has ids, and decoding gives its bytes back.
+
+    The text is cut into pieces by GPT-2's pattern; a piece begins as its bytes, and the pairs that `merges` lists are
+    joined, the earliest listed first. A trained tokenizer has the byte values as ids 0 to 255, then the merges in the
+    order in which they were learned, then the special tokens.
+
+    >>> tokenizer = BPETokenizer.train("aaabdaaabac", 259)
+    >>> tokenizer.encode("aaabdaaabac").tolist()
+    [258, 100, 258, 97, 99]
+    >>> [tokenizer.vocabulary[token] for token in (256, 257, 258)]
+    [b'aa', b'ab', b'aaab']
+    """
+
+    kind = "bpe"
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        merges: npt.NDArray[np.int32],
+        special_tokens: Mapping[str, int] | None = None,
+        pattern: str = "gpt2",
+    ) -> None:
+        """merges (M, 3): left, right, resulting id. Whether they fit the vocabulary is checked when text is first
+        encoded, so that a tokenizer in a checkpoint costs nothing to open; `check` does it now."""
+        super().__init__(vocabulary, special_tokens or {})
+        if merges.ndim != 2 or merges.shape[1] != 3:
+            raise TokenizerError(f"merges of shape {merges.shape}; they must be (n, 3): left, right and resulting id")
+        if pattern not in PATTERNS:
+            raise TokenizerError(f"unknown pre-tokenizer pattern {pattern!r}; known are {', '.join(PATTERNS)}")
+        self.merges = merges
+        self.pattern = pattern
+
+    @classmethod
+    def train(
+        cls,
+        texts: str | Iterable[str],
+        vocab_size: int,
+        *,
+        special_tokens: Iterable[str] = (),
+        min_frequency: int = 2,
+        progress: Progress | None = None,
+    ) -> BPETokenizer:
+        """Learns merges until there are `vocab_size` tokens: 256 bytes, merges, special tokens.
+
+        Fewer if no pair of tokens is left that occurs `min_frequency` times. Each text stands for itself: nothing
+        merges across two. Special tokens are not looked for in the texts. The same merges as Hugging Face's BpeTrainer
+        with its byte alphabet. `progress` is called with the tokens learned and wanted. Memory grows with the distinct
+        words, not with the corpus.
+
+        Raises TokenizerError if there is nothing to learn, or no room for 256 bytes and the special tokens.
+        """
+        return cls._learn(texts_of(texts), vocab_size, special_tokens, min_frequency, progress)
+
+    @classmethod
+    def train_from_files(
+        cls,
+        paths: Paths,
+        vocab_size: int,
+        *,
+        special_tokens: Iterable[str] = (),
+        min_frequency: int = 2,
+        progress: Progress | None = None,
+    ) -> BPETokenizer:
+        """`train` on the text of one or more UTF-8 files."""
+        return cls._learn(texts_of_files(paths), vocab_size, special_tokens, min_frequency, progress)
+
+    @classmethod
+    def _learn(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        special_tokens: Iterable[str],
+        min_frequency: int,
+        progress: Progress | None,
+    ) -> BPETokenizer:
+        special = list(with_special_tokens([], special_tokens)[1])  # a bad one is refused before the work, not after it
+        n_tokens = vocab_size - len(special)
+        if n_tokens < 256 or vocab_size > MAX_TOKENS:
+            raise TokenizerError(
+                f"vocab_size is {vocab_size}; with {len(special)} special tokens it must be from {256 + len(special)} "
+                f"to {MAX_TOKENS}"
+            )
+        counter = _native.PieceCounter("gpt2")
+        empty = True
+        for text in texts:
+            counter.add(text)
+            empty = empty and not text
+        if empty:
+            raise TokenizerError("there is no text to learn merges from")
+        trainer = _native.BpeTrainer(counter)
+        del counter
+        while trainer.run(n_tokens, _MERGES_AT_ONCE, max(1, min_frequency)):
+            if progress is not None:
+                progress(trainer.n_tokens, n_tokens)
+        tokens, offsets, merges = trainer.result()
+        everything, ids = with_special_tokens(list(Vocabulary(tokens, offsets)), special)
+        return cls(Vocabulary.of(everything), merges, ids)
+
+    @cached_property
+    def _encoder(self) -> _native.BpeEncoder:
+        return _native.BpeEncoder(self.vocabulary.tokens, self.vocabulary.offsets, self.merges, self.pattern)
+
+    def check(self) -> None:
+        """Raises TokenizerError if the merges don't fit the vocabulary, or a byte has no token; so does encoding."""
+        self._encoder  # noqa: B018
+
+    def _encode(self, text: str) -> Ids:
+        return self._encoder.encode(text)
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        return self._encoder.encode_batch(texts)
+
+    # files and checkpoints
+
+    def _header(self) -> dict[str, Any]:
+        return {"pattern": self.pattern}
+
+    def to_state(self) -> State:
+        header, arrays = super().to_state()
+        return header, {**arrays, "merges": self.merges}
+
+    @classmethod
+    def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> BPETokenizer:
+        tokens, offsets, merges = state_arrays(header, arrays, tokens="uint8", offsets="int32", merges="int32")
+        vocabulary = state_vocabulary(header, tokens, offsets)
+        return cls(vocabulary, merges, state_special_tokens(header), state_name(header, "pattern") or "")
+
+    @classmethod
+    def from_gpt2(cls, vocab: str | os.PathLike[str], merges: str | os.PathLike[str]) -> BPETokenizer:
+        """From GPT-2's two files: vocab.json (or encoder.json) and merges.txt (or vocab.bpe). Raises TokenizerError."""
+        from gollm.tokenizers import gpt2_files
+
+        return gpt2_files.read(Path(vocab), Path(merges))
+
+    @classmethod
+    def from_huggingface(cls, path: str | os.PathLike[str]) -> BPETokenizer:
+        """From Hugging Face's tokenizer.json, if it is byte-level BPE as GPT-2's; TokenizerError names what is not."""
+        from gollm.tokenizers import huggingface
+
+        return huggingface.read(Path(path))
+
+    def save_gpt2(self, folder: str | os.PathLike[str]) -> None:
+        """Writes vocab.json and merges.txt. Raises TokenizerError if they can't be written or hold a special token."""
+        from gollm.tokenizers import gpt2_files
+
+        gpt2_files.write(self, Path(folder))
+
+    def save_huggingface(self, path: str | os.PathLike[str]) -> None:
+        """Writes Hugging Face's tokenizer.json. Raises TokenizerError as save_gpt2 does."""
+        from gollm.tokenizers import huggingface
+
+        huggingface.write(self, Path(path))

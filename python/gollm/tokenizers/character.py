@@ -1,0 +1,165 @@
+"""A token for every character."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gollm.errors import TokenizerError
+from gollm.tokenizers.base import (
+    Ids,
+    Tokenizer,
+    state_arrays,
+    state_name,
+    state_special_tokens,
+    state_vocabulary,
+    with_special_tokens,
+)
+from gollm.tokenizers.corpus import Paths, texts_of, texts_of_files
+from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
+
+_NONE = -1
+
+
+class CharacterTokenizer(Tokenizer):
+    """A token for every character (Unicode code point) of the corpus, in the order of the code points.
+
+    A character outside of the vocabulary raises TokenizerError, naming it and where it stands; a tokenizer with an
+    `unknown_token` encodes it as that one instead.
+
+    >>> tokenizer = CharacterTokenizer.train("hello")
+    >>> tokenizer.encode("hole").tolist()
+    [1, 3, 2, 0]
+    >>> tokenizer.decode([1, 3, 2, 0])
+    'hole'
+    """
+
+    kind = "character"
+
+    def __init__(
+        self, vocabulary: Vocabulary, special_tokens: Mapping[str, int] | None = None, unknown_token: str | None = None
+    ) -> None:
+        super().__init__(vocabulary, special_tokens or {})
+        if unknown_token is not None and unknown_token not in self.special_tokens:
+            raise TokenizerError(f"the unknown token {unknown_token!r} is not among the special tokens")
+        self.unknown_token = unknown_token
+        self._id_of_code = self._code_table()
+
+    @classmethod
+    def train(
+        cls,
+        texts: str | Iterable[str],
+        vocab_size: int | None = None,
+        *,
+        special_tokens: Iterable[str] = (),
+        unknown_token: str | None = None,
+    ) -> CharacterTokenizer:
+        """Learns the characters of the texts.
+
+        All of them, or with a `vocab_size` (special tokens included) that is too small for all, the most frequent ones;
+        then `unknown_token` is "<unk>" if it isn't given. Raises TokenizerError for no text or no room.
+        """
+        return cls._learn(texts_of(texts), vocab_size, special_tokens, unknown_token)
+
+    @classmethod
+    def train_from_files(
+        cls,
+        paths: Paths,
+        vocab_size: int | None = None,
+        *,
+        special_tokens: Iterable[str] = (),
+        unknown_token: str | None = None,
+    ) -> CharacterTokenizer:
+        """`train` on the text of one or more UTF-8 files."""
+        return cls._learn(texts_of_files(paths), vocab_size, special_tokens, unknown_token)
+
+    @classmethod
+    def _learn(
+        cls, texts: Iterable[str], vocab_size: int | None, special_tokens: Iterable[str], unknown_token: str | None
+    ) -> CharacterTokenizer:
+        counts = np.zeros(0, np.int64)
+        for text in texts:
+            new = np.bincount(_codes(text))
+            short, long = sorted((counts, new), key=len)
+            long[: len(short)] += short
+            counts = long
+        codes = np.flatnonzero(counts)
+        if not len(codes):
+            raise TokenizerError("there is no text to learn characters from")
+        special = [unknown_token] if unknown_token is not None else []
+        special += [s for s in special_tokens if s != unknown_token]
+        limit = MAX_TOKENS if vocab_size is None else vocab_size
+        if len(codes) + len(special) > limit:
+            if unknown_token is None:
+                unknown_token = "<unk>"
+                special = [unknown_token, *(s for s in special if s != unknown_token)]
+            room = limit - len(special)
+            if room < 1:
+                raise TokenizerError(
+                    f"vocab_size is {vocab_size}; with {len(special)} special tokens it must be > {len(special)}"
+                )
+            frequent_first = np.argsort(-counts[codes], kind="stable")
+            codes = np.sort(codes[frequent_first[:room]])
+        tokens, ids = with_special_tokens([chr(code).encode() for code in codes], special)
+        return cls(Vocabulary.of(tokens), ids, unknown_token)
+
+    def _code_table(self) -> Ids:
+        """(highest code + 2): code point -> id, _NONE for those in between and for all beyond."""
+        special = set(self.special_tokens.values())
+        codes: dict[int, int] = {}
+        for token, spelling in enumerate(self.vocabulary):
+            if token in special:
+                continue
+            try:
+                code = ord(spelling.decode())
+            except (UnicodeDecodeError, TypeError):
+                raise TokenizerError(
+                    f"token {token} of a character tokenizer is {spelling!r}, which is not one character"
+                ) from None
+            if codes.setdefault(code, token) != token:
+                raise TokenizerError(f"tokens {codes[code]} and {token} are the same character {chr(code)!r}")
+        table = np.full(max(codes, default=0) + 2, _NONE, np.int32)
+        table[list(codes)] = list(codes.values())
+        return table
+
+    def _encode(self, text: str) -> Ids:
+        table = self._id_of_code
+        codes = _codes(text)
+        ids = table.take(codes, mode="clip")
+        unknown = ids == _NONE
+        if unknown.any():
+            if self.unknown_token is None:
+                position = int(np.argmax(unknown))
+                raise TokenizerError(
+                    f"the character {text[position]!r} (U+{ord(text[position]):04X}) at position {position} is not in "
+                    f"the vocabulary of {self.vocab_size} characters; remove it, or train on text that has it"
+                )
+            ids[unknown] = self.special_tokens[self.unknown_token]
+        return ids
+
+    def _header(self) -> dict[str, Any]:
+        return {"unknown_token": self.unknown_token}
+
+    @classmethod
+    def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> CharacterTokenizer:
+        tokens, offsets = state_arrays(header, arrays, tokens="uint8", offsets="int32")
+        vocabulary = state_vocabulary(header, tokens, offsets)
+        return cls(vocabulary, state_special_tokens(header), state_name(header, "unknown_token"))
+
+
+def _codes(text: str) -> npt.NDArray[Any]:
+    """The code points (n) of a text."""
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, not {type(text).__name__}")
+    if text.isascii():
+        return np.frombuffer(text.encode(), np.uint8)
+    try:
+        return np.frombuffer(text.encode("utf-32-le"), "<u4")
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            f"the text has a lone surrogate U+{ord(text[error.start]):04X} at position {error.start}, which is no "
+            "character; decode your input with errors='replace' or remove it"
+        ) from None

@@ -1,0 +1,114 @@
+"""gollm's own tokenizer file: the header and the arrays of `to_state` as JSON that a person can read.
+
+    {"format": "gollm-tokenizer", "version": 1, "kind": "bpe", "vocab_size": 258, "special_tokens": {},
+     "pattern": "gpt2", "tokens": ["\\u0000", ..., {"hex": "ff"}, "aa", "th"],
+     "merges": [[97, 97, 256], [116, 104, 257]]}
+
+A token that is not UTF-8 is written in hexadecimal. Files are read with care: at most 256 MB, no deep nesting, nothing
+but JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gollm.errors import TokenizerError
+from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
+
+if TYPE_CHECKING:
+    from gollm.tokenizers.base import Tokenizer
+
+FORMAT = "gollm-tokenizer"
+_MAX_BYTES = 256 << 20
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises TokenizerError if it can't be read, is too long, or is not UTF-8."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise TokenizerError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) > _MAX_BYTES:
+        raise TokenizerError(f"{path} is longer than {_MAX_BYTES >> 20} MB; no tokenizer is that large")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path} is not UTF-8 text (byte {error.start})") from None
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. Raises TokenizerError if it isn't one."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise TokenizerError(f"{path}: nested too deeply for a tokenizer") from None
+    except ValueError as error:
+        raise TokenizerError(f"{path} is not JSON: {error}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all. Raises TokenizerError."""
+    from gollm.files import replacing
+
+    with replacing(path, TokenizerError) as file:
+        file.write(text.encode())
+
+
+def write(tokenizer: Tokenizer, path: Path) -> None:
+    header, arrays = tokenizer.to_state()
+    document = {"format": FORMAT, **header, "tokens": [_spell(token) for token in tokenizer.vocabulary]}
+    lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items()]
+    if "merges" in arrays:
+        rows = ",\n  ".join(map(str, arrays["merges"].tolist()))
+        lines.append(f'"merges": [\n  {rows}\n ]')
+    write_text(path, "{" + ",\n ".join(lines) + "}\n")
+
+
+def parse(document: dict[str, Any], path: Path) -> Tokenizer:
+    """The tokenizer that a parsed file describes."""
+    from gollm.tokenizers import from_state
+
+    try:
+        tokens = document.get("tokens")
+        if not isinstance(tokens, list) or len(tokens) > MAX_TOKENS:
+            raise TokenizerError(f"tokens must be a list of up to {MAX_TOKENS}")
+        vocabulary = Vocabulary.of(_unspell(i, token) for i, token in enumerate(tokens))
+        arrays: dict[str, Any] = {"tokens": vocabulary.tokens, "offsets": vocabulary.offsets}
+        if "merges" in document:
+            arrays["merges"] = _merges(document["merges"])
+        header = {key: value for key, value in document.items() if key not in ("format", *arrays)}
+        return from_state(header, arrays)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from None
+
+
+def _spell(token: bytes) -> str | dict[str, str]:
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return {"hex": token.hex()}
+
+
+def _unspell(index: int, token: Any) -> bytes:
+    try:
+        return bytes.fromhex(token["hex"]) if isinstance(token, dict) else token.encode()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise TokenizerError(
+            f'token {index} is {json.dumps(token)[:80]}; it must be text or {{"hex": "..."}}'
+        ) from None
+
+
+def _merges(rows: Any) -> Any:
+    """(n, 3) int32"""
+    try:
+        if not all(len(row) == 3 and all(type(i) is int for i in row) for row in rows):
+            raise ValueError
+        return np.array(rows, np.int32).reshape(-1, 3)
+    except (TypeError, ValueError, OverflowError):
+        raise TokenizerError("merges must be a list of [left, right, result], three ids each") from None

@@ -1,0 +1,128 @@
+"""A token for every word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy.typing as npt
+
+from gollm import _native
+from gollm.errors import TokenizerError
+from gollm.tokenizers.base import (
+    Ids,
+    Tokenizer,
+    state_arrays,
+    state_name,
+    state_special_tokens,
+    state_vocabulary,
+    with_special_tokens,
+)
+from gollm.tokenizers.corpus import Paths, texts_of, texts_of_files
+from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
+
+_PATTERN = "gpt2"
+
+
+class WordTokenizer(Tokenizer):
+    """A token for every word of the corpus, the most frequent first.
+
+    Words are the pieces that GPT-2's pattern cuts a text into: letters, numbers, punctuation or white space, where the
+    space before a word belongs to it, so that decoding puts a text of known words together again, byte for byte. A word
+    that is unknown with its space is looked up without it, the space becoming a token of its own; if it is still
+    unknown it is the unknown token, "<unk>".
+
+    >>> tokenizer = WordTokenizer.train("to be or not to be")
+    >>> tokenizer.decode(tokenizer.encode("to be or not to dream"))
+    'to be or not to <unk>'
+    """
+
+    kind = "word"
+
+    def __init__(self, vocabulary: Vocabulary, special_tokens: Mapping[str, int], unknown_token: str = "<unk>") -> None:
+        super().__init__(vocabulary, special_tokens)
+        if unknown_token not in self.special_tokens:
+            raise TokenizerError(f"the unknown token {unknown_token!r} is not among the special tokens")
+        self.unknown_token = unknown_token
+        n_words = len(vocabulary) - len(self.special_tokens)
+        if set(self.special_tokens.values()) != set(range(n_words, len(vocabulary))):
+            raise TokenizerError("the special tokens of a word tokenizer must be the last ones of its vocabulary")
+
+    @classmethod
+    def train(
+        cls,
+        texts: str | Iterable[str],
+        vocab_size: int | None = None,
+        *,
+        special_tokens: Iterable[str] = (),
+        unknown_token: str = "<unk>",
+    ) -> WordTokenizer:
+        """Learns the words of the texts.
+
+        All of them, or the most frequent ones that fit into `vocab_size` (special tokens included). Each text stands
+        for itself: no word goes across two. Raises TokenizerError for no text or no room.
+        """
+        return cls._learn(texts_of(texts), vocab_size, special_tokens, unknown_token)
+
+    @classmethod
+    def train_from_files(
+        cls,
+        paths: Paths,
+        vocab_size: int | None = None,
+        *,
+        special_tokens: Iterable[str] = (),
+        unknown_token: str = "<unk>",
+    ) -> WordTokenizer:
+        """`train` on the text of one or more UTF-8 files."""
+        return cls._learn(texts_of_files(paths), vocab_size, special_tokens, unknown_token)
+
+    @classmethod
+    def _learn(
+        cls, texts: Iterable[str], vocab_size: int | None, special_tokens: Iterable[str], unknown_token: str
+    ) -> WordTokenizer:
+        counter = _native.PieceCounter(_PATTERN)
+        for text in texts:
+            counter.add(text)
+        counts = dict(counter.items())
+        if not counts:
+            raise TokenizerError("there is no text to learn words from")
+        special = [unknown_token, *(s for s in special_tokens if s != unknown_token)]
+        room = (MAX_TOKENS if vocab_size is None else vocab_size) - len(special)
+        if room < 1:
+            raise TokenizerError(
+                f"vocab_size is {vocab_size}; with {len(special)} special tokens it must be > {len(special)}"
+            )
+        counts.setdefault(b" ", 0)
+        for spelling in special:  # the spelling of a special token is not a word
+            counts.pop(spelling.encode(), None)
+        # The single space always has a place: it keeps the space before an unknown word.
+        words = sorted(counts, key=lambda word: (word != b" ", -counts[word], word))[:room]
+        words.sort(key=lambda word: (-counts[word], word))
+        tokens, ids = with_special_tokens(words, special)
+        return cls(Vocabulary.of(tokens), ids, unknown_token)
+
+    @cached_property
+    def _encoder(self) -> _native.WordEncoder:
+        n_words = self.vocab_size - len(self.special_tokens)
+        unknown = self.special_tokens[self.unknown_token]
+        return _native.WordEncoder(self.vocabulary.tokens, self.vocabulary.offsets, n_words, unknown, _PATTERN)
+
+    def _encode(self, text: str) -> Ids:
+        return self._encoder.encode(text)
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        return self._encoder.encode_batch(texts)
+
+    def _header(self) -> dict[str, Any]:
+        return {"pattern": _PATTERN, "unknown_token": self.unknown_token}
+
+    @classmethod
+    def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> WordTokenizer:
+        tokens, offsets = state_arrays(header, arrays, tokens="uint8", offsets="int32")
+        if header.get("pattern") != _PATTERN:
+            raise TokenizerError(
+                f"tokenizer state: pattern is {header.get('pattern')!r}; a word tokenizer has {_PATTERN!r}"
+            )
+        vocabulary = state_vocabulary(header, tokens, offsets)
+        return cls(vocabulary, state_special_tokens(header), state_name(header, "unknown_token") or "")

@@ -1,0 +1,50 @@
+"""What a program does along the way of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gollm.training.trainer import Trainer
+
+
+class Callback:
+    """A base class with nothing to do; every method may be left out."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Before the first step; trainer.step is 0, or the step that the run goes on from."""
+
+    def on_step(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """After each step, with its line of metrics.jsonl."""
+
+    def on_checkpoint(self, trainer: Trainer, path: Path) -> None:
+        """After a checkpoint was written."""
+
+    def on_end(self, trainer: Trainer, result: TrainResult) -> None:
+        """After the last step, or after an interruption."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    folder                the run folder
+    steps                 how many steps are done
+    loss                  the last step's, in nats per token, or None before the first step
+    validation_loss       of the last evaluation, or None
+    best_validation_loss  the lowest of all evaluations, or None
+    checkpoint            the newest checkpoint
+    interrupted           the signal that ended the run early, or None
+    seconds               how long fit() took
+    """
+
+    folder: Path
+    steps: int
+    loss: float | None
+    validation_loss: float | None
+    best_validation_loss: float | None
+    checkpoint: Path
+    interrupted: int | None = None
+    seconds: float = field(default=0.0, compare=False)

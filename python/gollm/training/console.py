@@ -1,0 +1,131 @@
+"""What `gollm train` prints: a table before it starts, a line every few steps, a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from gollm import _native
+from gollm.machine import fma_peak
+from gollm.training.callbacks import Callback, TrainResult
+from gollm.training.estimate import SHARE_OF_PEAK, available_bytes, flops_per_token
+
+if TYPE_CHECKING:
+    from gollm.training.job import Job
+    from gollm.training.trainer import Trainer
+
+
+class Console(Callback):
+    """Prints to standard output; the bar goes to standard error where that is a terminal."""
+
+    def __init__(self) -> None:
+        self.peak = fma_peak(0.2)  # FLOP/s
+        self.flops_per_token = 0.0
+        self._bar: Any = None
+
+    def announce(self, job: Job) -> None:
+        """The table of what is about to happen, before anything is allocated for it."""
+        for name, value in self._table(job).items():
+            self._print(f"{name:<10} {value}")
+
+    def _table(self, job: Job) -> dict[str, str]:
+        config, needs = job.config, job.estimate
+        validation = len(job.dataset.validation)
+        judged = f"{validation:,} {'to judge by' if validation > config.context else 'tokens are too few to judge by'}"
+        free = available_bytes()
+        scarce = (
+            f", MORE THAN THE {_bytes(free)} THAT ARE FREE: use a smaller --batch-size or model"
+            if free and needs.new_bytes > free
+            else ""
+        )
+        seconds = needs.seconds(job.n_steps - job.n_done, self.peak)
+        return {
+            "data": f"{job.source.name}: {len(job.dataset.train):,} tokens to train on, {judged}",
+            "tokenizer": f"{job.tokenizer.kind}, vocabulary of {job.tokenizer.vocab_size:,}",
+            "model": f"{config.n_layers} layers, {config.n_heads} heads, {config.d_model} wide, context "
+            f"{config.context}: {needs.n_parameters:,} parameters",
+            "training": f"{job.n_steps:,} steps of {job.tokens_per_step:,} tokens: "
+            f"{job.n_steps * job.tokens_per_step / len(job.dataset.train):.2g} times through the data",
+            "machine": f"{_native.num_threads()} threads, {_native.isa()}, {self.peak / 1e9:.0f} GFLOP/s",
+            "memory": f"about {_bytes(needs.total_bytes)}: {_bytes(needs.state_bytes)} weights, gradients and moments, "
+            f"{_bytes(needs.activation_bytes)} activations, {_bytes(needs.other_bytes)} the rest{scarce}",
+            "time": f"about {_duration(seconds)} where {SHARE_OF_PEAK:.0%} of the machine's peak is reached",
+            "run": str(job.options.out),
+        }
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.flops_per_token = flops_per_token(trainer.model.config)
+        if trainer.step:
+            self._print(f"{'resumed':<10} after step {trainer.step:,} of {trainer.total_steps:,}")
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=trainer.total_steps, initial=trainer.step, unit="step", dynamic_ncols=True, leave=False
+            )
+
+    def on_step(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        step = metrics["step"]
+        if self._bar is not None:
+            self._bar.update(1)
+            self._bar.set_postfix(loss=f"{metrics['loss']:.4f}", refresh=False)
+        if step in (1, trainer.total_steps) or step % trainer.options.log_every == 0:
+            self._print(self.line(metrics, trainer.total_steps))
+        if "validation_loss" in metrics:
+            best = " (the best so far)" if metrics["validation_loss"] == trainer.best_validation_loss else ""
+            self._print(f"validation loss {metrics['validation_loss']:.4f}{best}")
+        if "sample" in metrics:
+            self._print(f"--- a sample after step {step}\n{metrics['sample']}\n---")
+
+    def line(self, metrics: dict[str, Any], total_steps: int) -> str:
+        """step    1/1000 | loss 4.3720 | norm 2.31 | lr 1.00e-04 | 85.3 ms | 41.2% of peak | 3,000 tok/s"""
+        rate = metrics["tokens_per_second"]
+        if rate * self.flops_per_token > self.peak:  # something else was running when it was measured
+            self.peak = max(self.peak, fma_peak(0.2))
+        share = rate * self.flops_per_token / self.peak
+        step = f"{metrics['step']:>{len(str(total_steps))}}/{total_steps}"
+        return (
+            f"step {step} | loss {metrics['loss']:.4f} | norm {metrics['grad_norm']:.2f} | lr {metrics['lr']:.2e} | "
+            f"{metrics['ms']:.1f} ms | {share:.1%} of peak | {rate:,.0f} tok/s"
+        )
+
+    def on_end(self, trainer: Trainer, result: TrainResult) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if result.interrupted is not None:
+            name = signal.Signals(result.interrupted).name
+            self._print(
+                f"{name}: stopped after step {result.steps} and saved {result.checkpoint}\n"
+                f"go on with: gollm train --resume {result.folder}"
+            )
+            return
+        best = result.folder / "best.golm"
+        model = best if best.exists() else result.checkpoint
+        lowest = result.best_validation_loss
+        loss = "" if lowest is None else f", best validation loss {lowest:.4f}"
+        self._print(
+            f"done: {result.steps} steps in {_duration(result.seconds)}{loss}\n"
+            f'write with it: gollm generate --model {model} --prompt "..."'
+        )
+
+    def _print(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+
+def _bytes(n: float) -> str:
+    for unit in ("bytes", "KB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}"
+        n /= 1000
+    return f"{n:.2f} GB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,201 @@
+"""What a run will take, before it takes it: memory from the sizes of every buffer, time from the machine's measured
+speed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gollm import _native as kernels
+from gollm.cache import PAGE_SIZE
+from gollm.config import ModelConfig
+from gollm.data import TokenDataset
+from gollm.model import parameter_specs
+from gollm.parameters import ALIGNMENT
+from gollm.training.options import TrainOptions
+
+FLOAT_BYTES = 4
+OVERHEAD = 5 << 20  # bytes: Python's objects, the threads' stacks, and rounding, as measured
+SHARE_OF_PEAK = 0.6  # of the FMA peak that a step of a model that is no toy reaches on a machine that does nothing else
+BLOCK_SECONDS = 1e-4  # of Python and of starting kernels, for a block and micro-batch
+FAULT_AROUND = 64 << 10  # bytes of a mapped file that Linux makes resident at a touch
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Sizes in bytes.
+
+    n_parameters      numbers that the model consists of
+    state_bytes       weights, gradients and the optimiser's moments
+    activation_bytes  what one micro-batch keeps for its backward pass, the largest temporaries of that pass, and what
+                      evaluation needs beside
+    workspace_bytes   the largest workspace of a kernel
+    data_bytes        pages of the mapped tokens, batches, and the cache of keys and values of samples
+    process_bytes     what the process has in memory already: Python, libraries, the tokenizer
+    peak_so_far       the most that the process had so far, while it tokenised the data
+    step_flops        floating-point operations of a step, see flops_per_token()
+    step_overhead     seconds of a step in which nothing is computed
+    """
+
+    n_parameters: int
+    state_bytes: int
+    activation_bytes: int
+    workspace_bytes: int
+    data_bytes: int
+    process_bytes: int
+    peak_so_far: int
+    step_flops: float
+    step_overhead: float
+
+    @property
+    def new_bytes(self) -> int:
+        """What training adds to the process."""
+        return self.state_bytes + self.activation_bytes + self.workspace_bytes + self.data_bytes
+
+    @property
+    def other_bytes(self) -> int:
+        """What is neither state nor activations."""
+        return self.total_bytes - self.state_bytes - self.activation_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """The process' peak."""
+        return max(self.process_bytes + self.new_bytes, self.peak_so_far)
+
+    def seconds(self, n_steps: int, flops_per_second: float) -> float:
+        """For so many steps on a machine with this FMA peak, of which SHARE_OF_PEAK is reached."""
+        return n_steps * (self.step_flops / (SHARE_OF_PEAK * flops_per_second) + self.step_overhead)
+
+
+def estimate(config: ModelConfig, options: TrainOptions, dataset: TokenDataset, n_steps: int) -> Estimate:
+    """From configuration, options and the sizes of the data alone; nothing of it is allocated."""
+    _release_free_memory()
+    specs = parameter_specs(config)
+    arena = sum(-(-spec.size // ALIGNMENT) * ALIGNMENT for spec in specs) * FLOAT_BYTES
+    moments = 2 if options.optimizer == "adamw" else 1
+    process, peak = resident_bytes()
+    return Estimate(
+        n_parameters=sum(spec.size for spec in specs),
+        state_bytes=(2 + moments) * arena,
+        activation_bytes=FLOAT_BYTES
+        * (_training_floats(config, options.batch_size) + _evaluation_floats(config, options, len(dataset.validation))),
+        workspace_bytes=max(_workspaces(config, options.batch_size, arena // FLOAT_BYTES)),
+        data_bytes=_data_bytes(config, options, n_steps, dataset.n_bytes),
+        process_bytes=process + OVERHEAD,
+        peak_so_far=peak,
+        step_flops=flops_per_token(config) * options.batch_size * config.context * options.grad_accumulation,
+        step_overhead=BLOCK_SECONDS * config.n_layers * options.grad_accumulation,
+    )
+
+
+def flops_per_token(config: ModelConfig) -> float:
+    """6 N + 12 L P T, forward and backward: two for each of the N parameters and of the T keys and values that
+    attention reads in L layers of heads P wide together, twice again for the backward pass; the causal half is not
+    taken off."""
+    n_parameters = sum(spec.size for spec in parameter_specs(config))
+    return 6 * n_parameters + 12 * config.n_layers * config.n_heads * config.head_size * config.context
+
+
+def _training_floats(config: ModelConfig, batch_size: int) -> int:
+    """Elements that the tape holds for one micro-batch: outputs of all operations, kept until their backward pass, and
+    what that pass needs at its beginning, in the last block's MLP and attention."""
+    C, F, E, H = config.d_model, config.ff_size, config.qkv_size, config.n_heads
+    P = H * config.head_size
+    norm = C + 2  # the output, mean and rstd
+    dropout = 1 if config.dropout else 0
+    attention = norm + E + P + H + C + dropout * C
+    mlp = norm + 2 * F + C + dropout * C
+    kept = C + dropout * C + config.n_layers * (attention + mlp) + norm
+    gradients = C + F + E + 1
+    return batch_size * config.context * (kept + gradients)
+
+
+def _evaluation_floats(config: ModelConfig, options: TrainOptions, n_tokens: int) -> int:
+    """Elements for the last evaluation batch where it has fewer rows, so that the pool finds no buffer of training's
+    for it: one is taken where at most an eighth of it is wasted."""
+    windows = max(0, n_tokens - 1) // config.context
+    rows = windows % options.batch_size if windows < options.eval_batches * options.batch_size else 0
+    if options.batch_size - rows <= options.batch_size / 8:
+        return 0
+    return rows * config.context * (4 * config.d_model + config.ff_size + config.qkv_size)
+
+
+def _workspaces(config: ModelConfig, batch_size: int, n_weights: int) -> Iterator[int]:
+    """What each kernel of a step needs to work."""
+    C, F, E, T = config.d_model, config.ff_size, config.qkv_size, config.context
+    P, N = config.n_heads * config.head_size, batch_size * T
+    for inputs, outputs in ((C, E), (P, C), (C, F), (F, C)):  # the linear layers, forward and backward
+        yield kernels.workspace_bytes("matmul_nt", M=N, N=outputs, K=inputs)
+        yield kernels.workspace_bytes("matmul_nn", M=N, N=inputs, K=outputs)
+        yield kernels.workspace_bytes("matmul_tn", M=outputs, N=inputs, K=N)
+    heads = {"H": config.n_heads, "G": config.kv_heads, "D": config.head_size, "B": batch_size, "T": T, "P": P, "E": E}
+    yield kernels.workspace_bytes("attention_forward", **heads)
+    yield kernels.workspace_bytes("attention_backward", **heads)
+    yield kernels.workspace_bytes("layernorm_backward", N=N, C=C)
+    yield kernels.workspace_bytes("head_forward", N=N, C=C, V=config.vocab_size)
+    yield kernels.workspace_bytes("head_backward", N=N, C=C, V=config.vocab_size)
+    yield kernels.workspace_bytes("gradient_norm", N=n_weights)
+
+
+def _data_bytes(config: ModelConfig, options: TrainOptions, n_steps: int, mapped_bytes: int) -> int:
+    windows = n_steps * options.grad_accumulation * options.batch_size
+    pieces = mapped_bytes / FAULT_AROUND
+    touched = mapped_bytes * -math.expm1(-windows / pieces) if pieces else 0.0  # windows lie at random
+    batches = (6 + 2 * options.eval_batches) * options.batch_size * config.context * 4
+    cached = -(-config.context // PAGE_SIZE) * PAGE_SIZE if options.sample_tokens else 0
+    cache = 2 * config.n_layers * cached * config.kv_heads * config.head_size * FLOAT_BYTES
+    return round(touched) + batches + cache
+
+
+def _release_free_memory() -> None:
+    """What tokenising has left free goes back to the system: it would be counted here, and used again by training."""
+    kernels.release_pool()
+    with contextlib.suppress(AttributeError, OSError):  # glibc's
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def resident_bytes() -> tuple[int, int]:
+    """What the process has in memory now, and the most that it had."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        found = dict(line.split(":", 1) for line in status.splitlines())
+        return int(found["VmRSS"].split()[0]) * 1024, int(found["VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux: the peak so far is the best that there is
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = peak if sys.platform == "darwin" else peak * 1024
+        return peak, peak
+
+
+def available_bytes() -> int | None:
+    """What this process could still get, from the machine and within its cgroup's limit, or None where nobody says."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        try:
+            free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, OSError, ValueError):
+            return None
+    return min([free, *_cgroup_rooms()])
+
+
+def _cgroup_rooms(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> Iterator[int]:
+    """Bytes that the process' cgroup (version 2) and those above it still allow, where they have a limit."""
+    try:
+        path = next(line[3:].strip("/\n") for line in Path(own).read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        path = ""
+    for folder in (Path(path), *Path(path).parents):
+        try:
+            limit, used = ((Path(root) / folder / name).read_text() for name in ("memory.max", "memory.current"))
+            yield max(0, int(limit) - int(used))
+        except (OSError, ValueError):  # "max" is no limit
+            continue

@@ -1,0 +1,123 @@
+"""The whole job of `gollm train`: data, tokenizer, model, training, from options alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gollm.config import ModelConfig, preset
+from gollm.data import DataSource, Sampler, TokenDataset, open_source, prepare
+from gollm.errors import ConfigError
+from gollm.language_model import END_OF_TEXT
+from gollm.model import Decoder
+from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
+from gollm.tokenizers import load as load_tokenizer
+from gollm.training.callbacks import Callback, TrainResult
+from gollm.training.estimate import Estimate, estimate
+from gollm.training.options import TrainOptions
+from gollm.training.resume import resumed_options
+from gollm.training.run_folder import RunFolder, new_run_path
+from gollm.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that is known before the model takes memory.
+
+    n_steps       all steps of the run
+    n_done        how many of them a resumed run has done"""
+
+    options: TrainOptions
+    source: DataSource
+    tokenizer: Tokenizer
+    dataset: TokenDataset
+    config: ModelConfig
+    n_steps: int
+    n_done: int
+    estimate: Estimate
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.options.batch_size * self.options.grad_accumulation * self.config.context
+
+    def run(self, callbacks: Sequence[Callback] = ()) -> TrainResult:
+        model = Decoder(self.config).initialise(self.options.seed)
+        return Trainer(model, self.tokenizer, self.options, callbacks).fit(self.dataset)
+
+
+def train(options: TrainOptions, callbacks: Sequence[Callback] = ()) -> TrainResult:
+    """Trains a model as `gollm train` does, and returns how it ended.
+
+    Raises ConfigError, DataError, TokenizerError, TrainingError and CheckpointError, each with a sentence that says
+    what to do."""
+    return prepare_job(options).run(callbacks)
+
+
+def prepare_job(options: TrainOptions) -> Job:
+    """Reads and tokenises the data, and estimates what training will take, before the model is made."""
+    if options.resume is not None:
+        options = resumed_options(options)
+    source = _source(options, options.data, options.pattern)
+    if options.out is None:
+        options = options.replace(out=str(new_run_path(_name_of(options))))
+    with RunFolder(str(options.out)) as folder:  # before anything long begins
+        if options.resume is None:
+            folder.refuse_used()
+        n_done = max(folder.checkpoints(), default=0)
+    tokenizer = _tokenizer(options, source)
+    dataset = prepare(
+        source,
+        tokenizer,
+        validation_fraction=options.validation_fraction,
+        validation_source=_validation_source(options),
+        cache_dir=options.cache_dir,
+    )
+    config = options.base_config().replace(vocab_size=tokenizer.vocab_size)
+    sampler = Sampler(dataset.train, batch_size=options.batch_size, context=config.context, seed=options.seed)
+    n_steps = options.total_steps(sampler)
+    needs = estimate(config, options, dataset, n_steps - n_done)
+    return Job(options, source, tokenizer, dataset, config, n_steps, n_done, needs)
+
+
+def _source(options: TrainOptions, data: Sequence[str], patterns: Sequence[str]) -> DataSource:
+    return open_source(
+        list(data) or None,
+        patterns=patterns,
+        field=options.field,
+        encoding=options.encoding,
+        errors=options.decode_errors,
+    )
+
+
+def _validation_source(options: TrainOptions) -> DataSource | None:
+    """Text of its own to judge by; the patterns choose from its folders too, where it has any."""
+    data = options.validation_data
+    if not data:
+        return None
+    return _source(options, data, options.pattern if any(Path(path).is_dir() for path in data) else ())
+
+
+def _name_of(options: TrainOptions) -> str:
+    """A run is called after its data."""
+    if not options.data:
+        return "python"
+    first = options.data[0].rstrip("/")
+    return "stdin" if first == "-" else Path(first).stem.strip("*") or "run"
+
+
+def _tokenizer(options: TrainOptions, source: DataSource) -> Tokenizer:
+    """The run's own when it is resumed, a given file's, or one trained on the data."""
+    if options.resume is not None:
+        saved = Path(options.resume) / "tokenizer.json"
+        if saved.is_file():
+            return load_tokenizer(saved)
+    if options.tokenizer == "character":
+        return CharacterTokenizer.train(source.iter_text(), options.vocab_size, special_tokens=(END_OF_TEXT,))
+    if options.tokenizer in ("bpe", "word"):
+        kind = BPETokenizer if options.tokenizer == "bpe" else WordTokenizer
+        size = options.vocab_size or preset(options.preset).vocab_size
+        return kind.train(source.iter_text(), size, special_tokens=(END_OF_TEXT,))
+    if options.vocab_size is not None:
+        raise ConfigError("--vocab-size is of a tokenizer that is trained; the one given with --tokenizer has its own")
+    return load_tokenizer(options.tokenizer)

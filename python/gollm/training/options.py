@@ -1,0 +1,140 @@
+"""The options of training: the one place that flags, configuration files, --help and programs take them from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from gollm.config import ModelConfig
+from gollm.errors import ConfigError
+from gollm.model_options import MODEL_FIELDS, ModelOptions
+from gollm.options import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    Positional,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+)
+
+if TYPE_CHECKING:
+    from gollm.data import Sampler
+
+DEFAULT_STEPS = 1500
+
+BelowOne = Annotated[float, Range(at_least=0, below=1)]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What to train on, and how text becomes tokens."""
+
+    # files, folders, wildcards, token shards, or - for standard input; none: the Python standard library's own source
+    data: Annotated[tuple[str, ...], Positional] = ()
+    pattern: tuple[str, ...] = ()  # which files of a folder, for example '*.py'
+    field: str | None = None  # the field of JSON lines that holds the text
+    encoding: str = "utf-8"  # of text files: any that Python knows
+    decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # what becomes of bytes that are no text
+    validation_data: tuple[str, ...] = ()  # text to judge by; none: the end of the data
+    validation_fraction: BelowOne = 0.1  # how much of the data's end that is
+
+    tokenizer: str = "bpe"  # bpe, character or word (trained on the data), or a tokenizer's file or folder
+    vocab_size: PositiveInt | None = None  # of a tokenizer that is trained; none: the preset's
+
+
+@dataclass(frozen=True)
+class TrainOptions(ModelOptions, DataOptions):
+    """Train a model from raw text, and keep everything in a run folder."""
+
+    steps: PositiveInt | None = None  # optimiser steps; none: 1500, or what --epochs takes
+    epochs: PositiveFloat | None = None  # passes over the data, instead of steps
+    batch_size: PositiveInt = 8  # sequences in a micro-batch
+    grad_accumulation: PositiveInt = 1  # micro-batches in a step
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # AdamW, or SGD with momentum
+    lr: NonNegativeFloat = 2e-3  # the peak learning rate
+    min_lr: NonNegativeFloat | None = None  # the last step's learning rate; none: a tenth of the peak
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"  # after the warm-up
+    # steps in which the learning rate rises to its peak; none: a tenth of all, 100 at most
+    warmup_steps: NonNegativeInt | None = None
+    weight_decay: NonNegativeFloat = 0.1  # of matrices, not of biases and norms
+    beta1: BelowOne = 0.9  # AdamW's, or SGD's momentum
+    beta2: BelowOne = 0.99  # AdamW's
+    eps: BelowOne = 1e-8  # AdamW's
+    max_grad_norm: NonNegativeFloat = 1.0  # longer gradients are scaled down to this norm; 0: never
+    seed: NonNegativeInt = 1337  # of the starting weights, the order of the data, and dropout
+
+    log_every: PositiveInt = 10  # steps between log lines
+    eval_every: NonNegativeInt = 250  # steps between evaluations; 0: only at the end
+    eval_batches: PositiveInt = 20  # batches of an evaluation, always the same ones
+    sample_every: NonNegativeInt | None = None  # steps between samples; none: as eval_every; 0: only at the end
+    sample_tokens: NonNegativeInt = 100  # length of a sample, in tokens; 0: no samples
+    sample_prompt: str = ""  # what samples continue
+    checkpoint_every: NonNegativeInt = 250  # steps between checkpoints; 0: only at the end
+    keep_checkpoints: PositiveInt = 2  # how many of the newest stay
+
+    out: str | None = None  # the run folder; none: runs/NAME-N
+    resume: str | None = None  # the run folder of an interrupted run to go on with, under its own options
+    cache_dir: str | None = None  # where tokenised data is kept; none: $GOLLM_CACHE or ~/.cache/gollm
+
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        **ModelOptions.ALIASES,
+        "corpus": "data",
+        "patterns": "pattern",
+        "learning_rate": "lr",
+        "max_steps": "steps",
+        "max_iters": "steps",
+        "num_train_epochs": "epochs",
+        "gradient_accumulation_steps": "grad_accumulation",
+        "grad_clip": "max_grad_norm",
+        "warmup_iters": "warmup_steps",
+        "eval_interval": "eval_every",
+        "eval_iters": "eval_batches",
+        "log_interval": "log_every",
+        "out_dir": "out",
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError("--steps and --epochs cannot both be given: each says when training ends")
+
+    def base_config(self) -> ModelConfig:
+        """The model's configuration, but for the vocabulary's size, which the tokenizer knows. Raises ConfigError."""
+        return self.model_config()
+
+    def total_steps(self, sampler: Sampler) -> int:
+        """The number of the last step."""
+        if self.epochs is not None:
+            return sampler.steps(self.epochs, self.grad_accumulation)
+        return DEFAULT_STEPS if self.steps is None else self.steps
+
+    def warm_up(self, total_steps: int) -> int:
+        """The step at which the learning rate reaches its peak."""
+        return min(100, total_steps // 10) if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def lowest_lr(self) -> float:
+        """The learning rate of the last step."""
+        return self.lr / 10 if self.min_lr is None else self.min_lr
+
+    def resolved(self, config: ModelConfig, total_steps: int) -> TrainOptions:
+        """With every value that was left open: the model's shape, and what follows from other options."""
+        shape = {name: getattr(config, name) for name in MODEL_FIELDS}
+        return self.replace(
+            **shape,
+            vocab_size=config.vocab_size if self.tokenizer in ("bpe", "word") else self.vocab_size,
+            steps=total_steps if self.epochs is None else None,
+            min_lr=self.lowest_lr,
+            warmup_steps=self.warm_up(total_steps),
+            sample_every=self.eval_every if self.sample_every is None else self.sample_every,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options, as JSON and YAML can hold them."""
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def replace(self, **changes: Any) -> TrainOptions:
+        return dataclasses.replace(self, **changes)

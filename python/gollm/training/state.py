@@ -1,0 +1,80 @@
+"""The training state in a checkpoint: all that decides the next step, so that a resumed run ends with the same bytes.
+
+    training: {"step", "sampler", "best_validation_loss"}     training tensors: the optimiser's moments and step count
+
+The learning rate and the dropout masks are functions of the step number and of the options in config.yaml.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from gollm.checkpoint import open_checkpoint, write_checkpoint
+from gollm.data import Sampler
+from gollm.errors import CheckpointError
+from gollm.language_model import copy_weights
+from gollm.model import Decoder
+from gollm.optimizer import Optimizer
+from gollm.tokenizers import Tokenizer
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    validation_loss: float | None = None  # of the last evaluation since the run was started or resumed
+    best_validation_loss: float | None = None
+
+
+def write_state(
+    path: Path, model: Decoder, tokenizer: Tokenizer, optimizer: Optimizer, sampler: Sampler, progress: Progress
+) -> None:
+    """Writes a checkpoint that training can go on from.
+
+    Raises CheckpointError, also for weights that are not finite."""
+    if not model.parameters.all_finite():
+        raise CheckpointError(
+            f"the weights after step {progress.step} are not finite, so {path.name} was not written: training has "
+            "diverged. Older checkpoints are untouched; try a lower --lr in a new run"
+        )
+    write_checkpoint(
+        path,
+        config=model.config.to_dict(),
+        tensors={name: parameter.data for name, parameter in model.parameters.items()},
+        tokenizer_state=tokenizer.to_state(),
+        training={
+            "step": progress.step,
+            "sampler": sampler.state(),
+            "best_validation_loss": progress.best_validation_loss,
+        },
+        training_tensors=optimizer.state(),
+    )
+
+
+def read_state(path: Path, model: Decoder, optimizer: Optimizer, sampler: Sampler) -> Progress:
+    """Puts a checkpoint's weights and state into place.
+
+    Raises CheckpointError for a file that does not fit, DataError for data that is not the run's."""
+    with open_checkpoint(path) as file:
+        state = file.training
+        if state is None:
+            raise CheckpointError(f"{path}: it has no training state, so training cannot go on from it")
+        if file.config != model.config.to_dict():
+            raise CheckpointError(f"{path}: its model is not the one that the run's options describe")
+        step, best, position = (state.get(key) for key in ("step", "best_validation_loss", "sampler"))
+        if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+            raise CheckpointError(f"{path}: its step is {step!r}, which is no count of steps")
+        if best is not None and not (isinstance(best, (int, float)) and math.isfinite(best)):
+            raise CheckpointError(f"{path}: its best validation loss is {best!r}, which is no number")
+        if not isinstance(position, dict):
+            raise CheckpointError(f"{path}: its training state has no position in the data")
+        sampler.restore(position)
+        copy_weights(file, model)
+        for name, array in optimizer.state().items():
+            if name not in file.training_tensors:
+                raise CheckpointError(f"{path}: the optimiser's state '{name}' is missing")
+            file.copy(file.training_tensors[name], array)
+    return Progress(step, best_validation_loss=best)

@@ -1,0 +1,264 @@
+"""The training loop.
+
+A step is: gradients of `grad_accumulation` micro-batches added up, the mean over all of their tokens; clipping; one
+optimiser update. What decides step s + 1 is all in the checkpoint after step s (gollm.training.state), which is why a
+resumed run ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gollm.data import DataSource, Sampler, TokenDataset, evaluation_batches, open_source, prepare
+from gollm.errors import ConfigError, TrainingError
+from gollm.generation import generate_tokens
+from gollm.language_model import END_OF_TEXT, LanguageModel
+from gollm.model import Decoder
+from gollm.optimizer import SGD, AdamW, Optimizer
+from gollm.schedule import learning_rate
+from gollm.tape import no_grad
+from gollm.tensor import Array
+from gollm.tokenizers import Tokenizer
+from gollm.training.callbacks import Callback, TrainResult
+from gollm.training.interruption import Interruption
+from gollm.training.options import TrainOptions
+from gollm.training.resume import resumed_options
+from gollm.training.run_folder import RunFolder, new_run_path
+from gollm.training.state import Progress, read_state, write_state
+
+MANY_TOKENS = 1 << 20  # that show whether texts end in the data
+
+
+class Trainer:
+    """Trains a decoder on tokens.
+
+    >>> Trainer(model, tokenizer, TrainOptions(steps=100, out="runs/mine")).fit(data)     # doctest: +SKIP
+
+    Of the options, those about the model and the tokenizer are already decided by what is given here.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        options: TrainOptions,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.options = options if options.resume is None else resumed_options(options)
+        self.callbacks = list(callbacks)
+        self.progress = Progress()
+        self.total_steps = 0
+        self.optimizer: Optimizer
+        self.sampler: Sampler
+        self.validation: list[tuple[Array, Array]] = []  # (inputs, targets) of each evaluation batch
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return self.progress.step
+
+    @property
+    def best_validation_loss(self) -> float | None:
+        """The lowest so far, or None before the first evaluation."""
+        return self.progress.best_validation_loss
+
+    @property
+    def tokens_per_step(self) -> int:
+        """How many tokens one step predicts."""
+        return self.options.batch_size * self.options.grad_accumulation * self.model.config.context
+
+    def fit(self, data: TokenDataset | DataSource | str | Path) -> TrainResult:
+        """Trains until the last step, and writes the run folder as it goes.
+
+        SIGINT and SIGTERM (in the main thread) let the running step finish, save, and return with `interrupted` set.
+        Raises TrainingError for a loss that is not finite or a folder that cannot be used, CheckpointError for a
+        checkpoint that cannot be written or resumed from, DataError for data that does not serve."""
+        options, started = self.options, time.perf_counter()
+        if not isinstance(data, TokenDataset):
+            source = data if isinstance(data, DataSource) else open_source(data)
+            data = prepare(
+                source, self.tokenizer, validation_fraction=options.validation_fraction, cache_dir=options.cache_dir
+            )
+        with RunFolder(options.resume or options.out or new_run_path("run")) as folder, Interruption() as interruption:
+            prompt = self._prompt(data)
+            metrics = self._prepare(folder, data)
+            for callback in self.callbacks:
+                callback.on_start(self)
+            while self.step < self.total_steps and interruption.signal is None:
+                metrics = self._step()
+                self._after_step(folder, metrics, prompt)
+            if not folder.checkpoint_path(self.step).exists():
+                self._save(folder)
+            result = TrainResult(
+                folder=folder.path,
+                steps=self.step,
+                loss=metrics.get("loss"),
+                validation_loss=self.progress.validation_loss,
+                best_validation_loss=self.best_validation_loss,
+                checkpoint=folder.checkpoint_path(self.step),
+                interrupted=interruption.signal if self.step < self.total_steps else None,
+                seconds=time.perf_counter() - started,
+            )
+            for callback in self.callbacks:
+                callback.on_end(self, result)
+            return result
+
+    def _prepare(self, folder: RunFolder, data: TokenDataset) -> dict[str, Any]:
+        """Everything before the first step; returns the metrics of the last step that was done."""
+        options, model = self.options, self.model
+        context = model.config.context
+        self.sampler = Sampler(data.train, batch_size=options.batch_size, context=context, seed=options.seed)
+        self.validation = (
+            list(evaluation_batches(data.validation, options.batch_size, context, options.eval_batches))
+            if len(data.validation) > context
+            else []
+        )
+        self.total_steps = options.total_steps(self.sampler)
+        self.progress = Progress()
+        self.optimizer = make_optimizer(model, options)
+        model.dropout.seed = options.seed
+        if options.resume is None:
+            folder.refuse_used()
+        elif checkpoints := folder.checkpoints():  # none: killed before the first, so it starts over
+            self.progress = read_state(checkpoints[max(checkpoints)], model, self.optimizer, self.sampler)
+        record = options.resolved(model.config, self.total_steps)
+        folder.write_config(record.replace(out=str(folder.path), resume=None).to_dict())
+        if not folder.tokenizer_path.exists():
+            self.tokenizer.save(folder.tokenizer_path)
+        return folder.start_metrics(self.step)
+
+    def _prompt(self, data: TokenDataset) -> Array:
+        """The tokens that samples continue; without a prompt, the end of another text, or the first token of all."""
+        prompt, context = self.options.sample_prompt, self.model.config.context
+        ids = self.tokenizer.encode(prompt)
+        if len(ids) > context:
+            raise ConfigError(
+                f"--sample-prompt has {len(ids)} tokens, more than the model's context ({context}); shorten it"
+            )
+        if len(ids):
+            return ids
+        end = self.tokenizer.special_tokens.get(END_OF_TEXT)
+        known = end is not None and end in data.train[:MANY_TOKENS]  # a single long text has taught the model nothing
+        return np.array([end], np.int32) if known else data.train[:1]
+
+    # -- a step, and what follows it
+
+    def _step(self) -> dict[str, Any]:
+        """One optimiser step; returns its metrics."""
+        options, model, started = self.options, self.model, time.perf_counter()
+        step, micro_batches, n_tokens = self.step + 1, options.grad_accumulation, self.tokens_per_step
+        model.dropout.training = True
+        model.parameters.zero_grad()
+        loss = 0.0
+        for micro_batch in range(micro_batches):
+            inputs, targets = self.sampler.next_batch()
+            model.dropout.counter[0] = (step - 1) * micro_batches + micro_batch
+            part = model.loss(inputs, targets, denominator=n_tokens)
+            part.backward()
+            loss += part.item()
+        model.dropout.training = False
+        if not math.isfinite(loss):
+            raise self._diverged(step, "loss", loss)
+        lr = learning_rate(
+            step,
+            schedule=options.schedule,
+            peak=options.lr,
+            minimum=options.lowest_lr,
+            warmup_steps=options.warm_up(self.total_steps),
+            total_steps=self.total_steps,
+        )
+        norm = self.optimizer.step(lr)
+        if not math.isfinite(norm):
+            raise self._diverged(step, "gradient's norm", norm)
+        self.progress.step = step
+        seconds = time.perf_counter() - started
+        return {
+            "step": step,
+            "loss": loss,
+            "grad_norm": norm,
+            "lr": lr,
+            "ms": round(seconds * 1e3, 3),
+            "tokens_per_second": round(n_tokens / seconds, 1),
+        }
+
+    def _after_step(self, folder: RunFolder, metrics: dict[str, Any], prompt: Array) -> None:
+        """Evaluates, samples, logs and saves where it is time to."""
+        options, progress = self.options, self.progress
+        sample_every = options.eval_every if options.sample_every is None else options.sample_every
+        improved = False
+        if self.validation and self._due(options.eval_every):
+            loss = metrics["validation_loss"] = progress.validation_loss = self.evaluate()
+            if not math.isfinite(loss):
+                raise self._diverged(self.step, "validation loss", loss)
+            improved = progress.best_validation_loss is None or loss < progress.best_validation_loss
+        if options.sample_tokens and self._due(sample_every):
+            metrics["sample"] = self.sample(prompt)
+        folder.write_metrics(metrics)
+        if improved:
+            progress.best_validation_loss = progress.validation_loss
+            LanguageModel(self.model, self.tokenizer).save(folder.best_path)
+        if self._due(options.checkpoint_every):
+            self._save(folder)
+        for callback in self.callbacks:
+            callback.on_step(self, metrics)
+
+    def _due(self, every: int) -> bool:
+        """Every so many steps (0: never), and after the last one."""
+        return self.step == self.total_steps or (every > 0 and self.step % every == 0)
+
+    def _diverged(self, step: int, what: str, value: float) -> TrainingError:
+        return TrainingError(
+            f"the {what} at step {step} is {value}: training has diverged; the checkpoints are untouched. "
+            f"Try a lower --lr (now {self.options.lr:g}), more --warmup-steps, or a lower --max-grad-norm"
+        )
+
+    def evaluate(self) -> float:
+        """Mean cross-entropy over the fixed validation batches, in nats per token."""
+        total, count = 0.0, 0
+        with no_grad():
+            for inputs, targets in self.validation:
+                total += self.model.loss(inputs, targets).item() * targets.size
+                count += targets.size
+        return total / count
+
+    def sample(self, prompt: Array) -> str:
+        """The text that the model now makes of some tokens, from the same draws each time."""
+        tokens = generate_tokens(
+            self.model, prompt, max_new_tokens=self.options.sample_tokens, temperature=0.8, seed=self.options.seed
+        )
+        return self.options.sample_prompt + self.tokenizer.decode(list(tokens))
+
+    def _save(self, folder: RunFolder) -> None:
+        folder.sync_metrics()
+        path = folder.checkpoint_path(self.step)
+        write_state(path, self.model, self.tokenizer, self.optimizer, self.sampler, self.progress)
+        folder.keep_newest(self.options.keep_checkpoints)
+        for callback in self.callbacks:
+            callback.on_checkpoint(self, path)
+
+
+def make_optimizer(model: Decoder, options: TrainOptions) -> Optimizer:
+    """The optimiser that the options ask for, its moments zero."""
+    if options.optimizer == "sgd":
+        return SGD(
+            model.parameters,
+            momentum=options.beta1,
+            weight_decay=options.weight_decay,
+            max_grad_norm=options.max_grad_norm,
+        )
+    return AdamW(
+        model.parameters,
+        beta1=options.beta1,
+        beta2=options.beta2,
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+    )
