@@ -1,0 +1,138 @@
+"""The `gollm` command itself: finding commands, exit statuses, one line for each failure."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gollm
+from gollm.cli import main as cli
+from gollm.errors import CheckpointError, ConfigError
+from gollm.options import describe
+
+from .conftest import Run
+
+
+def process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gollm", *words], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+def test_help_and_version(run: Run) -> None:
+    status, out, err = run("--help")
+    assert status == 0 and err == ""
+    assert all(f"  {name} " in out for name in cli.COMMANDS)
+    assert run("-h") == run("help") == (0, out, "")
+    assert run() == (2, "", out)
+    assert run("--version") == (0, f"gollm {gollm.__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_for_every_option(name: str, run: Run) -> None:
+    status, out, err = run(*name.split(), "--help")
+    assert (status, err) == (0, "")
+    assert f"gollm {name}" in out
+    for option in describe(cli.load_command(name).Options).values():
+        assert option.help, f"{name} {option.flag} has no help"
+        assert not option.has_flag or option.flag in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["docto"], "gollm: 'docto' is no command; did you mean gollm doctor?\n"),
+        (["zzz"], "gollm: 'zzz' is no command; gollm --help lists the commands\n"),
+        (["doctor", "--jsno"], "gollm: unknown option --jsno; did you mean --json?\n"),
+        (["doctor", "here"], "gollm: 'here' belongs to no option; name it (--option value)"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(words: list[str], message: str, run: Run) -> None:
+    status, out, err = run(*words)
+    assert (status, out) == (2, "")
+    assert err.startswith(message) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (CheckpointError("x.golm is damaged"), 1, "gollm: x.golm is damaged\n"),
+        (ConfigError("a is 1;\n it must be 2"), 1, "gollm: a is 1; it must be 2\n"),
+        (FileNotFoundError(2, "No such file or directory", "x"), 1, "gollm: x: No such file or directory\n"),
+        (OSError(28, "No space left on device"), 1, "gollm: No space left on device\n"),
+        (MemoryError(), 1, "gollm: not enough memory; use a smaller model or batch\n"),
+        (ZeroDivisionError("division by zero"), 1, "gollm: an error inside of gollm, ZeroDivisionError: division by"),
+        (KeyboardInterrupt(), 130, ""),
+        (SystemExit(0), 0, ""),
+    ],
+)
+def test_each_failure_has_its_line(
+    error: BaseException, status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    assert cli.guarded(fail) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(message) and captured.err.count("\n") == (1 if message else 0)
+
+
+def test_debug_shows_the_traceback(run: Run) -> None:
+    status, _, err = run("doctor", "--debug", "--jsno")
+    assert status == 2
+    assert err.startswith("Traceback") and err.endswith("gollm: unknown option --jsno; did you mean --json?\n")
+
+
+def test_nobody_reads_the_output() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "gollm", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.close()
+    assert child.stderr.read() == ""
+    child.stderr.close()
+    assert child.wait() == cli.BROKEN_PIPE
+
+
+def test_a_terminal_without_unicode_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert cli.main(["doctor", "--no-measure"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"GOLLM_ISA": "zz"}, "gollm: GOLLM_ISA: instruction-set variant 'zz' cannot be used here; choose one of"),
+        ({"GOLLM_NUM_THREADS": "many"}, "gollm: GOLLM_NUM_THREADS is 'many'; it must be a whole number from 1 to 1024"),
+    ],
+)
+def test_a_bad_environment_is_one_line_too(environment: dict[str, str], message: str) -> None:
+    result = process("doctor", **environment)
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.startswith(message) and result.stderr.count("\n") == 1
+
+
+def test_the_installed_command_runs() -> None:
+    command = Path(sys.executable).with_name("gollm")
+    if not command.exists():
+        pytest.skip("gollm is on the path of this Python, but not installed")
+    result = subprocess.run([command, "doctor", "--no-measure", "--json"], capture_output=True, text=True)
+    assert result.returncode == 0 and result.stderr == ""
+    assert json.loads(result.stdout)["version"] == gollm.__version__
+
+
+def test_the_list_of_commands_needs_no_heavy_import() -> None:
+    code = (
+        "import sys; from gollm.cli.main import main; main(['--help']); "
+        "print([name for name in ('numpy', 'tyro', 'yaml') if name in sys.modules], file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr.strip() == "[]"

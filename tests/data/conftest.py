@@ -1,0 +1,31 @@
+"""A tokenizer small enough to predict: one id per UTF-8 byte, and special tokens behind them."""
+
+import numpy as np
+import pytest
+
+
+class ByteTokenizer:
+    def __init__(self, special=()):
+        self.special_tokens = {name: 256 + i for i, name in enumerate(special)}
+        self.vocab_size = 256 + len(special)
+        self.calls = 0
+
+    def encode(self, text):
+        return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+
+    def encode_batch(self, texts):
+        self.calls += 1
+        return [self.encode(text) for text in texts]
+
+    def to_state(self):
+        return {"kind": "bytes", "special": self.special_tokens}, {"alphabet": np.arange(256, dtype=np.uint8)}
+
+
+@pytest.fixture
+def tokenizer():
+    return ByteTokenizer()
+
+
+@pytest.fixture
+def make_tokenizer():
+    return ByteTokenizer

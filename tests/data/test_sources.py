@@ -1,0 +1,243 @@
+"""Text from every kind of source, and every way in which it can be wrong."""
+
+import io
+import itertools
+import os
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gollm.data import Files, StandardInput, Texts, files_below, open_source, reading, standard_library
+from gollm.errors import DataError
+
+
+def text_of(source):
+    return "".join(source.iter_text())
+
+
+def test_a_file_is_its_text_without_the_byte_order_mark_and_with_its_line_ends(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\n\xe2\x82\xac")
+    assert text_of(open_source(path)) == "one\r\ntwo\n€"
+    assert text_of(open_source(str(path))) == "one\r\ntwo\n€"
+
+
+def test_documents_begin_on_lines_of_their_own(tmp_path):
+    for name, text in {"1": "no newline", "2": "", "3": "newline\n", "4": "end"}.items():
+        (tmp_path / name).write_text(text)
+    assert text_of(open_source([tmp_path / n for n in "1234"])) == "no newline\nnewline\nend"
+    assert text_of(Texts(["a", "b\n", "", "c"])) == "a\nb\nc"
+
+
+def test_a_folder_is_read_in_sorted_order_through_patterns(tmp_path):
+    for name in (
+        "b.txt",
+        "a.txt",
+        "sub/c.txt",
+        "sub/d.py",
+        ".hidden.txt",
+        ".git/e.txt",
+        "__pycache__/f.txt",
+        "note.md",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+
+    def names(*patterns):
+        return [p.relative_to(tmp_path).as_posix() for p in files_below(tmp_path, patterns)]
+
+    assert names() == ["a.txt", "b.txt", "note.md", "sub/c.txt", "sub/d.py"]
+    assert names("*.txt") == ["a.txt", "b.txt", "sub/c.txt"]
+    assert names("sub/*") == ["sub/c.txt", "sub/d.py"]
+    assert names("*.txt", "!b*", "*.py") == ["a.txt", "sub/c.txt", "sub/d.py"]
+    assert names("!*.md", "!sub/*") == ["a.txt", "b.txt"]
+    assert text_of(open_source(tmp_path, patterns="*.md")) == "note.md"
+    assert text_of(open_source(str(tmp_path / "*.txt"))) == "a.txt\nb.txt"
+
+
+def test_json_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one", "n": 1}\n\n  \n{"text": "", "n": 1}\n{"n": 2, "text": "tw\\u00f6"}')
+    assert text_of(open_source(path)) == "one\ntwö"
+    other = tmp_path / "b.data"
+    other.write_text('{"body": "x"}\r\n{"body": "y"}\r\n')
+    assert text_of(open_source(other, field="body")) == "x\ny"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"body": "x", "id": 3}', ["line 2", "no field 'text'", "'body', 'id'", "--field"]),
+        ("{}", ["line 2", "no field 'text'", "none"]),
+        ('{"text": 3}', ["line 2", "holds a int"]),
+        ('["text"]', ["line 2", "JSON list instead of an object"]),
+        ('{"text": "x"', ["line 2", "not JSON"]),
+        ('{"text": "\\ud800"}', ["line 2", "surrogate", "\\ud800", "--decode-errors replace"]),
+        ('{"text": "x", "n": ' + "9" * 5000 + "}", ["line 2"]),
+        ('{"text": ' + "[" * 100_000, ["line 2", "nested too deeply"]),
+        (b'{"text": "\xff"}', ["line 2", "0xff", "byte 10 of the line", "--encoding"]),
+    ],
+)
+def test_a_bad_json_line_is_named(tmp_path, line, words):
+    path = tmp_path / "a.jsonl"
+    data = line if isinstance(line, bytes) else line.encode()
+    path.write_bytes(b'{"text": "good"}\n' + data + b"\n")
+    if "9" * 5000 in str(line) and sys.version_info < (3, 11):
+        return  # this Python reads such numbers
+    with pytest.raises(DataError) as info:
+        text_of(open_source(path))
+    for word in [str(path), *words]:
+        assert word in str(info.value)
+
+
+def test_a_json_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "MAX_LINE_BYTES", 1000)
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "' + "x" * 3000 + '"}')
+    with pytest.raises(DataError, match="line 1: longer than"):
+        text_of(open_source(path))
+
+
+def test_half_characters_of_json_lines_can_be_replaced(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a\\ud800b\\ud83d\\ude00"}\n')
+    assert text_of(open_source(path, errors="replace")) == "a\ufffdb😀"
+    assert text_of(open_source(path, errors="ignore")) == "ab😀"
+
+
+@pytest.mark.parametrize("before", [0, 5, (1 << 20) - 1, (1 << 20) + 17])
+def test_undecodable_bytes_are_named_by_file_line_and_byte(tmp_path, before):
+    path = tmp_path / "bad.txt"
+    path.write_bytes(b"\n" * before + b"a\xe2\x82")  # a character that is cut off, also across two reads
+    with pytest.raises(DataError) as info:
+        text_of(open_source(path))
+    message = str(info.value)
+    assert f"line {before + 1:d}," in message and f"byte {before + 1:,}" in message and "0xe2" in message
+    assert str(path) in message and "--encoding" in message and "--decode-errors replace" in message
+    assert text_of(open_source(path, errors="replace")).endswith("a\ufffd")
+    assert text_of(open_source(path, encoding="latin-1")).endswith("a\xe2\x82")
+
+
+def test_other_encodings(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("Grüße\n".encode("utf-16"))
+    assert text_of(open_source(path, encoding="utf-16")) == "Grüße\n"
+    for bad in ("klingon", "rot13", "base64"):
+        with pytest.raises(DataError, match=f"the encoding '{bad}' is not known"):
+            open_source(path, encoding=bad)
+    with pytest.raises(DataError, match="strict, replace or ignore"):
+        open_source(path, errors="hope")
+
+
+def test_what_is_missing_or_matches_nothing(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    for data, options, words in [
+        (tmp_path / "no.txt", {}, ["no.txt", "No such file"]),
+        (tmp_path / "no*.txt", {}, ["no file matches", "no*.txt"]),
+        (tmp_path, {"patterns": ["*.md", "*.py"]}, ["no file below", "*.md *.py", "there are 1"]),
+        (tmp_path / "empty", {}, ["holds no files"]),
+        ([], {}, ["no files were given"]),
+        (["-", tmp_path / "a.txt"], {}, ["cannot be mixed"]),
+        (tmp_path / "a.txt", {"patterns": ["*.py"]}, ["'*.py'", "no folder"]),
+        (None, {"patterns": ["*.py"]}, ["no folder"]),
+        ("a\0b", {}, ["cannot read"]),
+        (os.devnull, {}, ["no regular file", "standard input"]),
+    ]:
+        with pytest.raises(DataError) as info:
+            open_source(data, **options)
+        for word in words:
+            assert word in str(info.value), info.value
+    with pytest.raises(DataError, match="is a folder"):
+        Files([tmp_path])
+    with pytest.raises(DataError, match="document 1 of the given text is a bytes"):
+        Texts(["a", b"b"])
+
+
+def test_a_file_that_vanishes_while_it_is_used(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("x")
+    source = open_source(path)
+    path.unlink()
+    for use in (source.fingerprint, source.signature, lambda: text_of(source)):
+        with pytest.raises(DataError, match="cannot read"):
+            use()
+
+
+def test_standard_input_can_be_read_twice_and_at_once():
+    source = StandardInput(stream=io.BytesIO(b"one\n" * 100_000))
+    assert source.size_bytes == 400_000
+    for a, b in zip(source.iter_text(), source.iter_text(), strict=True):
+        assert a == b
+    assert text_of(source) == "one\n" * 100_000
+    assert source.fingerprint() == source.fingerprint()
+
+
+def test_standard_input_through_open_source(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"t": "x"}\n{"t": "y"}\n')))
+    assert text_of(open_source("-", field="t")) == "x\ny"
+
+
+def test_fingerprints_follow_the_content_and_how_it_is_read(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("same")
+    two.write_text("same")
+    assert open_source(one).fingerprint() == open_source(two).fingerprint()
+    assert open_source(one).fingerprint() != open_source([one, two]).fingerprint()
+    assert open_source(one).fingerprint() != open_source(one, encoding="latin-1").fingerprint()
+    assert open_source(one).fingerprint() != open_source(one, field="text").fingerprint()
+    assert open_source(one).signature() != open_source(two).signature()
+    two.write_text("diff")
+    assert open_source(one).fingerprint() != open_source(two).fingerprint()
+    assert Texts(["ab", "c"]).fingerprint() != Texts(["a", "bc"]).fingerprint()
+    assert Texts(["ab"]).fingerprint() == Texts("ab").fingerprint()
+
+
+def test_the_standard_library_is_a_corpus():
+    source = open_source()
+    assert source.name == "the Python standard library"
+    below = [path.as_posix() for path in source.paths]
+    assert below == [path.as_posix() for path in standard_library().paths]
+    assert 1_000_000 < source.size_bytes <= 8 << 20
+    assert not any("/test/" in p or "/tests/" in p or "site-packages" in p or "dist-packages" in p for p in below)
+    assert any(p.endswith("/argparse.py") for p in below)
+    text = text_of(source)
+    assert "class ArgumentParser" in text and len(text) > 0.9 * source.size_bytes
+    assert standard_library(200_000).size_bytes <= 200_000
+
+
+def test_long_documents_come_in_pieces_cut_between_words():
+    text = "".join(f"word{i}, and\n  more " for i in range(150_000))
+    assert len(text) > 2 * reading.PIECE_CHARACTERS
+    pieces = list(reading.split_document(text))
+    assert "".join(piece.text for piece in pieces) == text
+    assert [piece.first for piece in pieces] == [True] + [False] * (len(pieces) - 1)
+    for piece, after in itertools.pairwise(pieces):
+        assert piece.text[-1].isalnum() and after.text[0] in " \n"
+        assert reading.PIECE_CHARACTERS - 100 < len(piece.text) <= reading.PIECE_CHARACTERS
+
+
+@given(st.binary(max_size=400), st.integers(1, 40), st.integers(1, 40))
+@settings(max_examples=200, deadline=None)
+def test_pieces_make_up_the_text_whatever_the_chunks(data, read_bytes, piece_characters):
+    text = data.decode("utf-8", "replace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "READ_BYTES", read_bytes)
+        patch.setattr(reading, "PIECE_CHARACTERS", piece_characters)
+        seen = []
+        pieces = list(reading.text_pieces(io.BytesIO(data), "x", "utf-8", "replace", seen.append))
+        assert "".join(p.text for p in pieces) == text.removeprefix("\ufeff")
+        assert sum(seen) == len(data)
+        assert [p.first for p in pieces] == [i == 0 for i in range(len(pieces))]
+        assert all(p.text for p in pieces)
+        assert "".join(p.text for p in reading.split_document(text)) == text
+
+
+@given(st.text(alphabet="ab1 \n.,é'", max_size=60))
+@settings(deadline=None)
+def test_a_cut_is_inside_or_at_the_end(text):
+    cut = reading.cut_position(text)
+    assert (0 < cut <= len(text)) if text else cut == 0

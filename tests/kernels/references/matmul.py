@@ -1,0 +1,43 @@
+"""csrc/matmul.c"""
+
+import numpy as np
+
+from kernels.harness import kernel
+from kernels.references import activation as activations
+from kernels.references.activation import KINDS
+
+# M, N, K around the tiles (6, 8 or 12 rows, 4 to 32 columns), the blocks of k (256) and of c (384, 512)
+SMALL = [(1, 1, 1), (2, 3, 1), (3, 2, 5), (7, 13, 11), (5, 70, 257), (13, 33, 512), (61, 31, 300)]
+LARGE = [(1, 1100, 3), (97, 64, 768), (401, 530, 70), (7, 521, 259)]
+
+
+def cases(shapes, activations):
+    return [{"M": M, "N": N, "K": K, "activation": kind} for M, N, K in shapes for kind in activations]
+
+
+CASES = (
+    cases(SMALL[::2], [KINDS["gelu_tanh"]])
+    + cases([(7, 19, 300)], KINDS.values())
+    + cases(SMALL[1::2] + LARGE, [KINDS["none"]])
+)
+
+
+def weight(rng, s):
+    """As a layer's: the products are of order 1, not in the far tails of the activations."""
+    return rng.standard_normal(s.N * s.K) / np.sqrt(max(s.K, 1))
+
+
+@kernel("matmul_nt", shapes=CASES, inputs={"b": weight}, summands=lambda s: s.K)
+def matmul_nt(a, b, bias, residual, activation):
+    pre = a @ b.T + (0 if bias is None else bias)
+    return {"c": activations.activation(activation, pre) + (0 if residual is None else residual), "pre": pre}
+
+
+@kernel("matmul_nn", shapes=CASES, summands=lambda s: s.K, nonfinite=[np.nan])
+def matmul_nn(a, b, pre, activation):
+    return {"c": (a @ b) * (1 if pre is None else activations.activation_gradient(activation, pre))}
+
+
+@kernel("matmul_tn", shapes=SMALL + LARGE, summands=lambda s: s.K)
+def matmul_tn(a, b):
+    return {"c": a.T @ b, "a_sum": a.sum(0)}

@@ -1,0 +1,160 @@
+"""A query's output has the same bits however it is computed; and what the paged kernels refuse."""
+
+import numpy as np
+import pytest
+
+from gollm import _native
+from gollm.errors import KernelError
+from kernels.harness import BUILDS, real_of, using
+
+S, T = 2, 530  # two blocks of 256 keys, and a bit
+
+
+def make(build, H, G, D):
+    rng = np.random.default_rng(7)
+    return rng.standard_normal((S, T, (H + 2 * G) * D)).astype(real_of(build))
+
+
+def whole(qkv, H, G, D):
+    y = np.empty((*qkv.shape[:2], H * D), qkv.dtype)
+    _native.attention_forward(y=y, qkv=qkv, H=H, G=G, D=D, scale=D**-0.5)
+    return y
+
+
+def through_pages(qkv, H, G, D, Z, chunks):
+    """The same through pages of Z tokens: chunks[i][s] tokens of sequence s in the i-th call."""
+    L, W, rng = -(-T // Z), G * D, np.random.default_rng(3)
+    R = S * L + 1
+    pages = np.full((2, R, Z, W), np.nan, qkv.dtype)
+    table = rng.permutation(R)[: S * L].reshape(S, L).astype(np.int32)
+    y = np.zeros((S, T, H * D), qkv.dtype)
+    done = np.zeros(S, np.int32)
+    for chunk in chunks:
+        parts = [slice(start, start + count) for start, count in zip(done, chunk, strict=True)]
+        done = done + np.asarray(chunk, np.int32)
+        offsets = np.cumsum([0, *chunk]).astype(np.int32)
+        call = {
+            "qkv": np.concatenate([qkv[s, part] for s, part in enumerate(parts)]),
+            "k_pages": pages[0],
+            "v_pages": pages[1],
+            "query_offsets": offsets,
+            "lengths": done,
+            "page_table": table,
+            "H": H,
+            "G": G,
+            "D": D,
+        }
+        _native.kv_cache_write(**call)
+        rows = np.empty((offsets[-1], H * D), qkv.dtype)
+        _native.attention_paged(y=rows, scale=D**-0.5, **call)
+        for s, part in enumerate(parts):
+            y[s, part] = rows[offsets[s] : offsets[s + 1]]
+    assert (done == T).all()
+    return y
+
+
+def token_by_token_from(first):
+    return [(first, first - 2)] + [(1, 1)] * (T - first) + [(0, 1)] * 2
+
+
+CHUNKS = {
+    "at once": [(T, T)],
+    "in uneven chunks": [(1, 256), (300, 0), (0, 7), (T - 301, T - 263)],
+    "token by token": token_by_token_from(T - 20),
+    "across a block, token by token": [*token_by_token_from(250)[:20], (T - 269, T - 267)],
+}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("heads", [(4, 2, 16), (1, 1, 64), (3, 3, 20), (7, 1, 12)], ids=str)
+@pytest.mark.parametrize("how", CHUNKS)
+def test_a_row_has_the_same_bits_in_any_chunk_through_any_pages(build, heads, how):
+    qkv = make(build, *heads)
+    with using(build, 1):
+        want = whole(qkv, *heads)
+        alone = np.stack([whole(qkv[s : s + 1], *heads)[0] for s in range(S)])
+        shorter = whole(np.ascontiguousarray(qkv[:, :300]), *heads)
+    assert alone.tobytes() == want.tobytes()
+    assert shorter.tobytes() == want[:, :300].tobytes()
+    for threads, Z in [(1, 64), (2, 1), (3, 32), (2, 7), (9, 256), (2, 512), (5, 1024)]:
+        with using(build, threads):
+            got = through_pages(qkv, *heads, Z, CHUNKS[how])
+        assert got.tobytes() == want.tobytes(), f"pages of {Z}, {threads} threads"
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_long_rows_of_extreme_scores(build):
+    """Scores of a few thousand: one key takes it all; the running maximum moves from block to block."""
+    rng, D = np.random.default_rng(5), 8
+    qkv = rng.standard_normal((1, T, 3 * D)).astype(real_of(build))
+    qkv[..., : 2 * D] *= 100
+    y = np.empty((1, T, D), qkv.dtype)
+    with using(build, 2):
+        _native.attention_forward(y=y, qkv=qkv, H=1, G=1, D=D, scale=1.0)
+    q, k, v = np.split(qkv[0].astype(np.float64), 3, axis=1)
+    best = [np.argmax(k[: i + 1] @ q[i]) for i in range(T)]
+    scores = [np.sort(k[: i + 1] @ q[i]) for i in range(T)]
+    clear = np.array([len(s) < 2 or s[-1] - s[-2] > 50 for s in scores])
+    assert clear.sum() > T // 2
+    np.testing.assert_allclose(y[0][clear], v[best][clear], rtol=1e-6)
+
+
+def paged_call():
+    rng, (H, G, D, Z, R) = np.random.default_rng(2), (2, 1, 4, 8, 6)
+    return {
+        "qkv": rng.standard_normal((5, (H + 2 * G) * D), np.float32),
+        "k_pages": rng.standard_normal((R, Z, G * D), np.float32),
+        "v_pages": rng.standard_normal((R, Z, G * D), np.float32),
+        "query_offsets": np.array([0, 2, 5], np.int32),
+        "lengths": np.array([2, 20], np.int32),
+        "page_table": np.array([[0, 99, 99], [5, 1, 2]], np.int32),  # pages past the length are not looked at
+        "H": H,
+        "G": G,
+        "D": D,
+    }
+
+
+BAD = {
+    "query_offsets": [[1, 2, 5], [0, 2, 4], [0, 2, 6], [0, 7, 5], [0, -1, 5], [0, 2**31 - 1, 5]],
+    "lengths": [[1, 20], [2, 2], [2, 25], [-1, 20], [2, 2**31 - 1], [-(2**31), 20]],
+    "page_table": [[[6, 0, 0], [5, 1, 2]], [[0, 0, 0], [5, 1, -1]], [[0, 0, 0], [5, 2**31 - 1, 2]]],
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 9])
+def test_bad_pages_are_refused_before_anything_is_written(threads):
+    with using(BUILDS[0], threads):
+        good = paged_call()
+        _native.kv_cache_write(**good)
+        _native.attention_paged(y=np.empty((5, 8), np.float32), scale=1.0, **good)
+        for name, values in BAD.items():
+            for value in values:
+                call = paged_call() | {name: np.array(value, np.int32)}
+                y = np.full((5, 8), 7, np.float32)
+                before = call["k_pages"].copy(), call["v_pages"].copy()
+                with pytest.raises(KernelError, match="outside"):
+                    _native.kv_cache_write(**call)
+                with pytest.raises(KernelError, match="outside"):
+                    _native.attention_paged(y=y, scale=1.0, **call)
+                assert (y == 7).all()
+                assert (call["k_pages"] == before[0]).all() and (call["v_pages"] == before[1]).all()
+
+
+@pytest.mark.parametrize(
+    "heads", [(2, 1, 3), (3, 2, 4), (0, 1, 4), (2, 0, 4), (2, 1, 0), (-2, -1, -4), (2**62, 2**62, 4)]
+)
+def test_heads_that_do_not_fit_the_rows_are_refused(heads):
+    H, G, D = heads
+    qkv, y = np.zeros((1, 3, 16), np.float32), np.zeros((1, 3, 8), np.float32)
+    lse = np.zeros((1, max(0, min(H, 9)), 3), np.float32)
+    with pytest.raises(KernelError, match="sizes"):
+        _native.attention_forward(y=y, qkv=qkv, H=H, G=G, D=D, scale=1.0)
+    if lse.shape[1] == H:
+        with pytest.raises(KernelError, match="sizes"):
+            _native.attention_backward(dqkv=qkv.copy(), dy=y, qkv=qkv, y=y.copy(), lse=lse, H=H, G=G, D=D, scale=1.0)
+
+
+def test_head_dim_is_at_most_256():
+    qkv, y = np.zeros((1, 2, 3 * 257), np.float32), np.zeros((1, 2, 257), np.float32)
+    with pytest.raises(KernelError, match="does not take"):
+        _native.attention_forward(y=y, qkv=qkv, H=1, G=1, D=257, scale=1.0)

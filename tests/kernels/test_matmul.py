@@ -1,0 +1,38 @@
+"""The products' bits depend on nothing but their rows and columns."""
+
+import numpy as np
+import pytest
+
+from gollm import _native
+from gollm.errors import KernelError
+from kernels.harness import BUILDS, real_of, rng_of, using
+
+
+@pytest.fixture(params=BUILDS)
+def build(request):
+    with using(request.param, 2):
+        yield request.param
+
+
+@pytest.mark.parametrize("shape", [(40, 33, 700), (200, 600, 300)])
+def test_layout_batch_and_chunks_do_not_change_a_bit(build, shape):
+    (M, N, K), real, rng = shape, real_of(build), rng_of("matmul", shape)
+    a, b = rng.standard_normal((M, K)).astype(real), rng.standard_normal((N, K)).astype(real)
+    a_t, b_t = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)
+    nt, nn, tn, rows, chunks = (np.zeros((M, N), real) for _ in range(5))
+    _native.matmul_nt(c=nt, a=a, b=b, activation=0)
+    _native.matmul_nn(c=nn, a=a, b=b_t, activation=0)
+    _native.matmul_tn(c=tn, a=a_t, b=b_t)
+    for i in range(0, M, 7):  # some rows alone
+        _native.matmul_nt(c=rows[i : i + 7], a=a[i : i + 7], b=b, activation=0)
+    for k in range(0, K, 256):  # the blocks of k one by one
+        _native.matmul_tn(c=(chunks, True), a=a_t[k : k + 256], b=b_t[k : k + 256])
+    for other in (nn, tn, rows, chunks):
+        assert other.tobytes() == nt.tobytes()
+
+
+def test_an_unknown_activation_is_refused(build):
+    one = np.ones((1, 1), real_of(build))
+    for kind in (-1, 5):
+        with pytest.raises(KernelError, match="range"):
+            _native.matmul_nt(c=one.copy(), a=one, b=one, activation=kind)

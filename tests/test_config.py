@@ -1,0 +1,100 @@
+"""Model configurations: presets, aliases, and mistakes that are refused by name."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gollm.config import ALIASES, PRESETS, ModelConfig, preset
+from gollm.errors import ConfigError
+from gollm.model import parameter_specs
+
+PARAMETERS = {
+    "d12": 124_439_808,
+    "d24": 354_823_168,
+    "d36": 774_030_080,
+    "d48": 1_557_611_200,
+}  # as GPT-2's papers and files
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_gpt2_presets_have_gpt2s_parameters(name):
+    assert sum(spec.size for spec in parameter_specs(preset(name))) == PARAMETERS[name]
+
+
+def test_presets_by_other_names():
+    assert preset("gpt2") is preset("gpt2:d12") is PRESETS["d12"]
+    with pytest.raises(ConfigError, match=r"'huge'.*tiny"):
+        preset("huge")
+
+
+@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+def test_dict_round_trip(config):
+    assert ModelConfig.from_dict(config.to_dict()) == config
+
+
+def test_every_alias_names_a_field():
+    fields = ModelConfig().to_dict()
+    assert set(ALIASES.values()) <= fields.keys()
+    assert not set(ALIASES) & fields.keys()
+
+
+def test_the_documentation_lists_every_alias():
+    page = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (`.*`) \|$", page, re.M))
+    documented = {alias: field for field, names in rows.items() for alias in re.findall(r"`(\w+)`", names)}
+    assert {alias: documented.get(alias) for alias in ALIASES} == ALIASES
+
+
+def test_names_of_other_projects_are_understood():
+    nanogpt = {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "vocab_size": 65}
+    config = ModelConfig.from_dict(nanogpt)
+    assert (config.n_layers, config.n_heads, config.d_model, config.context) == (6, 6, 384, 256)
+    assert (
+        ModelConfig.from_dict({"hidden_size": 64, "num_heads": 2, "activation_function": "gelu_new"}).activation
+        == "gelu_tanh"
+    )
+
+
+def test_a_preset_can_be_changed():
+    config = ModelConfig.from_dict({"preset": "tiny", "d_model": 96, "n_heads": 3})
+    assert (config.n_layers, config.head_dim, config.d_ff, config.n_kv_heads) == (2, 32, 384, 3)
+    assert ModelConfig.from_dict({"preset": "tiny", "d_model": 16, "head_dim": 4}).d_ff == 64
+    assert ModelConfig.from_dict({"preset": "tiny", "n_heads": 4, "d_ff": 50}).head_dim == 16
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"n_layrs": 2}, ["n_layrs", "did you mean n_layers"]),
+        ({"n_layers": 0}, ["n_layers", "0", "1"]),
+        ({"n_layers": "two"}, ["n_layers", "'two'"]),
+        ({"n_layers": True}, ["n_layers", "True"]),
+        ({"n_heads": 5, "d_model": 64}, ["n_heads", "5", "64"]),
+        ({"n_heads": 4, "n_kv_heads": 3}, ["n_kv_heads", "3", "4"]),
+        ({"d_model": 1024, "n_heads": 2}, ["head_dim", "512", "256"]),
+        ({"activation": "tanh"}, ["activation", "'tanh'", "silu"]),
+        ({"dropout": 1.0}, ["dropout", "1.0"]),
+        ({"dropout": float("nan")}, ["dropout", "nan"]),
+        ({"bias": 1}, ["bias", "1", "true or false"]),
+        ({"n_embd": 64, "d_model": 64}, ["d_model", "twice"]),
+        ({"context": 2**40}, ["context", str(2**40)]),
+    ],
+)
+def test_mistakes_are_refused_by_name(values, words):
+    with pytest.raises(ConfigError) as error:
+        ModelConfig.from_dict(values, where="file.yaml")
+    for word in ["file.yaml", *words]:
+        assert word in str(error.value)
+
+
+def test_files(tmp_path):
+    (tmp_path / "a.yaml").write_text("preset: tiny\nn_layer: 3\n")
+    (tmp_path / "b.json").write_text('{"preset": "tiny", "n_layers": 3}')
+    assert ModelConfig.from_file(tmp_path / "a.yaml") == ModelConfig.from_file(tmp_path / "b.json")
+    for name, text in {"c.yaml": "[1, 2]", "d.json": "{", "e.yaml": "a: [", "f.json": "[" * 100_000}.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ConfigError, match=name):
+            ModelConfig.from_file(tmp_path / name)
+    with pytest.raises(ConfigError, match=r"missing\.yaml"):
+        ModelConfig.from_file(tmp_path / "missing.yaml")

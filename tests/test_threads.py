@@ -1,0 +1,182 @@
+"""How many threads there are by default, several Python threads at once, and fork in the middle."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import gollm
+from gollm import _native
+from gollm.threads import cpu_quota, default_num_threads, physical_cores
+
+UNLIMITED = os.cpu_count() or 1  # what cpu_quota() gives where there is no limit
+
+
+def python(code, **environment):
+    inherited = {name: value for name, value in os.environ.items() if name != "GOLLM_NUM_THREADS"}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=inherited | environment
+    )
+
+
+@pytest.mark.skipif(not _native.has_openmp(), reason="built without OpenMP: always one thread")
+@pytest.mark.parametrize("n", [1, 3, 1024])
+def test_gollm_num_threads_sets_the_number(n):
+    run = python("import gollm; print(gollm.num_threads())", GOLLM_NUM_THREADS=str(n))
+    assert run.stdout.split() == [str(n)], run.stderr
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "1025", "two", "1.5", ""])
+def test_a_wrong_gollm_num_threads_is_one_clear_sentence(value):
+    run = python("import gollm", GOLLM_NUM_THREADS=value)
+    assert run.returncode == 1
+    sentence = f"GOLLM_NUM_THREADS is '{value}'; it must be a whole number from 1 to 1024"
+    assert run.stderr.splitlines()[-1] == f"gollm.errors.ConfigError: {sentence}"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_the_default_follows_affinity():
+    run = python(
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import gollm; print(gollm.num_threads())"
+    )
+    assert run.stdout.split() == ["1"], run.stderr
+
+
+@pytest.mark.skipif(not _native.has_openmp(), reason="built without OpenMP: always one thread")
+def test_the_default_is_what_the_module_says():
+    run = python("import gollm; print(gollm.num_threads())")
+    assert run.stdout.split() == [str(min(default_num_threads(), 1024))], run.stderr
+
+
+@pytest.mark.parametrize("n", [0, -1, 1025])
+def test_set_num_threads_refuses(n):
+    before = gollm.num_threads()
+    with pytest.raises(gollm.errors.ConfigError, match=rf"the number of threads is {n}; it must be from 1 to 1024"):
+        gollm.set_num_threads(n)
+    assert gollm.num_threads() == before
+
+
+def test_physical_cores(tmp_path):
+    """Four hyper-threads on two cores, and two CPUs of which the system says nothing."""
+    for cpu, siblings in [(0, "0,2\n"), (1, "1,3\n"), (2, "0,2\n"), (3, "1,3\n")]:
+        folder = tmp_path / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(siblings)
+    root = str(tmp_path)
+    assert physical_cores({0, 1, 2, 3}, root) == 2
+    assert physical_cores({0, 2}, root) == 1
+    assert physical_cores({0, 1}, root) == 2
+    assert physical_cores({0, 4, 5}, root) == 3
+
+
+def quota(tmp_path, own, files):
+    """cpu_quota() on a tree of control groups: own is /proc/self/cgroup's text, files are {path: text}."""
+    (tmp_path / "own").write_text(own)
+    for path, text in files.items():
+        file = tmp_path / "cgroup" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return cpu_quota(str(tmp_path / "cgroup"), str(tmp_path / "own"))
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"a/b/cpu.max": "150000 100000\n"}, 2),
+        ({"a/b/cpu.max": "50000 100000\n"}, 1),
+        ({"a/b/cpu.max": "max 100000\n"}, UNLIMITED),
+        ({"a/b/cpu.max": "max 100000\n", "a/cpu.max": "300000 100000\n"}, 3),
+        ({"a/b/cpu.max": "400000 100000\n", "a/cpu.max": "300000 100000\n"}, 3),
+        ({"cpu.max": "200000 100000\n"}, 2),  # in a container the own group is often the mounted root
+        ({"a/b/cpu.max": "nonsense\n"}, UNLIMITED),
+        ({}, UNLIMITED),
+    ],
+)
+def test_cpu_quota_version_2(tmp_path, files, cpus):
+    assert quota(tmp_path, "0::/a/b\n", files) == cpus
+
+
+@pytest.mark.parametrize(
+    ("limit", "cpus"), [("250000", 3), ("-1", UNLIMITED), ("0", UNLIMITED), ("nonsense", UNLIMITED)]
+)
+def test_cpu_quota_version_1(tmp_path, limit, cpus):
+    files = {"cpu/a/cpu.cfs_quota_us": f"{limit}\n", "cpu/a/cpu.cfs_period_us": "100000\n"}
+    assert quota(tmp_path, "4:memory:/m\n3:cpu,cpuacct:/a\n", files) == cpus
+
+
+def test_cpu_quota_without_control_groups(tmp_path):
+    assert cpu_quota(str(tmp_path), str(tmp_path / "absent")) == UNLIMITED
+
+
+def test_python_threads_take_turns():
+    """Kernels with workspace, called by four threads at once, give each its own results."""
+    wrong = []
+
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        n, c = 50 + seed, 65 + seed
+        x, dy = rng.standard_normal((2, n, c)).astype(np.float32)
+        want = backward(x, dy)
+        for _ in range(100):
+            got = backward(x, dy)
+            if any(a.tobytes() != b.tobytes() for a, b in zip(got, want, strict=True)):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def backward(x, dy):
+    n, c = x.shape
+    y, mean, rstd = np.empty_like(x), np.empty(n, x.dtype), np.empty(n, x.dtype)
+    w = np.linspace(-1, 1, c, dtype=x.dtype)
+    _native.layernorm_forward(y=y, mean=mean, rstd=rstd, x=x, w=w, b=w, eps=1e-5)
+    dx, dw, db = np.empty_like(x), np.empty_like(w), np.empty_like(w)
+    _native.layernorm_backward(dx=dx, dw=dw, db=db, dy=dy, x=x, w=w, mean=mean, rstd=rstd)
+    return y, dx, dw, db
+
+
+FORK = """
+import os, sys, threading
+sys.path.insert(0, {folder!r})
+import numpy as np
+import gollm
+from test_threads import backward
+
+gollm.set_num_threads(2)
+rng = np.random.default_rng(1)
+x, dy = rng.standard_normal((2, 200, 300)).astype(np.float32)
+want = b"".join(a.tobytes() for a in backward(x, dy))
+stop = threading.Event()
+
+def keep_busy():  # another thread computes while this one forks
+    while not stop.is_set():
+        backward(x, dy)
+
+busy = threading.Thread(target=keep_busy)
+busy.start()
+outcomes = []
+for _ in range(10):
+    pid = os.fork()
+    if pid == 0:
+        same = all(b"".join(a.tobytes() for a in backward(x, dy)) == want for _ in range(3))
+        os._exit(0 if same and gollm.num_threads() == 1 else 1)
+    outcomes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+stop.set()
+busy.join()
+after = b"".join(a.tobytes() for a in backward(x, dy)) == want
+print(outcomes, after, gollm.num_threads())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_after_fork_the_child_computes_alone_with_the_same_bits():
+    run = python(FORK.format(folder=os.path.dirname(__file__)))
+    assert run.stdout.strip() == f"{[0] * 10} True {2 if _native.has_openmp() else 1}", run.stderr

@@ -1,0 +1,242 @@
+/* Feeds the tokenizers' C cores with random bytes; built with the sanitizers and run by test_fuzz.py.
+ *
+ *   fuzz SEED ROUNDS
+ *
+ * Every text lies in a block of its own of exactly its size, so that the address sanitizer sees a read beyond either
+ * end. Besides not crashing: pieces cover the text, training makes a valid vocabulary, encoding gives the bytes back,
+ * cached and merged pieces agree, and a damaged vocabulary is refused or harmless.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "../../csrc/tokenizer/bpe.h"
+#include "../../csrc/tokenizer/bpe_train.h"
+#include "../../csrc/tokenizer/words.h"
+
+#define CHECK(condition)                                                                                               \
+    do                                                                                                                 \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "round %ld, line %d: %s\n", round_number, __LINE__, #condition);                           \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    while (0)
+
+static long round_number;
+static uint64_t state;
+
+static uint64_t draw(uint64_t below) // splitmix64
+{
+    uint64_t z = (state += 0x9E3779B97F4A7C15ull);
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
+    return (z ^ z >> 31) % below;
+}
+
+/* A text of random snippets, many of them not UTF-8, cut anywhere. */
+static uint8_t *random_text(size_t *length) {
+    static const char *const snippets[] = {
+        "a",
+        "b",
+        "the ",
+        "  ",
+        "\n",
+        "'s",
+        "'re",
+        "'",
+        "42",
+        "\xC3\xA9",
+        "\xE6\xBC\xA2",
+        "\xF0\x9F\x99\x82",
+        "\xC2\xA0",
+        "\xE3\x80\x80",
+        "\xC2\xBD",
+        "\xC3",
+        "\xE6\xBC",
+        "\xF0\x9F\x99",
+        "\x80",
+        "\xC0\xAF",
+        "\xED\xA0\x80",
+        "\xF4\x90\x80\x80",
+        "\xFF",
+        "\xF8",
+        "abcdefghijklmnopqrst",
+        "                ",
+        "_!-",
+        "\t\r\n",
+        "\xE0\x80\x80",
+        "\xF0\x80\x80\x80",
+    };
+    size_t wanted = draw(8) ? draw(64) : draw(3000), n = 0, kinds = 1 + draw(sizeof snippets / sizeof *snippets);
+    uint8_t *scratch = malloc(wanted + 32);
+    while (n < wanted) {
+        if (draw(20) == 0) {
+            scratch[n++] = (uint8_t)draw(256);
+            continue;
+        }
+        const char *snippet = snippets[draw(kinds)];
+        memcpy(scratch + n, snippet, strlen(snippet));
+        n += strlen(snippet);
+    }
+    uint8_t *text = malloc(wanted ? wanted : 1);
+    memcpy(text, scratch, wanted);
+    free(scratch);
+    *length = wanted;
+    return text;
+}
+
+static void check_split(const uint8_t *text, size_t length) {
+    const uint8_t *end = text + length, *next;
+    for (const uint8_t *p = text; p < end; p = next) {
+        next = split_piece(SPLIT_GPT2, p, end);
+        CHECK(next > p && next <= end);
+    }
+}
+
+struct arrays {
+    uint8_t *bytes;
+    int32_t *offsets, *merges;
+    int32_t n;
+    size_t size, n_merges;
+};
+
+/* What the binding hands to Python: bytes are their own ids. */
+static struct arrays arrays_of(const struct bpe_trainer *t) {
+    struct arrays a = {.n = t->n_tokens, .n_merges = t->n_merges};
+    int32_t added = t->n_tokens - 256;
+    a.size = 256 + (size_t)t->offsets[added];
+    a.bytes = malloc(a.size);
+    a.offsets = malloc(((size_t)a.n + 1) * sizeof *a.offsets);
+    a.merges = malloc((3 * a.n_merges + 1) * sizeof *a.merges);
+    for (int32_t i = 0; i < 256; i++) a.bytes[i] = (uint8_t)(a.offsets[i] = i);
+    if (a.size > 256) memcpy(a.bytes + 256, t->bytes, a.size - 256);
+    for (int32_t i = 0; i <= added; i++) a.offsets[256 + i] = 256 + t->offsets[i];
+    for (size_t i = 0; i < 3 * a.n_merges; i++)
+        a.merges[i] = t->merges[i] < 256 ? t->byte_of[t->merges[i]] : t->merges[i];
+    return a;
+}
+
+static void free_arrays(struct arrays *a) {
+    free(a->bytes);
+    free(a->offsets);
+    free(a->merges);
+}
+
+static void check_encoding(const struct arrays *a, const struct bpe_model *model, int exact) {
+    struct vocabulary v = {a->bytes, a->offsets, a->n};
+    struct bpe_workspace *work = bpe_workspace_new();
+    struct id_buffer ids = {NULL, 0, 0};
+    for (int i = 0; i < 4; i++) {
+        size_t length, n = 0;
+        uint8_t *text = random_text(&length);
+        for (int again = 0; again < 2; again++) { // the second time from the caches
+            ids.n = 0;
+            CHECK(bpe_encode(model, work, text, length, &ids) == 0);
+            CHECK(again == 0 || ids.n == n);
+            n = ids.n;
+            int64_t size = vocabulary_decode(&v, ids.ids, ids.n, NULL);
+            CHECK(size == (int64_t)length || !exact);
+            uint8_t *decoded = malloc((size_t)size + 1);
+            vocabulary_decode(&v, ids.ids, ids.n, decoded);
+            CHECK(!exact || memcmp(decoded, text, length) == 0);
+            free(decoded);
+        }
+        const uint8_t *end = text + length, *next;
+        size_t at = 0;
+        for (const uint8_t *p = text; p < end; p = next) {
+            next = split_piece(SPLIT_GPT2, p, end);
+            int32_t *merged = malloc((size_t)(next - p) * sizeof *merged);
+            size_t made = bpe_merge(model, work, p, (size_t)(next - p), merged);
+            CHECK(made && at + made <= ids.n && memcmp(merged, ids.ids + at, made * sizeof *merged) == 0);
+            at += made;
+            free(merged);
+        }
+        CHECK(at == ids.n);
+        free(text);
+    }
+    free(ids.ids);
+    bpe_workspace_free(work);
+}
+
+/* Changes some numbers; what is still accepted must encode. Merged tokens are checked, so it even encodes exactly. */
+static void check_damage(struct arrays *a) {
+    char why[160];
+    for (uint64_t hits = 1 + draw(3); hits--;) switch (draw(3)) {
+        case 0: a->bytes[draw(a->size)] = (uint8_t)draw(256); break;
+        case 1:
+            a->offsets[draw((uint64_t)a->n + 1)] =
+                (int32_t)draw(3) ? (int32_t)draw(a->size + 2) - 1 : (int32_t)draw(1ull << 32);
+            break;
+        default:
+            if (a->n_merges)
+                a->merges[draw(3 * a->n_merges)] =
+                    draw(3) ? (int32_t)draw((uint64_t)a->n + 2) - 1 : (int32_t)draw(1ull << 32);
+        }
+    struct vocabulary v = {a->bytes, a->offsets, a->n};
+    if (!vocabulary_valid(&v, a->size, why, sizeof why)) {
+        CHECK(*why);
+        return;
+    }
+    struct bpe_model *model = bpe_model_new(&v, a->merges, a->n_merges, SPLIT_GPT2, why, sizeof why);
+    CHECK(model || *why);
+    if (model) check_encoding(a, model, 1);
+    bpe_model_free(model);
+}
+
+static void check_words(const struct arrays *a) {
+    char why[160];
+    struct vocabulary v = {a->bytes, a->offsets, a->n};
+    int32_t n_words = (int32_t)draw((uint64_t)a->n) + 1, unknown = (int32_t)draw((uint64_t)a->n);
+    struct word_model *model = word_model_new(&v, n_words, unknown, SPLIT_GPT2, why, sizeof why);
+    CHECK(model);
+    struct id_buffer ids = {NULL, 0, 0};
+    size_t length;
+    uint8_t *text = random_text(&length);
+    CHECK(word_encode(model, text, length, &ids) == 0);
+    CHECK(vocabulary_decode(&v, ids.ids, ids.n, NULL) >= 0);
+    free(text);
+    free(ids.ids);
+    word_model_free(model);
+}
+
+static void fuzz_round(void) {
+    char why[160];
+    struct piece_map counts;
+    CHECK(piece_map_init(&counts) == 0);
+    for (uint64_t texts = 1 + draw(4); texts--;) {
+        size_t length;
+        uint8_t *text = random_text(&length);
+        check_split(text, length);
+        CHECK(count_pieces(&counts, SPLIT_GPT2, text, length) == 0);
+        free(text);
+    }
+    struct bpe_trainer *trainer = bpe_trainer_new(&counts);
+    CHECK(trainer);
+    int32_t wanted = 256 + (int32_t)draw(300);
+    int64_t min_count = 1 + (int64_t)draw(3);
+    while (bpe_trainer_run(trainer, wanted, 1 + (int64_t)draw(50), min_count) > 0);
+    CHECK(trainer->n_tokens <= wanted);
+    struct arrays a = arrays_of(trainer);
+    bpe_trainer_free(trainer);
+    piece_map_free(&counts);
+
+    struct vocabulary v = {a.bytes, a.offsets, a.n};
+    CHECK(vocabulary_valid(&v, a.size, why, sizeof why));
+    struct bpe_model *model = bpe_model_new(&v, a.merges, a.n_merges, SPLIT_GPT2, why, sizeof why);
+    CHECK(model);
+    check_encoding(&a, model, 1);
+    bpe_model_free(model);
+    check_words(&a);
+    check_damage(&a);
+    free_arrays(&a);
+}
+
+int main(int argc, char **argv) {
+    if (argc != 3) {
+        fprintf(stderr, "usage: fuzz SEED ROUNDS\n");
+        return 2;
+    }
+    state = strtoull(argv[1], NULL, 10);
+    long rounds = strtol(argv[2], NULL, 10);
+    for (round_number = 0; round_number < rounds; round_number++) fuzz_round();
+    return 0;
+}

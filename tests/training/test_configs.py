@@ -1,0 +1,49 @@
+"""The ready-made configurations load, are what their comments say, and train where that is quick."""
+
+from pathlib import Path
+
+import pytest
+
+import gollm
+from gollm.model import parameter_specs
+from gollm.options import from_mapping, load_file
+from gollm.training import TrainOptions
+
+FOLDER = Path(__file__).parents[2] / "configs"
+FILES = sorted(FOLDER.glob("*.yaml"))
+MILLIONS = {
+    "gpt2-124m": (50257, 124.4),
+    "python-small": (1000, 0.94),
+    "shakespeare-char": (65, 0.81),
+    "shakespeare-char-10m": (65, 10.8),
+    "stories-30m": (8192, 29.7),
+}
+
+
+def test_all_are_here():
+    assert {path.stem for path in FILES} == set(MILLIONS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_loads_and_has_the_size_that_it_says(path):
+    options = from_mapping(TrainOptions, load_file(path), str(path))
+    vocab_size, millions = MILLIONS[path.stem]
+    config = options.base_config().replace(vocab_size=vocab_size)
+    assert sum(spec.size for spec in parameter_specs(config)) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+@pytest.mark.parametrize("name", ["shakespeare-char", "python-small"])
+def test_it_trains(name, corpus, tmp_path):
+    options = from_mapping(TrainOptions, load_file(FOLDER / f"{name}.yaml"), name)
+    short = options.replace(
+        data=(str(corpus),), out=str(tmp_path / "run"), steps=2, eval_batches=1, sample_tokens=5, batch_size=2
+    )
+    assert gollm.train(short).steps == 2
+
+
+def test_what_is_spelled_out_is_the_default():
+    spelled = from_mapping(TrainOptions, load_file(FOLDER / "python-small.yaml"), "python-small.yaml")
+    shape = spelled.base_config(), spelled.vocab_size, spelled.tokenizer
+    default = TrainOptions()
+    assert shape == (default.base_config(), default.base_config().vocab_size, default.tokenizer)
+    assert spelled.replace(vocab_size=None) == default

@@ -1,0 +1,101 @@
+"""What a run is said to take, against what the process then takes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gollm.config import preset
+from gollm.training import TrainOptions, prepare_job
+from gollm.training.estimate import _cgroup_rooms, available_bytes, flops_per_token, resident_bytes
+
+SCRIPT = """
+import json, sys
+from gollm.training import TrainOptions, prepare_job
+from gollm.training.estimate import resident_bytes
+
+job = prepare_job(TrainOptions(**json.loads(sys.argv[1])))
+job.run()
+print(json.dumps([job.estimate.total_bytes, resident_bytes()[1]]))
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+
+
+def estimated_and_peak(options):
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(options.to_dict())], capture_output=True, text=True, check=True
+    )
+    return json.loads(result.stdout)
+
+
+WIDE = {"d_model": 128, "n_heads": 4, "n_layers": 4, "context": 128, "steps": 2, "eval_batches": 3, "sample_tokens": 2}
+KINDS = {
+    "tiny": {"sample_tokens": 3},
+    "small": WIDE,
+    "large batch": {**WIDE, "batch_size": 48},
+    "accumulation": {**WIDE, "batch_size": 16, "grad_accumulation": 2},
+    "gradient descent": {**WIDE, "batch_size": 16, "optimizer": "sgd"},
+    "dropout": {**WIDE, "batch_size": 16, "dropout": 0.1},
+    "an uneven last evaluation batch": {**WIDE, "batch_size": 40, "eval_batches": 9, "validation_fraction": 0.15},
+    "long context": {"d_model": 64, "n_heads": 2, "context": 1024, "batch_size": 8, "n_layers": 2, "steps": 2},
+    "grouped heads, untied": {**WIDE, "n_kv_heads": 1, "tied_head": False, "bias": False, "batch_size": 16},
+}
+LARGE = {
+    "30M": {**WIDE, "n_layers": 8, "d_model": 512, "n_heads": 8, "batch_size": 4},
+    "85M": {**WIDE, "n_layers": 12, "d_model": 768, "n_heads": 12, "context": 64, "batch_size": 4},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory(options, kind):
+    estimated, peak = estimated_and_peak(options(**KINDS[kind]))
+    assert estimated == pytest.approx(peak, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LARGE)
+def test_memory_of_large_models(options, kind):
+    estimated, peak = estimated_and_peak(options(**LARGE[kind]))
+    assert estimated == pytest.approx(peak, rel=0.1)
+
+
+def test_memory_of_a_resumed_run(options):
+    """Weights and moments come out of a mapped file, whose pages are not counted twice."""
+    chosen = options(**{**WIDE, "n_layers": 6, "d_model": 384, "n_heads": 6, "context": 32, "batch_size": 2})
+    estimated_and_peak(chosen)
+    estimated, peak = estimated_and_peak(TrainOptions(resume=chosen.out, steps=4))
+    assert estimated == pytest.approx(peak, rel=0.1)
+
+
+def test_nothing_is_allocated_for_an_estimate(options):
+    """Terabytes: the estimate needs no more memory for it."""
+    before = resident_bytes()[1]
+    job = prepare_job(options(n_layers=200, d_model=2**15, n_heads=2**8, context=8, batch_size=2**14))
+    assert job.estimate.total_bytes > 1e12
+    assert job.estimate.n_parameters > 1e12
+    assert job.estimate.peak_so_far - before < 1e8
+
+
+def test_flops_per_token():
+    """6 N + 12 L C T: for GPT-2, 124M parameters and 1024 tokens of context."""
+    assert flops_per_token(preset("d12")) == 6 * 124_439_808 + 12 * 12 * 768 * 1024
+
+
+def test_what_is_free_is_within_the_machine():
+    with open("/proc/meminfo") as file:
+        total = int(file.readline().split()[1]) * 1024
+    assert 0 < available_bytes() <= total
+
+
+def test_limits_of_cgroups(tmp_path):
+    """A container's own limit, and a tighter one above it."""
+    own = tmp_path / "own"
+    own.write_text("0::/above/mine\n")
+    for folder, limit, used in [("above/mine", "max", "1"), ("above", "5000", "2000"), (".", "9000", "9500")]:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / folder / "memory.current").write_text(f"{used}\n")
+    assert list(_cgroup_rooms(str(tmp_path), str(own))) == [3000, 0]
+    assert list(_cgroup_rooms(str(tmp_path / "nothing"), str(own))) == []
