@@ -1,0 +1,90 @@
+"""Writes docs/cli.md, the reference of the `gollm` command, from the dataclasses that hold the commands' options.
+
+python tools/reference.py            writes the page
+python tools/reference.py --check    fails if the page is not what would be written
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+
+from gollm.cli.main import COMMANDS, load_command
+from gollm.options import Option, describe
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+
+INTRODUCTION = """\
+# The `gollm` command
+
+<!-- written by tools/reference.py from the dataclasses of the options; edit those -->
+
+This page lists every command with every option, its default, and what is allowed. `gollm COMMAND --help` shows the
+same.
+
+- Flags are `--kebab-case`; `--snake_case` and `--name=value` mean the same. A switch is `--name` or `--no-name`.
+- A list takes several values behind one flag: `--data a.txt b.txt`. A value that begins with a hyphen goes behind an
+  equals sign: `--prompt=-hello`.
+- Where a flag "may be left out", its value can stand alone: `gollm info FILE`.
+- `--config FILE` reads options from a `.yaml`, `.yml` or `.json` file, by their names with underscores or hyphens;
+  flags override it. YAML is read by the rules of version 1.2: `1e-3` is a number, `no` is text. A name that appears
+  twice is an error.
+- `--json` prints one JSON document on standard output, and nothing else. Progress and errors go to standard error.
+- A mistake is one line, `gollm: ...`; `--debug` adds Python's traceback.
+- Exit status: 0 success, 1 something went wrong, 2 a mistake in the command line, 130 interrupted.
+- From Python the same options are the fields of a dataclass, with the same checks.
+"""
+
+
+def page() -> str:
+    parts = [INTRODUCTION]
+    seen: dict[type, str] = {}
+    for name in COMMANDS:
+        options = load_command(name).Options
+        parts.append(f"\n## gollm {name}\n\n{inspect.getdoc(options)}\n")
+        if options in seen:
+            parts.append(f"\nThe options are those of [gollm {seen[options]}](#{anchor(seen[options])}).\n")
+            continue
+        seen[options] = name
+        parts.append("\n| option | values | default | |\n|---|---|---|---|\n")
+        parts += [row(option) for option in describe(options).values()]
+    return "".join(parts)
+
+
+def row(option: Option) -> str:
+    default = "required" if option.default_text is None else code(option.default_text)
+    words = option.help
+    if option.positional:
+        words += f" (`{option.flag}` may be left out)"
+    if option.aliases:
+        words += " · also " + ", ".join(f"`--{alias.replace('_', '-')}`" for alias in option.aliases)
+    return f"| `{option.flag}` | {cell(option.allowed)} | {default} | {cell(words)} |\n"
+
+
+def anchor(name: str) -> str:
+    """GitHub's anchor of the section of a command."""
+    return f"gollm-{name}".replace(" ", "-")
+
+
+def code(text: str) -> str:
+    return "none" if text == "none" else f"`{text}`"
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def main() -> int:
+    text = page()
+    if "--check" in sys.argv[1:]:
+        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
+            print(f"{PAGE.name} is out of date; run python tools/reference.py", file=sys.stderr)
+            return 1
+        return 0
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
