@@ -1,7 +1,9 @@
-/* The executor: the one place that owns threads and workspace. A call runs its kernel in one parallel region.
+/* The executor: the one place that owns threads and workspace. A call, or a plan of many, runs in one parallel region.
  *
- * Calls from several threads queue on a mutex, so the workspace belongs to the call that runs. OpenMP's threads do not
- * survive fork(): the child computes alone, on one thread, which gives the same results. */
+ * Between the calls of a plan the threads meet at the barrier, which costs a fraction of ending a region and starting the
+ * next; the workspace is as large as the call that needs most. Calls from several threads queue on a mutex, so the
+ * workspace belongs to the one that runs. OpenMP's threads do not survive fork(): the child computes alone, on one thread,
+ * which gives the same results. */
 #define _GNU_SOURCE
 #include <pthread.h>   /* mutex, atfork */
 #include <sched.h>     /* sched_yield */
@@ -18,7 +20,7 @@ enum { CACHE_LINE = 64, MAX_THREADS = 1024, SPINS_BEFORE_YIELD = 4000 };
 /* Counts arrivals; the last one of n starts the next phase. A line each: waiting threads read only `phase`. */
 struct gollm_barrier {
     _Alignas(CACHE_LINE) atomic_int arrived;
-    _Alignas(CACHE_LINE) atomic_int phase;
+    _Alignas(CACHE_LINE) atomic_uint phase; /* wraps around */
 };
 
 static pthread_mutex_t queue = PTHREAD_MUTEX_INITIALIZER;
@@ -39,7 +41,7 @@ static inline void pause_cpu(void) {
 void gollm_team_wait(const struct gollm_team *team) {
     if (team->n_threads == 1) return;
     struct gollm_barrier *b = team->barrier;
-    int phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
+    unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == team->n_threads - 1) {
         atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&b->phase, phase + 1, memory_order_release);
@@ -97,23 +99,57 @@ static int reserve(int64_t bytes) {
     return GOLLM_OK;
 }
 
-int gollm_run(const struct gollm_kernel *kernel, const void *args) {
+/* How a plan ended. A call's threads return the same status, so they may all write it. */
+struct outcome {
+    atomic_int status;
+    atomic_llong failed; /* the call that did, or n_calls */
+};
+
+/* What each thread of the team does. After a call that failed all leave at the same place: one that has passed the barrier
+ * already and failed at the next call has written a number that the others, still looking at this call, let pass. */
+static void run_calls(const struct gollm_call *calls, int64_t n_calls, struct outcome *outcome,
+                      const struct gollm_team *team) {
+    for (int64_t i = 0; i < n_calls; i++) {
+        const int status = calls[i].kernel->run(calls[i].args, team);
+        if (status != GOLLM_OK) {
+            atomic_store(&outcome->status, status);
+            atomic_store(&outcome->failed, i);
+        }
+        if (i + 1 == n_calls) return; /* the end of the region is the last barrier */
+        gollm_team_wait(team);
+        if (atomic_load_explicit(&outcome->failed, memory_order_relaxed) <= i) return;
+    }
+}
+
+int gollm_run_plan(const struct gollm_call *calls, int64_t n_calls, int64_t *failed) {
+    struct outcome outcome = {GOLLM_OK, n_calls};
     pthread_mutex_lock(&queue);
-    int n = gollm_num_threads();
-    int status = reserve(kernel->workspace ? kernel->workspace(args, n) : 0);
-    if (status == GOLLM_OK && n == 1) {
+    const int n = gollm_num_threads();
+    for (int64_t i = 0; i < n_calls && outcome.status == GOLLM_OK; i++) {
+        const struct gollm_kernel *kernel = calls[i].kernel;
+        outcome.status = reserve(kernel->workspace ? kernel->workspace(calls[i].args, n) : 0);
+        if (outcome.status != GOLLM_OK) outcome.failed = i;
+    }
+    if (outcome.status == GOLLM_OK && n == 1) {
         struct gollm_team alone = {0, 1, &barrier, workspace, NULL};
-        status = kernel->run(args, &alone);
+        run_calls(calls, n_calls, &outcome, &alone);
     }
 #ifdef _OPENMP
-    else if (status == GOLLM_OK) {
-#pragma omp parallel num_threads(n) reduction(max : status)
+    else if (outcome.status == GOLLM_OK) {
+#pragma omp parallel num_threads(n)
         {
             struct gollm_team team = {omp_get_thread_num(), omp_get_num_threads(), &barrier, workspace, NULL};
-            status = kernel->run(args, &team);
+            run_calls(calls, n_calls, &outcome, &team);
         }
     }
 #endif
     pthread_mutex_unlock(&queue);
-    return status;
+    *failed = outcome.failed;
+    return outcome.status;
+}
+
+int gollm_run(const struct gollm_kernel *kernel, const void *args) {
+    const struct gollm_call call = {kernel, args};
+    int64_t failed;
+    return gollm_run_plan(&call, 1, &failed);
 }

@@ -83,7 +83,8 @@ struct gollm_team {
 };
 GOLLM_API void gollm_team_wait(const struct gollm_team *team); /* returns when every thread of the team has called it */
 
-/* A kernel as a row of its variant's table: called by every thread of a team with the same args. */
+/* A kernel as a row of its variant's table: called by every thread of a team with the same args, and with the same status
+ * for all of them: what a kernel refuses, every thread finds out before any has waited for another. */
 struct gollm_kernel {
     const char *name;
     const char *contract; /* its entry's text in kernels.def */
@@ -94,6 +95,14 @@ struct gollm_kernel {
 GOLLM_API int gollm_kernel_count(void);
 GOLLM_API const struct gollm_kernel *gollm_kernels(enum gollm_dtype dtype); /* the chosen variant's table */
 GOLLM_API int gollm_run(const struct gollm_kernel *kernel, const void *args);
+
+/* A plan: calls that run one after the other without leaving the team, with the bits of as many gollm_run. Returns 0, or the
+ * status of the first call that failed, whose number is then in *failed; those after it are not run. */
+struct gollm_call {
+    const struct gollm_kernel *kernel;
+    const void *args;
+};
+GOLLM_API int gollm_run_plan(const struct gollm_call *calls, int64_t n_calls, int64_t *failed);
 
 GOLLM_API const char *gollm_status_message(int status);
 GOLLM_API const char *gollm_version(void);

@@ -100,6 +100,30 @@ def test_a_refused_call_returns_its_status(library):
     assert lib.gollm_sgd(args) == lib.GOLLM_BAD_VALUE
 
 
+def test_a_plan_runs_its_calls_in_order_until_one_is_refused(library):
+    """y = 2; y = y + y; ...; then a refused call, whose number is given, and one that is not reached."""
+    ffi, lib, real = library
+    table = lib.gollm_kernels(lib.GOLLM_FLOAT64 if real == np.float64 else lib.GOLLM_FLOAT32)
+    kernels = {name_of(ffi, table[i]): table + i for i in range(lib.gollm_kernel_count())}
+    y = np.zeros(1000, real)
+    pointer = ffi.cast("void *", y.ctypes.data)
+    fill = ffi.new("struct gollm_fill_args *", {"y": pointer, "value": 2.0, "N": y.size})
+    add = ffi.new("struct gollm_add_args *", {"c": pointer, "a": pointer, "b": pointer, "N": y.size})
+    bad = ffi.new("struct gollm_sgd_args *", {"n_decay": 1})
+    steps = [("fill", fill), ("add", add), ("add", add), ("sgd", bad), ("add", add)]
+    calls = ffi.new("struct gollm_call[]", [(kernels[name], args) for name, args in steps])
+    failed, before = ffi.new("int64_t *"), lib.gollm_num_threads()
+    for n_threads in (1, 2, 5):
+        assert lib.gollm_set_num_threads(n_threads) == lib.GOLLM_OK
+        assert lib.gollm_run_plan(calls, 3, failed) == lib.GOLLM_OK
+        assert (y == 8).all() and failed[0] == 3
+        for _ in range(100):
+            assert lib.gollm_run_plan(calls, 5, failed) == lib.GOLLM_BAD_VALUE
+            assert (y == 8).all() and failed[0] == 3
+    assert lib.gollm_run_plan(calls, 0, failed) == lib.GOLLM_OK
+    lib.gollm_set_num_threads(before)
+
+
 def test_variants(library):
     ffi, lib, _ = library
     count = lib.gollm_isa_count()
