@@ -5,8 +5,9 @@
  *
  * losses[n] = log(sum over v of e^logits[n][v]) - logits[n][targets[n]], or 0 where targets[n] is ignore_index; loss =
  * their sum (in double, from the first to the last) / denominator. With p = softmax(logits):  dlogits = (p -
- * onehot(target)) * dloss / denominator, dx = dlogits w, dw = dlogits^T x. The backward pass has the losses' bits of
- * the forward pass, so training calls only it.
+ * onehot(target)) * dloss / denominator, dx = dlogits w, dw = dlogits^T x. A denominator of 0 stands for the number of
+ * rows that are not ignored, at least 1. The backward pass has the losses' bits of the forward pass, so training calls
+ * only it.
  *
  * Rows go through in chunks of a multiple of KC, which is a whole number of blocks of dw's sum over rows: the chunk's
  * size does not change a bit. Workspace: the logits of a chunk, in rows padded to whole cache lines, and what the
@@ -66,10 +67,15 @@ static real row_loss(real *logits, // (V)
 /* dx, dw and dloss are NULL in the forward pass. */
 static int run(const struct gollm_head_backward_args *a, const struct gollm_team *team) {
     const int64_t N = a->N, V = a->V, C = a->C;
-    for (int64_t n = 0; n < N; n++) // every thread looks at all, so that all leave together
-        if (a->targets[n] != a->ignore_index && (a->targets[n] < 0 || a->targets[n] >= V)) return GOLLM_BAD_INDEX;
+    int64_t counted = 0;
+    for (int64_t n = 0; n < N; n++) { // every thread looks at all, so that all leave together
+        if (a->targets[n] == a->ignore_index) continue;
+        if (a->targets[n] < 0 || a->targets[n] >= V) return GOLLM_BAD_INDEX;
+        counted++;
+    }
     const int backward = a->dloss != NULL;
-    const real scale = backward ? (real)(a->dloss[0] / a->denominator) : 0;
+    const double denominator = a->denominator != 0 ? a->denominator : (double)max_i64(1, counted);
+    const real scale = backward ? (real)(a->dloss[0] / denominator) : 0;
     const int64_t chunk = chunk_rows(N, V), stride = logits_stride(V);
     real *logits = team->workspace; // (chunk, stride)
     char *workspace =
@@ -127,7 +133,7 @@ static int run(const struct gollm_head_backward_args *a, const struct gollm_team
     if (team->thread == 0) {
         double sum = 0;
         for (n = 0; n < N; n++) sum += a->losses[n];
-        a->loss[0] = (real)(sum / a->denominator);
+        a->loss[0] = (real)(sum / denominator);
     }
     return GOLLM_OK;
 }

@@ -69,7 +69,7 @@ def parameter_specs(config: ModelConfig) -> list[ParameterSpec]:
 
 class DropoutState:
     """Where the masks come from: they are functions of the seed, the place in the model, and a counter of
-    micro-batches."""
+    micro-batches, which kernels read through a pointer: (1,) int64."""
 
     def __init__(self, p: float) -> None:
         self.p = p

@@ -141,11 +141,12 @@ class Attention(Op):
 
 class Dropout(Op):
     """y = x * mask / (1 - p) + residual; the mask is a function of seed, stream, counter and position.  (...) ->
-    (...)"""
+    (...)
+
+    The counter is read when a kernel runs: it must not change between forward and backward."""
 
     def forward(self, x: Array, residual: Array | None, *, p: float, seed: int, stream: int, counter: Array) -> Array:
         y = empty(x.shape, x.dtype)
-        counter = counter.copy()  # backward draws the same mask even if the caller has moved on
         kernels.dropout_forward(y=y, x=x, residual=residual, counter=counter, p=p, seed=seed, stream=stream)
         self.save(p, seed, stream, counter)
         return y
@@ -286,6 +287,4 @@ def cross_entropy(
     where a batch is one of several that are accumulated. Raises ShapeError, and KernelError for a target outside of
     the vocabulary."""
     targets = np.ascontiguousarray(targets, dtype=np.int32)
-    if denominator is None:
-        denominator = float(max(1, int(np.count_nonzero(targets != ignore_index))))
-    return CrossEntropyHead.apply(x, w, targets=targets, denominator=denominator, ignore_index=ignore_index)
+    return CrossEntropyHead.apply(x, w, targets=targets, denominator=denominator or 0.0, ignore_index=ignore_index)

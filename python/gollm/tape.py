@@ -18,8 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from gollm import _native as kernels
 from gollm.errors import DTypeError, GollmError, ShapeError
 from gollm.tensor import Array, Tensor, empty
@@ -143,7 +141,7 @@ class Destinations:
         if accumulate:
             kernels.add(c=array, a=array, b=dy.reshape(t.shape))
         else:
-            np.copyto(array, dy.reshape(t.shape))
+            kernels.copy(y=array.reshape(-1), x=dy.reshape(-1))
 
     def _expect(self, op: Op, gradient: Array) -> None:
         self._gradients[op] = gradient
@@ -160,7 +158,9 @@ def backward(loss: Tensor) -> None:
         raise GollmError("backward: the loss has no recorded operations; was it computed inside no_grad()?")
     if not loss.op.inputs:
         raise GollmError("backward: it has run already on this loss; compute the loss again")
-    gradients: dict[Op, Array] = {loss.op: np.ones(loss.shape, loss.dtype)}
+    one = empty(loss.shape, loss.dtype)
+    kernels.fill(y=one.reshape(1), value=1.0)
+    gradients: dict[Op, Array] = {loss.op: one}
     heap = [loss.op]
     while heap:
         op = heapq.heappop(heap)

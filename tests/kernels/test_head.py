@@ -78,3 +78,15 @@ def test_an_ignored_row_adds_nothing(build):
     assert not with_it[2][5].any()
     assert with_it[0] == without[0]
     np.testing.assert_allclose(with_it[3], without[3], rtol=1e-5, atol=1e-7)
+
+
+def test_denominator_0_is_the_number_of_targets_that_count(build):
+    given = problem(build, 20, 3, 7)
+    given["targets"][[5, 11]] = -1
+    for counted in (18.0, 1.0):  # at least 1, where none counts
+        explicit, by_count = given | {"denominator": counted}, given | {"denominator": 0.0}
+        for a, b in zip(forward(explicit), forward(by_count), strict=True):
+            assert a.tobytes() == b.tobytes()
+        for a, b in zip(backward(explicit), backward(by_count), strict=True):
+            assert a.tobytes() == b.tobytes()
+        given["targets"][:] = -1

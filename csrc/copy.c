@@ -1,0 +1,13 @@
+/* A copy:  y = x
+ *
+ *   x (N)  ->  y (N)      Bound by memory: 2N reals.
+ */
+#include <string.h> /* memcpy */
+
+#include "kernel.h"
+
+int KERNEL_FN(copy)(const struct gollm_copy_args *a, const struct gollm_team *team) {
+    struct range mine = thread_range(a->N, 16, team);
+    memcpy(a->y + mine.begin, a->x + mine.begin, (size_t)(mine.end - mine.begin) * sizeof(real));
+    return GOLLM_OK;
+}
