@@ -4,11 +4,28 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+#include <vector>
+
+#include "gollm.h"
+
 namespace py = pybind11;
 
 // Raises gollm.errors.NAME(message).
 [[noreturn]] void raise_error(const char *name, const std::string &message);
 
+// A buffer of a kernel's call, object being the NumPy array; nullptr where none was given.
+struct Array {
+    PyObject *object;
+    const char *data;
+    py::ssize_t bytes;
+};
+using Arrays = std::vector<Array>;
+
+// Adds a call that has just succeeded to the plan that this thread records, if it records one.
+void record_call(const gollm_kernel *kernel, const int64_t *words, int n_words, const Arrays &arrays);
+
 void bind_kernels(py::module_ &m);
+void bind_plan(py::module_ &m);
 void bind_pool(py::module_ &m);
 void bind_tokenizers(py::module_ &m);

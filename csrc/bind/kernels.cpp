@@ -16,8 +16,6 @@
 #include <string>
 #include <vector>
 
-#include "gollm.h"
-
 namespace {
 
 enum class Kind { In, OptIn, Out, OptOut, InOut, Into, Scalar, Dim };
@@ -56,13 +54,6 @@ Kind kind_of(const std::string &word) {
         if (word == name) return kind;
     throw std::runtime_error("kernels.def: unknown entry " + word);
 }
-
-struct Array {
-    PyObject *object;
-    const char *data;
-    py::ssize_t bytes;
-};
-using Arrays = std::vector<Array>;
 
 constexpr int64_t UNKNOWN = INT64_MIN; // no array has this size
 constexpr int MAX_WORDS = 64;
@@ -134,6 +125,7 @@ class Kernel {
             status = gollm_run(kernel, words);
         }
         if (status != GOLLM_OK) fail("KernelError", gollm_status_message(status));
+        record_call(kernel, words, n_words_, arrays);
     }
 
     // The workspace that the team needs for these sizes and numbers when every optional buffer is given. Workspace

@@ -5,8 +5,6 @@
 
 #include <string>
 
-#include "gollm.h"
-
 [[noreturn]] void raise_error(const char *name, const std::string &message) {
     py::object type = py::module_::import("gollm.errors").attr(name);
     PyErr_SetString(type.ptr(), message.c_str());
@@ -59,6 +57,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.def("isa_supported", isa_supported, "The variants that this CPU can run.");
     m.def("set_isa", set_isa, py::arg("name"), "Switches to another variant; raises ConfigError.");
     bind_kernels(m);
+    bind_plan(m);
     bind_pool(m);
     bind_tokenizers(m);
 }

@@ -33,6 +33,7 @@ _LAZY: dict[str, str] = {
     "Decoder": "gollm.model",
     "LanguageModel": "gollm.language_model",
     "ModelConfig": "gollm.config",
+    "Plan": "gollm.plan",
     "Tensor": "gollm.tensor",
     "TrainOptions": "gollm.training",
     "Trainer": "gollm.training",

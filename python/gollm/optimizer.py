@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from gollm import _native as kernels
+from gollm.errors import GollmError
 from gollm.parameters import ParameterArena
 from gollm.tensor import Array, empty
 
@@ -33,7 +34,12 @@ class Optimizer:
         """Updates all weights with the gradients that are there and returns the gradient's norm before clipping.
 
         The gradient is scaled to a norm of at most max_grad_norm (0: never). Nothing is updated when the norm is not
-        finite."""
+        finite. That is decided here, so a plan cannot record it (GollmError): call it after the plan."""
+        if kernels.plan_is_recording():
+            raise GollmError(
+                "an optimiser's step cannot be part of a plan, it depends on the gradient's norm; record what computes "
+                "the gradients, and call step(lr) after the plan has run"
+            )
         parameters = self.parameters
         parameters.finish_gradients()
         kernels.gradient_norm(

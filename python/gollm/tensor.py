@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gollm import _native
-from gollm.errors import DTypeError, ShapeError
+from gollm.errors import DTypeError, GollmError, ShapeError
 
 if TYPE_CHECKING:
     from gollm.tape import Op
@@ -105,6 +105,11 @@ class Tensor:
 
     def item(self) -> float:
         """The value of a tensor with one element."""
+        if _native.plan_is_recording():
+            raise GollmError(
+                "item: a value that is read while a plan is recorded would stay the first one for ever; return the "
+                "tensor, and read it after the plan has run"
+            )
         if self.storage.array.size != 1:
             raise ShapeError(f"item: a tensor of shape {self.shape} has more than one value")
         return float(self.data.reshape(-1)[0])

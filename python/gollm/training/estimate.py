@@ -23,7 +23,7 @@ from gollm.training.options import TrainOptions
 FLOAT_BYTES = 4
 OVERHEAD = 5 << 20  # bytes: Python's objects, the threads' stacks, and rounding, as measured
 SHARE_OF_PEAK = 0.6  # of the FMA peak that a step of a model that is no toy reaches on a machine that does nothing else
-BLOCK_SECONDS = 1e-4  # of Python and of starting kernels, for a block and micro-batch
+STEP_SECONDS = 2e-4  # of Python in a step: the batch, the log line; the kernels are replayed natively (gollm.plan)
 FAULT_AROUND = 64 << 10  # bytes of a mapped file that Linux makes resident at a touch
 
 
@@ -90,7 +90,7 @@ def estimate(config: ModelConfig, options: TrainOptions, dataset: TokenDataset, 
         process_bytes=process + OVERHEAD,
         peak_so_far=peak,
         step_flops=flops_per_token(config) * options.batch_size * config.context * options.grad_accumulation,
-        step_overhead=BLOCK_SECONDS * config.n_layers * options.grad_accumulation,
+        step_overhead=STEP_SECONDS,
     )
 
 
@@ -147,7 +147,8 @@ def _data_bytes(config: ModelConfig, options: TrainOptions, n_steps: int, mapped
     windows = n_steps * options.grad_accumulation * options.batch_size
     pieces = mapped_bytes / FAULT_AROUND
     touched = mapped_bytes * -math.expm1(-windows / pieces) if pieces else 0.0  # windows lie at random
-    batches = (6 + 2 * options.eval_batches) * options.batch_size * config.context * 4
+    training = 5 * options.grad_accumulation + 1  # inputs and targets twice, positions; the sampler's rows
+    batches = (training + 2 * options.eval_batches) * options.batch_size * config.context * 4
     cached = -(-config.context // PAGE_SIZE) * PAGE_SIZE if options.sample_tokens else 0
     cache = 2 * config.n_layers * cached * config.kv_heads * config.head_size * FLOAT_BYTES
     return round(touched) + batches + cache

@@ -1,8 +1,9 @@
 """The training loop.
 
 A step is: gradients of `grad_accumulation` micro-batches added up, the mean over all of their tokens; clipping; one
-optimiser update. What decides step s + 1 is all in the checkpoint after step s (gollm.training.state), which is why a
-resumed run ends with the same bytes.
+optimiser update. The gradients' kernel calls are recorded in the first step and replayed from then on (gollm.plan).
+What decides step s + 1 is all in the checkpoint after step s (gollm.training.state), which is why a resumed run ends
+with the same bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,10 @@ from gollm.generation import generate_tokens
 from gollm.language_model import END_OF_TEXT, LanguageModel
 from gollm.model import Decoder
 from gollm.optimizer import SGD, AdamW, Optimizer
+from gollm.plan import Plan
 from gollm.schedule import learning_rate
 from gollm.tape import no_grad
-from gollm.tensor import Array
+from gollm.tensor import Array, Tensor
 from gollm.tokenizers import Tokenizer
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.interruption import Interruption
@@ -58,6 +61,7 @@ class Trainer:
         self.total_steps = 0
         self.optimizer: Optimizer
         self.sampler: Sampler
+        self.gradients: Plan[list[Tensor]]  # the recorded part of a step
         self.validation: list[tuple[Array, Array]] = []  # (inputs, targets) of each evaluation batch
 
     @property
@@ -124,6 +128,8 @@ class Trainer:
         self.total_steps = options.total_steps(self.sampler)
         self.progress = Progress()
         self.optimizer = make_optimizer(model, options)
+        self._counters = np.zeros(options.grad_accumulation, np.int64)
+        self.gradients = Plan(partial(compute_gradients, model, self._counters))
         model.dropout.seed = options.seed
         if options.resume is None:
             folder.refuse_used()
@@ -153,18 +159,13 @@ class Trainer:
 
     def _step(self) -> dict[str, Any]:
         """One optimiser step; returns its metrics."""
-        options, model, started = self.options, self.model, time.perf_counter()
+        options, started = self.options, time.perf_counter()
         step, micro_batches, n_tokens = self.step + 1, options.grad_accumulation, self.tokens_per_step
-        model.dropout.training = True
-        model.parameters.zero_grad()
-        loss = 0.0
-        for micro_batch in range(micro_batches):
-            inputs, targets = self.sampler.next_batch()
-            model.dropout.counter[0] = (step - 1) * micro_batches + micro_batch
-            part = model.loss(inputs, targets, denominator=n_tokens)
-            part.backward()
-            loss += part.item()
-        model.dropout.training = False
+        inputs, targets = np.empty((2, micro_batches, options.batch_size, self.model.config.context), np.int32)
+        for i in range(micro_batches):
+            self.sampler.next_batch((inputs[i], targets[i]))
+            self._counters[i] = (step - 1) * micro_batches + i
+        loss = sum(part.item() for part in self.gradients(inputs, targets))
         if not math.isfinite(loss):
             raise self._diverged(step, "loss", loss)
         lr = learning_rate(
@@ -223,7 +224,7 @@ class Trainer:
     def evaluate(self) -> float:
         """Mean cross-entropy over the fixed validation batches, in nats per token."""
         total, count = 0.0, 0
-        with no_grad():
+        with no_grad(), self.gradients.lend_memory():
             for inputs, targets in self.validation:
                 total += self.model.loss(inputs, targets).item() * targets.size
                 count += targets.size
@@ -231,10 +232,14 @@ class Trainer:
 
     def sample(self, prompt: Array) -> str:
         """The text that the model now makes of some tokens, from the same draws each time."""
-        tokens = generate_tokens(
-            self.model, prompt, max_new_tokens=self.options.sample_tokens, temperature=0.8, seed=self.options.seed
-        )
-        return self.options.sample_prompt + self.tokenizer.decode(list(tokens))
+        options = self.options
+        with self.gradients.lend_memory():
+            tokens = list(
+                generate_tokens(
+                    self.model, prompt, max_new_tokens=options.sample_tokens, temperature=0.8, seed=options.seed
+                )
+            )
+        return options.sample_prompt + self.tokenizer.decode(tokens)
 
     def _save(self, folder: RunFolder) -> None:
         folder.sync_metrics()
@@ -243,6 +248,24 @@ class Trainer:
         folder.keep_newest(self.options.keep_checkpoints)
         for callback in self.callbacks:
             callback.on_checkpoint(self, path)
+
+
+def compute_gradients(model: Decoder, counters: Array, inputs: Array, targets: Array) -> list[Tensor]:
+    """The part of a step that the trainer records: the gradient of the mean loss over all micro-batches.
+
+    inputs, targets: (k, B, T) int32, counters: (k,) int64, for the dropout -> k parts of the loss"""
+    model.parameters.zero_grad()
+    model.dropout.training = True
+    losses = []
+    try:
+        for i in range(len(inputs)):
+            model.dropout.counter = counters[i : i + 1]
+            loss = model.loss(inputs[i], targets[i], denominator=targets.size)
+            loss.backward()
+            losses.append(loss)
+    finally:
+        model.dropout.training = False
+    return losses
 
 
 def make_optimizer(model: Decoder, options: TrainOptions) -> Optimizer:

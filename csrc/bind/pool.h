@@ -1,0 +1,42 @@
+// A pool of 64-byte aligned blocks that are kept and given out again, so that a training step in steady state allocates
+// nothing from the system.
+#pragma once
+
+#include "bind.h"
+
+#include <map>
+#include <memory>
+#include <mutex>
+
+class Pool : public std::enable_shared_from_this<Pool> {
+  public:
+    struct Block {
+        char *data;
+        size_t bytes;
+        bool lent;
+        std::shared_ptr<Pool> pool; // while it is in use: blocks may outlive their plan
+    };
+
+    Pool() = default;
+    Pool(const Pool &) = delete;
+    ~Pool() { release(); }
+
+    // The smallest free block that wastes less than an eighth of itself, else one from the system.
+    Block *take(size_t bytes, bool lent);
+    static void give_back(Block *block);
+    void release();                       // returns the free blocks to the system
+    size_t lent() const;                  // blocks that were lent and have not come back
+    bool owns(const char *address) const; // whether it is inside of a block, free or not
+
+  private:
+    std::multimap<size_t, Block *> free_;
+    std::map<const char *, Block *> blocks_; // all, by address
+    size_t lent_ = 0;
+};
+
+// Where empty() takes memory from on this thread: the pool of the plan that is recorded or lends its memory, or nullptr.
+struct PoolInUse {
+    Pool *pool;
+    bool lent;
+};
+PoolInUse pool_in_use();

@@ -1,0 +1,364 @@
+"""Recorded plans: the bits of the function itself, whose memory they keep, what they refuse, threads and fork."""
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+
+import gollm
+from gollm import Plan, Tensor, _native
+from gollm.errors import DTypeError, GollmError, KernelError
+from gollm.model import Decoder
+from gollm.ops import Activation, Add, Linear
+from gollm.optimizer import SGD, AdamW
+from gollm.tape import no_grad
+from gollm.tensor import empty, tensor
+from gollm.training.trainer import compute_gradients
+
+CONFIG = gollm.ModelConfig(n_layers=2, n_heads=2, d_model=32, context=8, vocab_size=23, dropout=0.2)
+
+
+class Step:
+    """Whole steps of a small model with dropout, two micro-batches each, and a learning rate that changes."""
+
+    def __init__(self, wrap, optimizer=AdamW):
+        self.model = Decoder(CONFIG).initialise(1)
+        self.optimizer = optimizer(self.model.parameters)
+        self.counters = np.zeros(2, np.int64)
+        self.gradients = wrap(partial(compute_gradients, self.model, self.counters))
+        self.rng = np.random.default_rng(0)
+        self.n = 0
+
+    def batch(self):
+        return self.rng.integers(0, CONFIG.vocab_size, (2, 2, 3, 8)).astype(np.int32)
+
+    def __call__(self, batch=None):
+        self.n += 1
+        self.counters[:] = 2 * self.n, 2 * self.n + 1
+        losses = [part.item() for part in self.gradients(*(self.batch() if batch is None else batch))]
+        return losses, self.optimizer.step(1e-2 * min(self.n / 10, 1) * 0.95**self.n)
+
+    def state(self):
+        return b"".join(a.tobytes() for a in (self.model.parameters.weights, *self.optimizer.state().values()))
+
+
+@pytest.fixture
+def threads():
+    before = gollm.num_threads()
+    yield gollm.set_num_threads
+    gollm.set_num_threads(before)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW, SGD])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_fifty_steps_have_the_bits_of_the_function(threads, optimizer, n):
+    threads(n)
+    eager, planned = Step(lambda function: function, optimizer), Step(Plan, optimizer)
+    for _ in range(50):
+        assert eager() == planned()
+    assert eager.state() == planned.state()
+
+
+def test_the_number_of_threads_may_change_between_calls(threads):
+    eager, planned = Step(lambda function: function), Step(Plan)
+    for n in (2, 1, 3, 2):
+        threads(n)
+        assert eager() == planned()
+    assert eager.state() == planned.state()
+
+
+def test_what_is_recorded_is_every_kernel_call_in_order():
+    plan = Plan(lambda x: Activation.apply(Add.apply(tensor(x), tensor(x)), kind=3))
+    assert plan.kernels == []
+    plan(np.ones(3, np.float32))
+    assert plan.kernels == ["add", "activation_forward"]
+    plan.forget()
+    assert plan.kernels == []
+
+
+def test_an_argument_comes_anew_and_memory_is_read_anew():
+    w = np.eye(2, dtype=np.float32)
+    plan = Plan(lambda x: Linear.apply(tensor(x), tensor(w), None, None))
+    x = np.array([[1, 2]], np.float32)
+    first = plan(x)
+    assert first.numpy().tolist() == [[1, 2]]
+    w *= 3
+    assert plan(x + 1) is first
+    assert first.numpy().tolist() == [[6, 9]]
+    assert x.tolist() == [[1, 2]]
+
+
+def test_another_shape_is_recorded_anew():
+    calls = []
+
+    def function(x):
+        calls.append(x.shape)
+        return Add.apply(tensor(x), tensor(x))
+
+    plan = Plan(function)
+    for n in (3, 3, 5, 5, 3):
+        x = np.arange(n, dtype=np.float32)
+        assert plan(x).numpy().tolist() == (2 * x).tolist()
+    assert plan(np.ones(3)).dtype == np.float64
+    assert calls == [(3,), (5,), (3,), (3,)]
+
+
+def test_a_gradient_that_is_passed_on_to_a_leaf():
+    """The copy, and the one that the backward pass begins with, come about again in every replay."""
+    a, b = tensor(np.zeros(1, np.float32), requires_grad=True), tensor(np.zeros(1, np.float32), requires_grad=True)
+
+    def function(x):
+        for leaf in (a, b):
+            leaf.zero_grad()
+        Add.apply(Add.apply(a, b), tensor(x)).backward()
+        return a.grad, b.grad
+
+    plan = Plan(function)
+    for _ in range(3):
+        da, db = plan(np.ones(1, np.float32))
+        assert da == 1 and db == 1
+        da[...] = db[...] = 7
+
+
+def test_ignored_targets_are_counted_at_each_call():
+    model = Decoder(CONFIG).initialise(2)
+    targets = np.arange(8, dtype=np.int32).reshape(1, 8)
+
+    def gradients(x, y):
+        model.parameters.zero_grad()
+        model.loss(x, y).backward()
+
+    step = Plan(gradients)
+    step(targets, targets)
+    for ignored in (3, 7, 8):
+        targets[0, :ignored] = -1
+        step(np.maximum(targets, 0), targets)
+        planned = model.parameters.gradients.copy()
+        gradients(np.maximum(targets, 0), targets)
+        assert model.parameters.gradients.tobytes() == planned.tobytes()
+
+
+# -- memory
+
+
+def test_replays_allocate_nothing_and_leave_nothing_to_collect():
+    step = Step(Plan)
+    step()
+    gc.collect()
+    gc.disable()
+    try:
+        before = _native.pool_statistics()
+        for _ in range(3):
+            step()
+        assert _native.pool_statistics() == before
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_a_plan_takes_no_more_memory_than_its_function():
+    """Buffers that Python lets go of serve again within the recorded step."""
+    held = []
+    for wrap in (lambda function: function, Plan):
+        _native.release_pool()
+        before = _native.pool_statistics()["bytes_held"]
+        step = Step(wrap)
+        step()
+        held.append(_native.pool_statistics()["bytes_held"] - before)
+        del step
+    assert held[1] <= held[0]
+
+
+def test_a_plan_frees_its_memory():
+    _native.release_pool()
+    before = _native.pool_statistics()["bytes_held"]
+    plan = Plan(lambda x: [Add.apply(tensor(x), tensor(x)) for _ in range(4)])
+    results = plan(np.ones(1 << 16, np.float32))
+    assert _native.pool_statistics()["bytes_held"] == before + 4 * (1 << 18)
+    del plan
+    assert results[3].numpy()[-1] == 2  # results outlive it
+    assert _native.pool_statistics()["bytes_held"] == before + 4 * (1 << 18)
+    del results
+    assert _native.pool_statistics()["bytes_held"] == before
+
+
+def test_arrays_of_others_live_as_long_as_the_plan():
+    plan = Plan(lambda x: Add.apply(tensor(x), tensor(np.full(1000, 5, np.float32))))
+    plan(np.zeros(1000, np.float32))
+    others = [np.full(1000, -1, np.float32) for _ in range(10)]
+    assert (plan(np.ones(1000, np.float32)).numpy() == 6).all()
+    assert len(others) == 10
+
+
+def test_lent_memory():
+    step = Step(Plan)
+    step()
+    before = _native.pool_statistics()["system_allocations"]
+    with step.gradients.lend_memory(), no_grad():
+        first = step.model.loss(*step.batch()[:, 0]).item()
+    assert _native.pool_statistics()["system_allocations"] == before
+    assert np.isfinite(first)
+    with step.gradients.lend_memory():
+        array = empty((4,))
+    with pytest.raises(GollmError, match="memory that it has lent is in use"):
+        step()
+    del array
+    step()
+
+
+def test_lending_changes_nothing():
+    undisturbed, lending = Step(Plan), Step(Plan)
+    for _ in range(4):
+        assert undisturbed() == lending()
+        with lending.gradients.lend_memory(), no_grad():
+            lending.model.logits(np.zeros((2, 8), np.int32))
+    assert undisturbed.state() == lending.state()
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_bad_token_is_refused_and_the_plan_goes_on(at, threads):
+    threads(3)
+    step, undisturbed = Step(Plan), Step(Plan)
+    for _ in range(at):
+        step(), undisturbed()
+    for where, kernel in ((0, "embedding_forward"), (1, "head_backward")):
+        bad = Step(Plan).batch()
+        bad[where, 1, 2, 7] = CONFIG.vocab_size
+        with pytest.raises(KernelError, match=f"{kernel}: a token id"):
+            step.gradients(*bad)
+    assert not step.model.dropout.training
+    for _ in range(3):
+        assert step() == undisturbed()
+    assert step.state() == undisturbed.state()
+
+
+def test_a_gradient_that_is_not_finite_updates_nothing():
+    step = Step(Plan)
+    step()
+    weight = step.model.parameters["norm.weight"].data
+    weight[0] = np.nan
+    before = step.state()
+    losses, norm = step()
+    assert np.isnan(losses).all() and np.isnan(norm)
+    assert step.state() == before
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float16, bool])
+def test_other_dtypes_are_refused(dtype):
+    with pytest.raises(DTypeError, match="a plan takes arrays of int32, float32, float64, not"):
+        Plan(lambda x: x)(np.zeros(3, dtype))
+
+
+def test_what_would_happen_only_once_is_refused():
+    x = np.ones(1, np.float32)
+    with pytest.raises(GollmError, match="item: a value that is read while a plan is recorded"):
+        Plan(lambda x: Add.apply(tensor(x), tensor(x)).item())(x)
+    model = Decoder(CONFIG)
+    with pytest.raises(GollmError, match="an optimiser's step cannot be part of a plan"):
+        Plan(lambda x: AdamW(model.parameters).step(0.1))(x)
+    inner = Plan(lambda x: Add.apply(tensor(x), tensor(x)))
+    for _ in range(2):  # neither its recording nor its replay
+        with pytest.raises(GollmError, match="a plan cannot"):
+            Plan(inner)(x)
+        inner(x)
+    with pytest.raises(GollmError, match="a plan cannot run while one is recorded or lends"), inner.lend_memory():
+        inner(x)
+
+
+def test_an_error_ends_the_recording():
+    def fail(x):
+        empty((100,))
+        raise ValueError("mine")
+
+    plan = Plan(fail)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="mine"):
+            plan(np.ones(1, np.float32))
+    assert not _native.plan_is_recording()
+    assert plan.kernels == []
+
+
+def test_end_without_begin_is_refused():
+    with pytest.raises(GollmError, match="not being recorded"):
+        _native.Plan().end()
+
+
+# -- threads and processes
+
+
+def test_other_threads_are_not_recorded():
+    x = tensor(np.ones(5, np.float32))
+
+    def function(a):
+        other = threading.Thread(target=lambda: Add.apply(x, x))
+        other.start()
+        other.join()
+        return Activation.apply(tensor(a), kind=3)
+
+    plan = Plan(function)
+    plan(np.ones(5, np.float32))
+    assert plan.kernels == ["activation_forward"]
+
+
+def test_plans_of_several_threads_take_turns():
+    wrong, shared, alone = [], Step(Plan), Step(Plan)
+    expected = [alone() for _ in range(20)]
+    one = shared.batch()
+
+    def own():
+        step = Step(Plan)
+        if [step() for _ in range(20)] != expected:
+            wrong.append("own")
+
+    def same():
+        for _ in range(20):
+            shared.gradients(*one)
+
+    workers = [threading.Thread(target=target) for target in (own, own, same, same)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+    alone = Step(Plan)
+    assert [a.item() for a in shared.gradients(*one)] == [a.item() for a in alone.gradients(*one)]
+    assert shared.model.parameters.gradients.tobytes() == alone.model.parameters.gradients.tobytes()
+
+
+FORK = """
+import os, sys
+sys.path.insert(0, {folder!r})
+import gollm
+from test_plan import Plan, Step
+
+gollm.set_num_threads(2)
+step, want = Step(Plan), Step(Plan)
+step(), want()
+expected = [want() for _ in range(3)]
+pid = os.fork()
+same = [step() for _ in range(3)] == expected and step.state() == want.state()
+if pid == 0:
+    os._exit(0 if same and gollm.num_threads() == 1 else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), same)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_after_fork_parent_and_child_replay_the_same_bits():
+    code = FORK.format(folder=os.path.dirname(__file__))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.stdout.split() == ["0", "True"], run.stderr
+
+
+def test_results_have_the_structure_that_the_function_gives():
+    plan = Plan(lambda x: {"sum": [Add.apply(tensor(x), tensor(x))]})
+    assert isinstance(plan(np.ones(2, np.float32))["sum"][0], Tensor)
+    assert plan(np.full(2, 2, np.float32))["sum"][0].numpy().tolist() == [4, 4]
