@@ -14,11 +14,12 @@ import gollm
 from gollm import Plan, Tensor, _native
 from gollm.errors import DTypeError, GollmError, KernelError
 from gollm.model import Decoder
-from gollm.ops import Activation, Add, Linear
+from gollm.ops import Activation, Add, Linear, cross_entropy
 from gollm.optimizer import SGD, AdamW
 from gollm.tape import no_grad
 from gollm.tensor import empty, tensor
 from gollm.training.trainer import compute_gradients
+from test_tape import OPERATIONS
 
 CONFIG = gollm.ModelConfig(n_layers=2, n_heads=2, d_model=32, context=8, vocab_size=23, dropout=0.2)
 
@@ -106,6 +107,26 @@ def test_another_shape_is_recorded_anew():
         assert plan(x).numpy().tolist() == (2 * x).tolist()
     assert plan(np.ones(3)).dtype == np.float64
     assert calls == [(3,), (5,), (3,), (3,)]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_is_replayed(name):
+    """What an operation does beside its kernels would come about only once."""
+    shapes, operation = OPERATIONS[name]
+
+    def function(*arrays):
+        leaves = [tensor(array, requires_grad=True) for array in arrays]
+        y = operation(*leaves)
+        head = tensor(np.linspace(-1, 1, 3 * y.shape[-1], dtype=np.float32).reshape(3, -1))
+        loss = cross_entropy(y, head, np.zeros(y.shape[:-1], np.int32))
+        loss.backward()
+        return [y, loss, *[leaf.grad for leaf in leaves]]
+
+    plan, rng = Plan(function), np.random.default_rng(4)
+    for _ in range(3):
+        arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+        for planned, eager in zip(plan(*arrays), function(*arrays), strict=True):
+            assert np.asarray(planned).tobytes() == np.asarray(eager).tobytes()
 
 
 def test_a_gradient_that_is_passed_on_to_a_leaf():
