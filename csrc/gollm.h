@@ -12,7 +12,7 @@
 #ifndef GOLLM_H
 #define GOLLM_H
 
-#include <stdint.h> /* int32_t, int64_t */
+#include <stdint.h> /* int32_t, int64_t, uint16_t */
 
 #ifdef __cplusplus
 extern "C" {
@@ -28,6 +28,7 @@ typedef float gollm_real;
 typedef double gollm_f64;
 typedef int64_t gollm_i64;
 typedef int32_t gollm_i32;
+typedef uint16_t gollm_u16;
 
 enum gollm_status {
     GOLLM_OK = 0,

@@ -14,7 +14,14 @@ cffi = pytest.importorskip("cffi")
 
 CC, CXX = os.environ.get("CC", "cc"), os.environ.get("CXX", "c++")
 ROWS = load_rows()
-C_TYPES = {"f64": "double", "i64": "int64_t", "i32": "int32_t", "float32": "float", "float64": "double"}
+C_TYPES = {
+    "f64": "double",
+    "i64": "int64_t",
+    "i32": "int32_t",
+    "u16": "uint16_t",
+    "float32": "float",
+    "float64": "double",
+}
 HEADER = gollm.get_include() / "gollm.h"
 
 

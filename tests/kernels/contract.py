@@ -23,7 +23,8 @@ class Field:
     axes: tuple[str, ...] = ()
 
     def dtype(self, real: type) -> np.dtype:
-        return np.dtype({"real": real, "f64": np.float64, "i64": np.int64, "i32": np.int32}[self.type])
+        types = {"real": real, "f64": np.float64, "i64": np.int64, "i32": np.int32, "u16": np.uint16}
+        return np.dtype(types[self.type])
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         return tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in self.axes)
