@@ -11,8 +11,10 @@ d_model, V = vocab_size. Weights of linear layers are (outputs, inputs).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from copy import copy
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,10 +24,12 @@ from gollm.config import ModelConfig
 from gollm.errors import ShapeError
 from gollm.ops import ACTIVATIONS, MLP, Attention, Dropout, Embedding, Heads, LayerNorm, cross_entropy, linear
 from gollm.parameters import Parameter, ParameterArena, ParameterSpec
-from gollm.tape import no_grad
+from gollm.recompute import call, recompute
+from gollm.tape import ActivationDType, activations_as, no_grad
 from gollm.tensor import FLOAT32, Array, Tensor, empty
 
 Parameters = Mapping[str, Parameter]
+Recomputation = Literal["none", "mlp", "block"]
 
 
 def parameter_specs(config: ModelConfig) -> list[ParameterSpec]:
@@ -113,8 +117,11 @@ class SelfAttention:
             "scale": 1 / math.sqrt(config.head_size),
         }
 
-    def __call__(self, x: Tensor, cache: KVCache | None, residual: Tensor | None) -> Tensor:
-        qkv = linear(x, self.qkv_weight, self.qkv_bias)
+    def project(self, x: Tensor) -> Tensor:
+        """The queries, keys and values of each row.  (..., C) -> (..., E)"""
+        return linear(x, self.qkv_weight, self.qkv_bias)
+
+    def __call__(self, qkv: Tensor, cache: KVCache | None, residual: Tensor | None) -> Tensor:
         y = Attention.apply(qkv, heads=self.heads) if cache is None else self.cached(qkv, cache)
         return linear(y, self.output_weight, self.output_bias, residual)
 
@@ -151,32 +158,49 @@ class FeedForward:
 class Block:
     """x + attention(norm(x)), then x + mlp(norm(x)); the residual add rides on the output projections."""
 
-    def __init__(self, config: ModelConfig, parameters: Parameters, dropout: DropoutState, layer: int) -> None:
+    def __init__(self, config: ModelConfig, parameters: Parameters, layer: int) -> None:
         self.attention_norm = Norm(parameters, f"blocks.{layer}.attention_norm", config.norm_eps)
         self.attention = SelfAttention(config, parameters, layer)
         self.mlp_norm = Norm(parameters, f"blocks.{layer}.mlp_norm", config.norm_eps)
         self.mlp = FeedForward(config, parameters, layer)
-        self.dropout = dropout
         self.streams = (2 * layer + 1, 2 * layer + 2)
 
-    def __call__(self, x: Tensor, cache: KVCache | None) -> Tensor:
-        if self.dropout.active:
-            x = self.dropout(self.attention(self.attention_norm(x), cache, None), x, self.streams[0])
-            return self.dropout(self.mlp(self.mlp_norm(x), None), x, self.streams[1])
-        x = self.attention(self.attention_norm(x), cache, residual=x)
-        return self.mlp(self.mlp_norm(x), residual=x)
+    def __call__(
+        self,
+        x: Tensor,
+        cache: KVCache | None,
+        dropout: DropoutState,
+        run: Callable[..., Tensor] = call,  # or recompute: of what is wide and cheap to compute again
+    ) -> Tensor:
+        if dropout.active:
+            x = dropout(self.attention(run(self._qkv, x), cache, None), x, self.streams[0])
+            return dropout(run(self._mlp, x, None), x, self.streams[1])
+        x = self.attention(run(self._qkv, x), cache, residual=x)
+        return run(self._mlp, x, x)
+
+    def _qkv(self, x: Tensor) -> Tensor:
+        return self.attention.project(self.attention_norm(x))
+
+    def _mlp(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        return self.mlp(self.mlp_norm(x), residual)
 
 
 class Decoder:
-    """A model's parameters and its forward pass. Starts with zeros in the weights: initialise() or load them."""
+    """A model's parameters and its forward pass. Starts with zeros in the weights: initialise() or load them.
+
+    Two attributes trade training's time and precision for memory: `recompute` says what the backward pass computes
+    again instead of finding it kept ("none", "mlp": norms and MLPs, "block": everything but the blocks' inputs; the
+    bits stay the same), `activation_dtype` what the rest is kept as ("float32" or "bfloat16")."""
 
     def __init__(self, config: ModelConfig, dtype: np.dtype[Any] = FLOAT32) -> None:
         self.config = config
         self.parameters = ParameterArena(parameter_specs(config), dtype)
         self.dropout = DropoutState(config.dropout)
+        self.recompute: Recomputation = "none"
+        self.activation_dtype: ActivationDType = "float32"
         self.token_embedding = self.parameters["token_embedding"]
         self.position_embedding = self.parameters["position_embedding"]
-        self.blocks = [Block(config, self.parameters, self.dropout, i) for i in range(config.n_layers)]
+        self.blocks = [Block(config, self.parameters, i) for i in range(config.n_layers)]
         self.norm = Norm(self.parameters, "norm", config.norm_eps)
         self.head = self.token_embedding if config.tied_head else self.parameters["head"]
 
@@ -202,8 +226,12 @@ class Decoder:
         x = Embedding.apply(self.token_embedding, self.position_embedding, tokens=tokens, positions=positions)
         if self.dropout.active:
             x = self.dropout(x, None, 0)
+        dropout = copy(self.dropout)  # a second forward draws the same masks
         for block in self.blocks:
-            x = block(x, cache)
+            if self.recompute == "block":
+                x = recompute(partial(block, cache=cache, dropout=dropout), x)
+            else:
+                x = block(x, cache, dropout, recompute if self.recompute == "mlp" else call)
         return self.norm(x)
 
     def loss(
@@ -213,9 +241,9 @@ class Decoder:
 
         tokens, targets: (B, T) int32; targets equal to ignore_index count nothing; `denominator` replaces the number
         of targets that the sum is divided by, where a batch is one of several that are accumulated."""
-        return cross_entropy(
-            self.hidden(tokens), self.head, targets, denominator=denominator, ignore_index=ignore_index
-        )
+        with activations_as(self.activation_dtype):
+            x = self.hidden(tokens)
+        return cross_entropy(x, self.head, targets, denominator=denominator, ignore_index=ignore_index)
 
     def logits(self, tokens: Array) -> Array:
         """(B, T) int32 -> (B, T, V) of the model's dtype"""

@@ -14,7 +14,7 @@ import numpy as np
 
 from gollm import _native as kernels
 from gollm.errors import ShapeError
-from gollm.tape import Destinations, Op
+from gollm.tape import Destinations, Kept, Op
 from gollm.tensor import FLOAT32, FLOAT64, ROW_MAJOR, Array, Tensor, empty
 
 # enum gollm_activation of gollm.h
@@ -59,12 +59,12 @@ class LayerNorm(Op):
         if self.recording:
             mean, rstd = empty(x.shape[:-1], x.dtype), empty(x.shape[:-1], x.dtype)
         kernels.layernorm_forward(y=y, mean=mean, rstd=rstd, x=x, w=w, b=b, eps=eps)
-        self.save(x, w, mean, rstd)
+        self.save(self.keep(x), w, mean, rstd)
         return y
 
     def backward(self, dy: Array, into: Destinations) -> None:
         x, w, mean, rstd = self.saved
-        kernels.layernorm_backward(dx=into[0], dw=into[1], db=into[2], dy=dy, x=x, w=w, mean=mean, rstd=rstd)
+        kernels.layernorm_backward(dx=into[0], dw=into[1], db=into[2], dy=dy, x=x.array(), w=w, mean=mean, rstd=rstd)
 
 
 class Linear(Op):
@@ -73,8 +73,8 @@ class Linear(Op):
     def forward(self, x: Array, w: Array, b: Array | None, residual: Array | None) -> Array:
         _check_linear(x, w)
         y = empty((*x.shape[:-1], w.shape[0]), x.dtype)
-        kernels.matmul_nt(c=y, a=x, b=w, bias=b, residual=residual, activation=0)
-        self.save(x, w)
+        self.compute(kernels.matmul_nt, c=y, a=x, b=w, bias=b, residual=residual, activation=0)
+        self.save(self.keep(x), w)
         return y
 
     def backward(self, dy: Array, into: Destinations) -> None:
@@ -103,15 +103,16 @@ class MLP(Op):
         kernels.matmul_nt(c=h, a=x, b=w1, bias=b1, pre=pre, activation=activation)
         _check_linear(h, w2)
         y = empty((*x.shape[:-1], w2.shape[0]), x.dtype)
-        kernels.matmul_nt(c=y, a=h, b=w2, bias=b2, residual=residual, activation=0)
-        self.save(x, w1, w2, h, pre, activation)
+        self.compute(kernels.matmul_nt, c=y, a=h, b=w2, bias=b2, residual=residual, activation=0)
+        if pre is not None:
+            self.save(self.keep(x), w1, w2, self.keep(h), self.keep(pre), activation)
         return y
 
     def backward(self, dy: Array, into: Destinations) -> None:
         x, w1, w2, h, pre, activation = self.saved
-        kernels.matmul_tn(c=into[3], a=dy, b=h, a_sum=into[4])
-        dh = empty(h.shape, h.dtype)
-        kernels.matmul_nn(c=dh, a=dy, b=w2, pre=pre, activation=activation)
+        kernels.matmul_tn(c=into[3], a=dy, b=h.array(), a_sum=into[4])
+        dh = empty((*dy.shape[:-1], w1.shape[0]), dy.dtype)
+        kernels.matmul_nn(c=dh, a=dy, b=w2, pre=pre.array(), activation=activation)
         _linear_backward(dh, x, w1, into, 0, 1, 2)
         into.pass_on(5, dy)
 
@@ -124,7 +125,7 @@ class Attention(Op):
         y = empty((B, T, heads["H"] * heads["D"]), qkv.dtype)
         lse = empty((B, heads["H"], T), qkv.dtype) if self.recording else None
         kernels.attention_forward(y=y, lse=lse, qkv=qkv, **heads)
-        self.save(qkv, y, lse, heads)
+        self.save(self.keep(qkv), self.keep(y), lse, heads)
         return y
 
     def backward(self, dy: Array, into: Destinations) -> None:
@@ -134,7 +135,7 @@ class Attention(Op):
             return
         dqkv, accumulate = destination
         written = empty(dqkv.shape, dqkv.dtype) if accumulate else dqkv
-        kernels.attention_backward(dqkv=written, dy=dy, qkv=qkv, y=y, lse=lse, **heads)
+        kernels.attention_backward(dqkv=written, dy=dy, qkv=qkv.array(), y=y.array(), lse=lse, **heads)
         if accumulate:
             kernels.add(c=dqkv, a=dqkv, b=written)
 
@@ -145,9 +146,13 @@ class Dropout(Op):
 
     The counter is read when a kernel runs: it must not change between forward and backward."""
 
+    reads_inputs = False
+
     def forward(self, x: Array, residual: Array | None, *, p: float, seed: int, stream: int, counter: Array) -> Array:
         y = empty(x.shape, x.dtype)
-        kernels.dropout_forward(y=y, x=x, residual=residual, counter=counter, p=p, seed=seed, stream=stream)
+        self.compute(
+            kernels.dropout_forward, y=y, x=x, residual=residual, counter=counter, p=p, seed=seed, stream=stream
+        )
         self.save(p, seed, stream, counter)
         return y
 
@@ -160,9 +165,11 @@ class Dropout(Op):
 class Add(Op):
     """y = a + b.  (...), (...) -> (...)"""
 
+    reads_inputs = False
+
     def forward(self, a: Array, b: Array) -> Array:
         y = empty(a.shape, a.dtype)
-        kernels.add(c=y, a=a, b=b)
+        self.compute(kernels.add, c=y, a=a, b=b)
         return y
 
     def backward(self, dy: Array, into: Destinations) -> None:
@@ -176,12 +183,12 @@ class Activation(Op):
     def forward(self, x: Array, *, kind: int) -> Array:
         y = empty(x.shape, x.dtype)
         kernels.activation_forward(y=y, x=x, kind=kind)
-        self.save(x, kind)
+        self.save(self.keep(x), kind)
         return y
 
     def backward(self, dy: Array, into: Destinations) -> None:
         x, kind = self.saved
-        kernels.activation_backward(dx=into[0], dy=dy, x=x, kind=kind)
+        kernels.activation_backward(dx=into[0], dy=dy, x=x.array(), kind=kind)
 
 
 class Softmax(Op):
@@ -190,12 +197,12 @@ class Softmax(Op):
     def forward(self, x: Array) -> Array:
         y = empty(x.shape, x.dtype)
         kernels.softmax_forward(y=y, x=x)
-        self.save(y)
+        self.save(self.keep(y))
         return y
 
     def backward(self, dy: Array, into: Destinations) -> None:
         (y,) = self.saved
-        kernels.softmax_backward(dx=into[0], dy=dy, y=y)
+        kernels.softmax_backward(dx=into[0], dy=dy, y=y.array())
 
 
 class CrossEntropyHead(Op):
@@ -252,11 +259,11 @@ def _check_linear(x: Array, w: Array) -> None:
         raise ShapeError(f"x of shape {x.shape} does not fit w of shape {w.shape}: x's last axis must be w's last axis")
 
 
-def _linear_backward(dy: Array, x: Array, w: Array, into: Destinations, ix: int, iw: int, ib: int) -> None:
+def _linear_backward(dy: Array, x: Kept, w: Array, into: Destinations, ix: int, iw: int, ib: int) -> None:
     """dx = dy w, dw = dyᵀ x, db = sum of dy's rows, for y = x wᵀ + b."""
     dw, db = into[iw], into[ib]
     if dw is not None or db is not None:
-        kernels.matmul_tn(c=dw, a=dy, b=x, a_sum=db)
+        kernels.matmul_tn(c=dw, a=dy, b=x.array(), a_sum=db)
     dx = into[ix]
     if dx is not None:
         kernels.matmul_nn(c=dx, a=dy, b=w, activation=0)

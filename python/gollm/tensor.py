@@ -30,6 +30,7 @@ ROW_MAJOR = "row-major"
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
+UINT16 = np.dtype(np.uint16)  # bfloat16, as its bits
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any] = FLOAT32) -> Array:
