@@ -40,6 +40,11 @@ KINDS = {
     "dropout": {**WIDE, "batch_size": 16, "dropout": 0.1},
     "an uneven last evaluation batch": {**WIDE, "batch_size": 40, "eval_batches": 9, "validation_fraction": 0.15},
     "long context": {"d_model": 64, "n_heads": 2, "context": 1024, "batch_size": 8, "n_layers": 2, "steps": 2},
+    "MLPs computed again": {**WIDE, "batch_size": 64, "recompute": "mlp"},
+    "blocks computed again": {**WIDE, "batch_size": 64, "n_layers": 8, "recompute": "block"},
+    "bfloat16 activations": {**WIDE, "batch_size": 64, "activation_dtype": "bfloat16"},
+    "both": {**WIDE, "batch_size": 64, "n_layers": 8, "recompute": "mlp", "activation_dtype": "bfloat16"},
+    "both, blocks": {**WIDE, "batch_size": 64, "dropout": 0.1, "recompute": "block", "activation_dtype": "bfloat16"},
     "grouped heads, untied": {**WIDE, "n_kv_heads": 1, "tied_head": False, "bias": False, "batch_size": 16},
 }
 LARGE = {

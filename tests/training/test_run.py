@@ -292,6 +292,19 @@ def test_resume_for_more_steps(train):
     assert gollm.train(TrainOptions(resume=str(result.folder))).steps == 9
 
 
+def test_a_run_that_computes_more_again_when_resumed_ends_with_the_same_bytes(train, tmp_path):
+    whole = train(dropout=0.2, steps=6, out=str(tmp_path / "whole"))
+    half = train(
+        dropout=0.2, steps=6, recompute="mlp", checkpoint_every=3, keep_checkpoints=3, out=str(tmp_path / "half")
+    )
+    (half.folder / "step-00000006.golm").unlink()
+    again = gollm.train(TrainOptions(resume=str(half.folder), recompute="block"))
+    first, second = gollm.load(whole.checkpoint).decoder, gollm.load(again.checkpoint).decoder
+    np.testing.assert_array_equal(first.parameters.weights, second.parameters.weights)
+    with pytest.raises(ConfigError, match="--activation-dtype is bfloat16"):
+        gollm.train(TrainOptions(resume=str(half.folder), activation_dtype="bfloat16"))
+
+
 def test_resume_keeps_its_options(train):
     result = train()
     with pytest.raises(ConfigError, match=r"--lr is 0.5, but the run in .* has 0.001; a resumed run keeps its options"):

@@ -83,8 +83,8 @@ def estimate(config: ModelConfig, options: TrainOptions, dataset: TokenDataset, 
     return Estimate(
         n_parameters=sum(spec.size for spec in specs),
         state_bytes=(2 + moments) * arena,
-        activation_bytes=FLOAT_BYTES
-        * (_training_floats(config, options.batch_size) + _evaluation_floats(config, options, len(dataset.validation))),
+        activation_bytes=_training_bytes(config, options)
+        + FLOAT_BYTES * _evaluation_floats(config, options, len(dataset.validation)),
         workspace_bytes=max(_workspaces(config, options.batch_size, arena // FLOAT_BYTES)),
         data_bytes=_data_bytes(config, options, n_steps, dataset.n_bytes),
         process_bytes=process + OVERHEAD,
@@ -102,18 +102,26 @@ def flops_per_token(config: ModelConfig) -> float:
     return 6 * n_parameters + 12 * config.n_layers * config.n_heads * config.head_size * config.context
 
 
-def _training_floats(config: ModelConfig, batch_size: int) -> int:
-    """Elements that the tape holds for one micro-batch: outputs of all operations, kept until their backward pass, and
-    what that pass needs at its beginning, in the last block's MLP and attention."""
+def _training_bytes(config: ModelConfig, options: TrainOptions) -> int:
+    """What the tape holds for one micro-batch: what all operations keep until their backward pass, and what that pass
+    needs beside, in the last block's MLP and attention."""
     C, F, E, H = config.d_model, config.ff_size, config.qkv_size, config.n_heads
     P = H * config.head_size
-    norm = C + 2  # the output, mean and rstd
-    dropout = 1 if config.dropout else 0
-    attention = norm + E + P + H + C + dropout * C
-    mlp = norm + 2 * F + C + dropout * C
-    kept = C + dropout * C + config.n_layers * (attention + mlp) + norm
-    gradients = C + F + E + 1
-    return batch_size * config.context * (kept + gradients)
+    kept, numbers = {  # of a block: activations; the norms' means and deviations, attention's sums
+        "none": (4 * C + E + P + 2 * F, 4 + H),
+        "mlp": (2 * C + E + P, H),
+        "block": (C, 0),
+    }[options.recompute]
+    narrow = options.activation_dtype == "bfloat16"
+    again = options.recompute != "none"
+    # The gradients of the MLP's hidden layer and of queries, keys and values; beside them what is widened or computed
+    # again. What was kept is free by then, but of another size.
+    wide = (3 if again else 2 if narrow else 1) * F
+    wide += (2 if narrow or options.recompute == "block" else 1) * E
+    wide += (6 if again or narrow else 2) * C + 3
+    per_token = (2 if narrow else FLOAT_BYTES) * (config.n_layers * kept + C)
+    per_token += FLOAT_BYTES * (config.n_layers * numbers + wide)
+    return options.batch_size * config.context * per_token
 
 
 def _evaluation_floats(config: ModelConfig, options: TrainOptions, n_tokens: int) -> int:

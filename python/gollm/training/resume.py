@@ -8,10 +8,11 @@ from gollm.errors import ConfigError, TrainingError
 from gollm.options import from_mapping, load_file
 from gollm.training.options import TrainOptions
 
-# What a resumed run may change: when it ends, what it reports and keeps, and where its data lies (the data itself is
-# compared by its content).
+# What a resumed run may change: when it ends, what it reports and keeps, where its data lies (the data itself is
+# compared by its content), and what it computes twice.
 CHANGEABLE = (
     "data",
+    "recompute",
     "steps",
     "epochs",
     "log_every",
