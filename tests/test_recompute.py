@@ -2,12 +2,13 @@
 
 import gc
 from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from gollm import _native, ops
+from gollm import Plan, _native, ops, tape
 from gollm.config import ModelConfig
 from gollm.model import Decoder
 from gollm.ops import MLP, Add, Dropout, LayerNorm, Softmax, cross_entropy, linear
@@ -15,6 +16,7 @@ from gollm.optimizer import AdamW
 from gollm.recompute import recompute
 from gollm.tape import activations_as, no_grad
 from gollm.tensor import tensor
+from gollm.training.trainer import compute_gradients
 
 BASE = {"n_layers": 3, "n_heads": 4, "d_model": 32, "vocab_size": 61, "context": 48}
 KINDS = {
@@ -108,7 +110,7 @@ def test_memory_between_forward_and_backward(kind):
 
 
 def counted(monkeypatch):
-    """Calls of each kernel by operations from now on."""
+    """Calls of each kernel by the tape and its operations from now on."""
     calls = Counter()
 
     def counting(name):
@@ -118,7 +120,10 @@ def counted(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(ops, "kernels", SimpleNamespace(**{name: counting(name) for name in _native.contracts()}))
+    for module in (ops, tape):
+        monkeypatch.setattr(
+            module, "kernels", SimpleNamespace(**{name: counting(name) for name in _native.contracts()})
+        )
     return calls
 
 
@@ -136,6 +141,23 @@ def test_nothing_is_computed_again_in_vain(kind, mode, products, monkeypatch):
     assert calls["matmul_nt"] == products * 3
     assert calls["attention_forward"] == (3 if mode == "block" else 0)
     assert calls["dropout_forward"] == (3 if mode == "block" and kind == "dropout" else 0)
+
+
+@pytest.mark.parametrize("mode", ["none", *MODES])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_recorded_step_has_the_same_bits(mode, dtype):
+    """Steps of two micro-batches with dropout, replayed: the second forward and what is kept narrow are in the plan."""
+    weights = []
+    for wrap in (lambda function: function, Plan):
+        model, counters = make("dropout", mode, dtype), np.zeros(2, np.int64)
+        optimizer, gradients = AdamW(model.parameters), wrap(partial(compute_gradients, model, counters))
+        inputs, targets = (np.stack([a, a[::-1]]) for a in batch(model))
+        for step in range(4):
+            counters[:] = 2 * step, 2 * step + 1
+            gradients(inputs, targets)
+            optimizer.step(1e-2)
+        weights.append(model.parameters.weights)
+    np.testing.assert_array_equal(*weights)
 
 
 def leaves(*shapes):
@@ -249,18 +271,17 @@ def test_an_array_that_two_operations_keep_is_stored_once(monkeypatch):
     """Eight arrays a block (two norms in and out, q, k and v, attention's output, the MLP before and after its
     activation) and the last norm's input: the output of the MLP before is the input of a norm and a residual."""
     model = make("gpt2", activation_dtype="bfloat16")
-    calls = []
-    narrow = _native.to_bf16
-    monkeypatch.setattr(_native, "to_bf16", lambda **arguments: (calls.append(1), narrow(**arguments)))
+    calls = counted(monkeypatch)
     model.loss(*batch(model))
-    assert len(calls) == 8 * 3 + 1
+    assert calls["to_bf16"] == 8 * 3 + 1
 
 
 def test_evaluation_keeps_nothing(monkeypatch):
     model = make("gpt2", activation_dtype="bfloat16")
-    monkeypatch.delattr(_native, "to_bf16")
+    calls = counted(monkeypatch)
     with no_grad():
         model.loss(*batch(model))
+    assert calls["to_bf16"] == 0
 
 
 def test_a_new_array_at_an_old_address_is_not_taken_for_it():
