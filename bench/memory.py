@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-STEPS = 3
+STEPS = 2
 
 
 def measure(preset_name: str, batch: int, length: int, recompute: str, activation_dtype: str) -> None:
