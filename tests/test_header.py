@@ -58,7 +58,7 @@ def test_every_kernel_through_its_public_function(library, row):
         args = ffi.new(f"struct gollm_{row.name}_args *")
         types = {name: member.type for name, member in ffi.typeof(args[0]).fields}
         for field in row.contract.arrays:
-            array = np.full(field.shape(case), -1, field.dtype(real.type))
+            array = np.full(field.shape(case), -1).astype(field.dtype(real.type))
             if field in row.contract.inputs:
                 array[...] = inputs[field.name]
             arrays[field.name] = array
