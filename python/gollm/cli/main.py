@@ -31,6 +31,7 @@ COMMANDS = {
     "encode": ("encode", "the same as tokenizer encode"),
     "info": ("info", "show what is inside of a checkpoint"),
     "gradcheck": ("gradcheck", "compare a model's gradients with finite differences"),
+    "bench": ("bench", "measure gollm's speed beside PyTorch's and the machine's limits"),
     "doctor": ("doctor", "show how gollm was built and what this machine can do"),
 }
 

@@ -1,12 +1,51 @@
-"""GPT-2's training step in PyTorch, as its users write it: fused attention, fused AdamW, clipping, eager mode.
-
-step = training_step(n_layers=4, n_heads=4, d_model=128, vocab_size=65, context=64, batch_size=12)
-step()      # forward, backward, clipping, update; returns the loss
-"""
+"""What PyTorch does in its turn, as its users write it: MKL's or oneDNN's products, fused attention, fused AdamW."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+
+def random(*shape):
+    return torch.rand(shape) - 0.5
+
+
+def matmul(layout, M, N, K):
+    """c (M, N) = op(a) op(b)"""
+    a = random(K, M).t() if layout == "TN" else random(M, K)
+    b = random(N, K).t() if layout == "NT" else random(K, N)
+    c = torch.ones(M, N)
+    return lambda: torch.mm(a, b, out=c), 4 * (M * K + K * N + M * N)
+
+
+def head(N, C, V):
+    """Loss and both gradients through autograd.  x (N, C), w (V, C)"""
+    x, w = random(N, C).requires_grad_(), (0.04 * random(V, C)).requires_grad_()
+    targets = torch.randint(V, (N,))
+
+    def call():
+        x.grad = w.grad = None
+        F.cross_entropy(x @ w.T, targets).backward()
+
+    return call, 4 * (2 * N * C + 2 * V * C)
+
+
+def attention(B, T, H, G, D, backward):
+    """From the rows that the projection leaves, q | k | v, to the rows that the next one takes."""
+    qkv = random(B, T, (H + 2 * G) * D).requires_grad_()
+    dy = random(B, T, H * D)
+
+    def forward():
+        q, k, v = (x.unflatten(-1, (-1, D)).transpose(1, 2) for x in qkv.split([H * D, G * D, G * D], -1))
+        if G < H:
+            k, v = (x.repeat_interleave(H // G, 1) for x in (k, v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return y.transpose(1, 2).reshape(B, T, H * D)
+
+    y = forward()
+    n_bytes = 4 * B * T * D * (2 * H + 2 * G)
+    if not backward:
+        return forward, n_bytes
+    return lambda: torch.autograd.grad(y, qkv, dy, retain_graph=True), 2 * n_bytes
 
 
 class Block(nn.Module):
@@ -57,19 +96,20 @@ def make_optimizer(model, lr=1e-3):
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), fused=True)
 
 
-def train_step(model, optimizer, ids, targets):
-    loss = model(ids, targets)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return loss.item()
-
-
-def training_step(batch_size, **shape):
-    """A function of no arguments that makes one step on random tokens."""
+def training(batch_size, compiled=False, **shape):
+    """A step on random tokens: forward, backward, clipping, update, and the gradients away."""
     torch.manual_seed(0)
     model = GPT(**shape)
     optimizer = make_optimizer(model)
+    forward = torch.compile(model) if compiled else model
     ids, targets = torch.randint(shape["vocab_size"], (2, batch_size, shape["context"]))
-    return lambda: train_step(model, optimizer, ids, targets)
+
+    def step():
+        loss = forward(ids, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+
+    return step, 16 * sum(p.numel() for p in model.parameters())
