@@ -178,14 +178,13 @@ static void add_block(const args *a, int64_t head, int64_t block, int64_t h, int
         }
     }
     for (int64_t j = 0; j < keys; j += MR) {
-        const int64_t i = max_i64(0, first_key + j - first),
-                      rows = min_i64(MR, keys - j); // queries before i do not see these keys
+        const int64_t i = max_i64(0, first_key + j - first); // queries before i do not see these keys
         if (i >= queries) break;
         for (int64_t d = 0; d < D; d += NR) {
-            microkernel(queries - i, w->p + i * ROW + j, 1, ROW, w->dy_steps + d * QUERIES + i * NR, NR, tile);
-            put(dv + j * columns + d, columns, rows, NR, tile, 1);
-            microkernel(queries - i, w->ds + i * ROW + j, 1, ROW, w->q_steps + d * QUERIES + i * NR, NR, tile);
-            put(dk + j * columns + d, columns, rows, NR, tile, 1);
+            microkernel_rows(MR, queries - i, w->p + i * ROW + j, 1, ROW, w->dy_steps + d * QUERIES + i * NR, NR,
+                             dv + j * columns + d, columns, 1);
+            microkernel_rows(MR, queries - i, w->ds + i * ROW + j, 1, ROW, w->q_steps + d * QUERIES + i * NR, NR,
+                             dk + j * columns + d, columns, 1);
         }
     }
 }

@@ -59,10 +59,10 @@ int64_t attention_decode_size(const struct attention *a, int n_threads) {
 
 static void q_times_keys(const struct tile *t, int64_t D, const real *q, const real *keys, real *scores) {
     switch (t->rows) {
-    case 1: microkernel_rows(1, D, q, 1, 1, keys, NR, scores); break;
-    case 2: microkernel_rows(2, D, q, 1, 2, keys, NR, scores); break;
-    case 3: microkernel_rows(3, D, q, 1, 3, keys, NR, scores); break;
-    default: microkernel_rows(4, D, q, 1, 4, keys, NR, scores);
+    case 1: microkernel_rows(1, D, q, 1, 1, keys, NR, scores, NR, 0); break;
+    case 2: microkernel_rows(2, D, q, 1, 2, keys, NR, scores, NR, 0); break;
+    case 3: microkernel_rows(3, D, q, 1, 3, keys, NR, scores, NR, 0); break;
+    default: microkernel_rows(4, D, q, 1, 4, keys, NR, scores, NR, 0);
     }
 }
 

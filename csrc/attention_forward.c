@@ -84,17 +84,17 @@ static void pack_block(const struct attention *a, const struct sequence *s, int6
 /* The microkernel for at least `rows` rows; a tile's rows are NR apart. */
 static void q_times_keys(int rows, int64_t D, const real *q, const real *keys, real *scores) {
     if (rows == 1)
-        microkernel_rows(1, D, q, 1, MR, keys, NR, scores);
+        microkernel_rows(1, D, q, 1, MR, keys, NR, scores, NR, 0);
     else if (rows <= 4)
-        microkernel_rows(4, D, q, 1, MR, keys, NR, scores);
+        microkernel_rows(4, D, q, 1, MR, keys, NR, scores, NR, 0);
     else
         microkernel(D, q, 1, MR, keys, NR, scores);
 }
 static void p_times_values(int rows, int64_t keys, const real *p, const real *values, real *o) {
     if (rows == 1)
-        microkernel_rows(1, keys, p, P_ROW, 1, values, NR, o);
+        microkernel_rows(1, keys, p, P_ROW, 1, values, NR, o, NR, 0);
     else if (rows <= 4)
-        microkernel_rows(4, keys, p, P_ROW, 1, values, NR, o);
+        microkernel_rows(4, keys, p, P_ROW, 1, values, NR, o, NR, 0);
     else
         microkernel(keys, p, P_ROW, 1, values, NR, o);
 }

@@ -1,10 +1,8 @@
-/* A blocked product (Goto & van de Geijn 2008): the thread's tile of c is cut into blocks of at most MC x NC; for each,
- * the blocks of KC steps of k pass by in ascending order, both operands are packed, and the microkernel fills one MR x
- * NR tile after another.
+/* A blocked product (Goto & van de Geijn 2008). The thread's tile of c is cut into strips of at most NC columns; for each,
+ * the blocks of KC steps of k pass by in ascending order; for each of these, blocks of MC rows of a are packed, and meet
+ * one panel of b after another, which is packed right before it is needed and then lies in L1.
  *
- * With k innermost, the sums of a block of c stay in the thread's workspace (in L2) between the blocks of k, so that c
- * is written once, by the epilogue, and may be anything before. The price is that an operand is packed again for every
- * block of c that it contributes to: each packed element serves MC or NC multiply-adds, which is 1-2 % of the time.
+ * Sums wait for the next block of k in c, where the epilogue allows it.
  */
 #include "gemm.h"
 
@@ -12,9 +10,9 @@
 #include "gemm_microkernel.h"
 #include "gemm_pack.h"
 
-/* Packed a: MC * KC reals stream from L2 or L3, MR * KC at a time; packed b: NR * KC reals at a time stay in L1 (16 KB
- * with AVX2). */
-enum { MC = 384, NC = 512 };
+/* Packed a: MC * KC reals stay in L2 (400 KB); packed b: a panel of NR * KC stays in L1 (16 KB with AVX2). All panels of a
+ * strip are kept where several blocks of rows meet them. */
+enum { MC = 384, NC = 2048, NC_OF_SUMS = 64 };
 
 /* Block length for `count` lines: as even as panels allow, so that no thin rest is left. */
 static int64_t block_length(int64_t count, int64_t largest, int64_t panel) {
@@ -33,7 +31,7 @@ struct gemm_tile gemm_share(int64_t M, int64_t N, int thread, int n_threads) {
         const int across = n_threads / down;
         const int64_t rows = ((M + MR - 1) / MR + down - 1) / down * MR;
         const int64_t columns = ((N + NR - 1) / NR + across - 1) / across * NR;
-        const int64_t packed = columns * ((rows + MC - 1) / MC) + rows * ((columns + NC - 1) / NC);
+        const int64_t packed = columns + rows * ((columns + NC - 1) / NC);
         const int64_t cost = rows * columns + PACK * packed;
         if (cost < best_cost) best = down, best_cost = cost;
     }
@@ -41,64 +39,67 @@ struct gemm_tile gemm_share(int64_t M, int64_t N, int thread, int n_threads) {
     return (struct gemm_tile){split(M, MR, thread / across, best), split(N, NR, thread % across, across)};
 }
 
-struct blocks {
-    int64_t mc, nc; // block sizes, multiples of MR and NR
-    real *a, *b;    // packed: (mc, KC), (KC, nc)
-    real *sums;     // (mc / MR, nc / NR, MR, NR)
+static int is_plain(const struct gemm *g) { return !(g->bias || g->pre || g->activation || g->residual); }
+
+/* Where the sums of the blocks of k so far wait for the next one: element (m, n) of c at at[(m - row) * stride + n -
+ * column]. */
+struct sums {
+    real *at;
+    int64_t stride, row, column;
 };
 
-int64_t gemm_workspace(int64_t M, int64_t N, int64_t K) {
-    const int64_t mc = min_i64(MC, round_up(M, MR)), nc = min_i64(NC, round_up(N, NR)), kc = min_i64(K, KC);
-    const int64_t reals = round_up(mc * kc, 64) + round_up(nc * kc, 64) + (K > KC ? mc * nc : 0);
-    return round_up(reals, 64) * (int64_t)sizeof(real);
+/* In c, unless it must not be overwritten before the end; else in pre; else in the workspace. */
+static int sums_fit_c(const struct gemm *g) { return is_plain(g) || (g->c && g->c != g->residual && !g->accumulate); }
+static int sums_need_workspace(const struct gemm *g) { return g->K > KC && !sums_fit_c(g) && !g->pre; }
+
+/* What one thread packs. */
+struct blocks {
+    int64_t mc, nc; // rows of a block of a, columns of a strip: multiples of MR and NR
+    real *a, *b;    // (mc / MR, KC, MR); (nc / NR, KC, NR), or a single panel where there is one block of rows
+    struct sums sums;
+};
+
+static int64_t widest_strip(const struct gemm *g) { return sums_need_workspace(g) ? NC_OF_SUMS : NC; }
+
+int64_t gemm_workspace(const struct gemm *g) {
+    const int64_t rows = round_up(g->M, MR), mc = min_i64(MC, rows), nc = min_i64(widest_strip(g), round_up(g->N, NR));
+    const int64_t kc = min_i64(g->K, KC);
+    return round_up(round_up(mc * kc, 64) + round_up(nc * kc, 64) + (sums_need_workspace(g) ? rows * nc : 0), 64) *
+           (int64_t)sizeof(real);
 }
 
-/* Takes one tile of block sums: adds what came before, and stores it away or, after the last block, finishes it. */
-static void write_back(const struct gemm *g, const real *tile, // (MR, NR)
-                       real *sums,                             // (MR, NR)
-                       int64_t m, int64_t n, int rows, int columns, int first, int last) {
-    const int plain = !(g->bias || g->pre || g->activation || g->residual);
-    const int from_c = first && plain && g->accumulate;
+/* The last block of a tile: adds what came before, and finishes it. */
+static inline __attribute__((always_inline)) void
+write_back(const struct gemm *gemm, const real *tile, // (MR, NR)
+           const real *sums, int64_t stride,          // (rows, columns), or NULL when this is the only block
+           int64_t m, int64_t n, const int rows, const int columns) {
+    const struct gemm g = *gemm; // stores to c cannot change these
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < columns; j += VL) {
-            const int64_t at = (m + i) * g->ldc + n + j;
+            const int64_t at = (m + i) * g.ldc + n + j;
             const int left = columns - j;
             vec v = vec_load(tile + i * NR + j);
-            if (!first)
-                v += vec_load(sums + i * NR + j);
-            else if (from_c)
-                v += vec_load_n(g->c + at, left);
-            if (!last) {
-                vec_store(sums + i * NR + j, v);
-                continue;
-            }
-            if (!plain) {
-                if (g->bias) v += vec_load_n(g->bias + n + j, left);
-                if (g->pre) vec_store_n(g->pre + at, v, left);
-                if (g->gradient_of)
-                    v *= activation_gradient(g->activation, vec_load_n(g->gradient_of + at, left));
-                else
-                    v = activation(g->activation, v);
-                if (g->residual) v += vec_load_n(g->residual + at, left);
-                if (g->accumulate) v += vec_load_n(g->c + at, left);
-            }
-            if (g->c) vec_store_n(g->c + at, v, left);
+            if (sums) v += vec_load_n(sums + i * stride + j, left);
+            if (g.bias) v += vec_load_n(g.bias + n + j, left);
+            if (g.pre) vec_store_n(g.pre + at, v, left);
+            if (g.gradient_of)
+                v *= activation_gradient(g.activation, vec_load_n(g.gradient_of + at, left));
+            else
+                v = activation(g.activation, v);
+            if (g.residual) v += vec_load_n(g.residual + at, left);
+            if (g.accumulate) v += vec_load_n(g.c + at, left);
+            if (g.c) vec_store_n(g.c + at, v, left);
         }
 }
 
-static void multiply_block(const struct gemm *g, const struct blocks *w, struct gemm_tile block, int64_t kc, int first,
-                           int last) {
-    real tile[MR * NR] __attribute__((aligned(64)));
-    real *sums = w->sums;
-    const real *b = w->b;
-    for (int64_t n = block.columns.begin; n < block.columns.end; n += NR, b += NR * kc) {
-        const real *a = w->a;
-        for (int64_t m = block.rows.begin; m < block.rows.end; m += MR, a += MR * kc, sums += MR * NR) {
-            microkernel_packed(kc, a, b, tile);
-            write_back(g, tile, sums, m, n, (int)min_i64(MR, block.rows.end - m),
-                       (int)min_i64(NR, block.columns.end - n), first, last);
+/* to (rows, columns) = tile (MR, NR), or += */
+static void store_edge(const real *tile, real *to, int64_t stride, int rows, int columns, int add) {
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j += VL) {
+            real *at = to + i * stride + j;
+            const vec v = vec_load(tile + i * NR + j);
+            vec_store_n(at, add ? v + vec_load_n(at, columns - j) : v, columns - j);
         }
-    }
 }
 
 static void pack_a(const struct gemm *g, real *to, struct range rows, int64_t k, int64_t kc) {
@@ -118,13 +119,57 @@ static void pack_b(const struct gemm *g, real *to, struct range columns, int64_t
 }
 
 /* One block of k of a_sum, right after the same part of a was packed and lies in the caches. */
-static void sum_a(const struct gemm *g, struct range rows, int64_t k, int64_t kc, int first) {
+static void sum_a(const struct gemm *g, struct range rows, int64_t k, int64_t kc) {
     for (int64_t m = rows.begin; m < rows.end; m += VL) {
         const int64_t left = rows.end - m;
         vec sum = vec_set(0);
         for (int64_t i = k; i < k + kc; i++) sum += vec_load_n(g->a + i * g->lda + m, left);
-        if (!first || g->a_sum_accumulate) sum += vec_load_n(g->a_sum + m, left);
+        if (k > 0 || g->a_sum_accumulate) sum += vec_load_n(g->a_sum + m, left);
         vec_store_n(g->a_sum + m, sum, left);
+    }
+}
+
+/* Steps k ... k + kc of a panel of b's columns and a block of packed rows. */
+static void multiply_panel(const struct gemm *g, const struct blocks *w, const real *b, struct range rows,
+                           struct range columns, int64_t k, int64_t kc) {
+    real tile[MR * NR] __attribute__((aligned(64)));
+    const int first = k == 0, finish = k + kc == g->K && !is_plain(g);
+    const int add = !first || (is_plain(g) && g->accumulate);
+    const int width = (int)(columns.end - columns.begin);
+    const int64_t n_panels = (rows.end - rows.begin + MR - 1) / MR;
+    for (int64_t i = 0; i < n_panels; i++) {
+        const int64_t m = rows.begin + i * MR;
+        const real *a = w->a + i * MR * kc;
+        const int height = (int)min_i64(MR, rows.end - m);
+        real *sums = w->sums.at + (m - w->sums.row) * w->sums.stride + columns.begin - w->sums.column;
+        if (!finish && height == MR && width == NR) {
+            microkernel_rows(MR, kc, a, 1, MR, b, NR, sums, w->sums.stride, add);
+            continue;
+        }
+        microkernel_packed(kc, a, b, tile);
+        if (finish && width == NR)
+            write_back(g, tile, first ? NULL : sums, w->sums.stride, m, columns.begin, height, NR);
+        else if (finish)
+            write_back(g, tile, first ? NULL : sums, w->sums.stride, m, columns.begin, height, width);
+        else
+            store_edge(tile, sums, w->sums.stride, height, width, add);
+    }
+}
+
+/* Steps k ... k + kc of a strip of c. */
+static void multiply_strip(const struct gemm *g, const struct blocks *w, struct range rows, struct range columns,
+                           int64_t k, int64_t kc, int a_is_packed) {
+    const int one_block = rows.end - rows.begin <= w->mc;
+    for (int64_t m = rows.begin; m < rows.end; m += w->mc) {
+        const struct range block = {m, min_i64(rows.end, m + w->mc)};
+        if (!a_is_packed && columns.begin < columns.end) pack_a(g, w->a, block, k, kc);
+        if (g->a_sum && columns.begin == 0) sum_a(g, block, k, kc);
+        for (int64_t n = columns.begin; n < columns.end; n += NR) {
+            const struct range panel = {n, min_i64(columns.end, n + NR)};
+            real *b = one_block ? w->b : w->b + (n - columns.begin) * kc;
+            if (m == rows.begin) pack_b(g, b, panel, k, kc);
+            multiply_panel(g, w, b, block, panel, k, kc);
+        }
     }
 }
 
@@ -133,22 +178,19 @@ void KERNEL_FN(gemm)(const struct gemm *g, struct gemm_tile tile, void *workspac
     if (columns.begin == columns.end && g->N > 0) return;
     struct blocks w;
     w.mc = block_length(rows.end - rows.begin, MC, MR);
-    w.nc = block_length(columns.end - columns.begin, NC, NR);
+    w.nc = block_length(columns.end - columns.begin, widest_strip(g), NR);
     w.a = workspace;
     w.b = w.a + round_up(w.mc * min_i64(g->K, KC), 64);
-    w.sums = w.b + round_up(w.nc * min_i64(g->K, KC), 64);
-    for (int64_t n = columns.begin; n < columns.end || n == 0; n += max_i64(w.nc, 1))
-        for (int64_t m = rows.begin; m < rows.end; m += w.mc) {
-            const struct gemm_tile block = {{m, min_i64(rows.end, m + w.mc)}, {n, min_i64(columns.end, n + w.nc)}};
-            int64_t k = 0;
-            do { // once also when K is 0: the epilogue of an empty sum
-                const int64_t kc = min_i64(KC, g->K - k);
-                const int first = k == 0, last = k + kc == g->K;
-                if (g->K > KC || m == rows.begin) pack_b(g, w.b, block.columns, k, kc);
-                if (g->K > KC || n == columns.begin || w.mc < rows.end - rows.begin) pack_a(g, w.a, block.rows, k, kc);
-                if (g->a_sum && n == 0) sum_a(g, block.rows, k, kc, first);
-                multiply_block(g, &w, block, kc, first, last);
-                k += kc;
-            } while (k < g->K);
-        }
+    real *sums = w.b + round_up(w.nc * min_i64(g->K, KC), 64);
+    for (int64_t n = columns.begin; n < columns.end || n == 0; n += max_i64(w.nc, 1)) {
+        const struct range strip = {n, min_i64(columns.end, n + w.nc)};
+        w.sums = (struct sums){sums_fit_c(g) ? g->c : g->pre, g->ldc, 0, 0};
+        if (sums_need_workspace(g)) w.sums = (struct sums){sums, w.nc, rows.begin, n};
+        int64_t k = 0;
+        do { // once also when K is 0: the epilogue of an empty sum
+            const int64_t kc = min_i64(KC, g->K - k);
+            multiply_strip(g, &w, rows, strip, k, kc, g->K <= KC && n > columns.begin && rows.end - rows.begin <= w.mc);
+            k += kc;
+        } while (k < g->K);
+    }
 }

@@ -41,7 +41,7 @@ struct gemm_tile KERNEL_FN(gemm_share)(int64_t M, int64_t N, int thread, int n_t
 #define gemm_share KERNEL_FN(gemm_share)
 
 /* Bytes of workspace, a multiple of 64, that each thread needs for its gemm. */
-int64_t KERNEL_FN(gemm_workspace)(int64_t M, int64_t N, int64_t K);
+int64_t KERNEL_FN(gemm_workspace)(const struct gemm *g);
 #define gemm_workspace KERNEL_FN(gemm_workspace)
 
 /* Computes one tile of c, alone: no barrier inside. `workspace` is the thread's own, 64-byte aligned. */

@@ -7,7 +7,7 @@
  *
  * Budget per step of k:
  *
- *   AVX-512   12 x 32   24 accumulators of 32 registers: 24 FMA, 2 loads, 12 broadcasts
+ *   AVX-512    8 x 32   16 accumulators of 32 registers: 16 FMA, 2 loads, 8 broadcasts
  *   AVX2       6 x 16   12 accumulators of 16 registers: 12 FMA, 2 loads, 6 broadcasts; 12 cover a latency of 4 on 2 units
  *   NEON       8 x 8    16 accumulators of 32 registers
  *   SSE        6 x 8    12 accumulators of 16 registers
@@ -19,9 +19,7 @@
 
 #include "vec.h"
 
-#if VEC_BYTES == 64
-enum { MR = 12 };
-#elif defined(__aarch64__)
+#if VEC_BYTES == 64 || defined(__aarch64__)
 enum { MR = 8 };
 #else
 enum { MR = 6 };
@@ -34,13 +32,12 @@ enum { NR = 2 * VL, KC = 256 };
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-/* tile[i][j] = sum over k < steps of a(i, k) * b(k, j), where a(i, k) is a[i * a_row + k * a_step] and b(k, j) is b[k *
- * b_step + j], in the first `rows` rows. rows and the strides are meant to be constants: packed panels have a_row 1,
- * a_step MR, b_step NR. steps <= KC. */
-static inline __attribute__((always_inline)) void microkernel_rows(const int rows, int64_t steps,
-                                                                   const real *restrict a, int64_t a_row,
-                                                                   int64_t a_step, const real *restrict b,
-                                                                   int64_t b_step, real *restrict tile /* (MR, NR) */) {
+/* to[i][j] (+)= sum over k < steps of a(i, k) * b(k, j), where a(i, k) is a[i * a_row + k * a_step], b(k, j) is b[k *
+ * b_step + j] and to[i][j] is to[i * to_row + j], in the first `rows` rows. rows is a constant, and so are the strides
+ * of packed panels: a_row 1, a_step MR, b_step NR. steps <= KC. */
+static inline __attribute__((always_inline)) void
+microkernel_rows(const int rows, int64_t steps, const real *restrict a, int64_t a_row, int64_t a_step,
+                 const real *restrict b, int64_t b_step, real *restrict to, int64_t to_row, int add) {
     vec c[MR][2];
     UNROLL
     for (int i = 0; i < rows; i++) c[i][0] = c[i][1] = vec_set(0);
@@ -55,17 +52,25 @@ static inline __attribute__((always_inline)) void microkernel_rows(const int row
         a += a_step;
         b += b_step;
     }
+    if (add) {
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            c[i][0] += vec_load(to + i * to_row);
+            c[i][1] += vec_load(to + i * to_row + VL);
+        }
+    }
     UNROLL
     for (int i = 0; i < rows; i++) {
-        vec_store(tile + i * NR, c[i][0]);
-        vec_store(tile + i * NR + VL, c[i][1]);
+        vec_store(to + i * to_row, c[i][0]);
+        vec_store(to + i * to_row + VL, c[i][1]);
     }
 }
 
+/* All MR rows, written over a tile whose rows are NR apart. */
 static inline __attribute__((always_inline)) void microkernel(int64_t steps, const real *restrict a, int64_t a_row,
                                                               int64_t a_step, const real *restrict b, int64_t b_step,
                                                               real *restrict tile /* (MR, NR) */) {
-    microkernel_rows(MR, steps, a, a_row, a_step, b, b_step, tile);
+    microkernel_rows(MR, steps, a, a_row, a_step, b, b_step, tile, NR, 0);
 }
 
 /* The same for a panel of a, [steps][MR], and one of b, [steps][NR], as gemm_pack.h leaves them. */

@@ -34,11 +34,50 @@ static inline void quad_transpose(quad v[QUAD]) {
 #endif
 }
 
+#if VEC_BYTES >= 32 && !defined(GOLLM_F64)
+/* Eight steps of eight lines at once: three levels of shuffles, half the instructions of sixteen 4 x 4 ones. */
+typedef real oct __attribute__((vector_size(32)));
+typedef real oct_unaligned __attribute__((vector_size(32), aligned(sizeof(real)), may_alias));
+
+static inline __attribute__((always_inline)) void transpose_8(real *restrict to, int64_t stride,
+                                                              const real *const *line, int64_t k) {
+    oct a[8], b[8];
+    UNROLL
+    for (int i = 0; i < 8; i++) a[i] = (oct) * (const oct_unaligned *)(line[i] + k);
+    UNROLL
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        b[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    UNROLL
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = __builtin_shufflevector(b[i], b[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        a[i + 1] = __builtin_shufflevector(b[i], b[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        a[i + 2] = __builtin_shufflevector(b[i + 1], b[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+        a[i + 3] = __builtin_shufflevector(b[i + 1], b[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        b[i] = __builtin_shufflevector(a[i], a[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        b[i + 4] = __builtin_shufflevector(a[i], a[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    UNROLL
+    for (int i = 0; i < 8; i++) *(oct_unaligned *)(to + i * stride) = (oct_unaligned)b[i];
+}
+#endif
+
 /* One panel of any `width` lines. */
 static inline __attribute__((always_inline)) void pack_panel(real *restrict to, const int width,
                                                              const real *const *line, int64_t steps) {
     for (int64_t k0 = 0; k0 < steps; k0 += STEPS_PER_LINE) { // a cache line of each line is used up before the next
         int64_t k1 = min_i64(steps, k0 + STEPS_PER_LINE);
+#if VEC_BYTES >= 32 && !defined(GOLLM_F64)
+        if (width % 8 == 0 && k1 - k0 == STEPS_PER_LINE) {
+            for (int l = 0; l < width; l += 8)
+                for (int64_t k = k0; k < k1; k += 8) transpose_8(to + k * width + l, width, line + l, k);
+            continue;
+        }
+#endif
         for (int l = 0; l < width; l += QUAD) {
             int64_t k = k0;
             for (; k + QUAD <= k1; k += QUAD) {

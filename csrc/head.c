@@ -27,9 +27,10 @@ static int64_t chunk_rows(int64_t N, int64_t V) {
 static int64_t logits_stride(int64_t V) { return round_up(V, 16); }
 
 static int64_t gemms_workspace(int64_t rows, int64_t V, int64_t C, int backward) {
-    const int64_t logits = gemm_workspace(rows, V, C);
-    if (!backward) return logits;
-    return max_i64(logits, max_i64(gemm_workspace(rows, C, V), gemm_workspace(V, C, rows)));
+    const struct gemm logits = {.M = rows, .N = V, .K = C}, dx = {.M = rows, .N = C, .K = V};
+    const struct gemm dw = {.M = V, .N = C, .K = rows};
+    if (!backward) return gemm_workspace(&logits);
+    return max_i64(gemm_workspace(&logits), max_i64(gemm_workspace(&dx), gemm_workspace(&dw)));
 }
 
 static int64_t workspace_bytes(int64_t N, int64_t V, int64_t C, int backward, int n_threads) {
