@@ -20,21 +20,27 @@ ROOT = Path(__file__).parent.parent
 BMI = ["andn", "bextr", "blsi", "blsmsk", "blsr", "bzhi", "mulx", "pdep", "pext", "rorx", "sarx", "shlx", "shrx"]
 
 
-def instructions(compile_command, folder):
-    """(mnemonic, operands) of every instruction that this entry of compile_commands.json makes."""
-    name = compile_command["output"].replace("/", "_")
-    command = shlex.split(compile_command["command"])
-    command[command.index("-o") + 1] = str(folder / name)
+def compile_(compile_command, output, *more):
+    """Runs an entry of compile_commands.json, with more flags and another output."""
+    command = [*shlex.split(compile_command["command"]), *more]
+    command[command.index("-o") + 1] = str(output)
     subprocess.run(command, check=True, cwd=compile_command["directory"])
+
+
+def instructions(compile_command, folder):
+    """(mnemonic, operands, address) of every instruction that this entry of compile_commands.json makes."""
+    name = compile_command["output"].replace("/", "_")
+    compile_(compile_command, folder / name)
     listing = ["objdump", "-d", "--no-show-raw-insn", str(folder / name)]
     text = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
     prefixes = "(?:(?:rep|repz|repnz|lock|notrack|bnd|data16|cs) )*"
-    return re.findall(rf"^ +[0-9a-f]+:\t{prefixes}(\S+) *(.*)$", text, re.MULTILINE)
+    found = re.findall(rf"^ +([0-9a-f]+):\t{prefixes}(\S+) *(.*)$", text, re.MULTILINE)
+    return [(mnemonic, operands, int(address, 16)) for address, mnemonic, operands in found]
 
 
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory):
-    """The instructions of each C object of the module, compiled with the very commands of its build."""
+def commands(tmp_path_factory):
+    """The build's entries of compile_commands.json for C files."""
     if platform.machine() not in ("x86_64", "AMD64") or not shutil.which("objdump"):
         pytest.skip("needs an x86-64 machine and objdump")
     pybind11 = pytest.importorskip("pybind11")
@@ -49,7 +55,13 @@ def objects(tmp_path_factory):
     }
     configure = ["cmake", "-S", str(ROOT), "-B", str(folder), *(f"-D{name}={value}" for name, value in options.items())]
     subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
-    commands = [c for c in json.loads((folder / "compile_commands.json").read_text()) if c["file"].endswith(".c")]
+    return [c for c in json.loads((folder / "compile_commands.json").read_text()) if c["file"].endswith(".c")]
+
+
+@pytest.fixture(scope="module")
+def objects(commands, tmp_path_factory):
+    """The instructions of each C object of the module, compiled with the very commands of its build."""
+    folder = tmp_path_factory.mktemp("compiled")
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         listings = pool.map(lambda command: instructions(command, folder), commands)
     return {command["output"]: listing for command, listing in zip(commands, listings, strict=True)}
@@ -68,7 +80,7 @@ def test_what_runs_everywhere_has_no_avx(objects):
     assert any("dispatch.c" in name for name in everywhere) and any("executor.c" in name for name in everywhere)
     assert of_variant(everywhere, "v2").keys() | of_variant(everywhere, "f64").keys() < everywhere.keys()
     for name, listing in everywhere.items():
-        for mnemonic, operands in listing:
+        for mnemonic, operands, _ in listing:
             assert not mnemonic.startswith("v") and mnemonic not in BMI, f"{name}: {mnemonic} {operands}"
             assert not re.search(r"%[yz]mm", operands), f"{name}: {mnemonic} {operands}"
 
@@ -77,7 +89,7 @@ def test_what_runs_everywhere_has_no_avx(objects):
 def test_v3_has_fma_and_no_avx512(objects):
     mnemonics = set()
     for name, listing in of_variant(objects, "v3").items():
-        for mnemonic, operands in listing:
+        for mnemonic, operands, _ in listing:
             mnemonics.add(mnemonic)
             assert not re.search(r"%zmm|%k[0-7]|%[xy]mm(1[6-9]|2[0-9]|3[01])", operands), (
                 f"{name}: {mnemonic} {operands}"
@@ -87,7 +99,68 @@ def test_v3_has_fma_and_no_avx512(objects):
 
 @pytest.mark.slow
 def test_v4_uses_its_width(objects):
-    assert any("%zmm" in operands for listing in of_variant(objects, "v4").values() for _, operands in listing)
+    assert any("%zmm" in operands for listing in of_variant(objects, "v4").values() for _, operands, _ in listing)
+
+
+def innermost_loops(listing):
+    """(first, last) index of each loop that has no other loop in it."""
+    loops, at = [], {}
+    for last, (mnemonic, operands, address) in enumerate(listing):
+        at[address] = last  # sections begin at 0 again: the latest counts
+        target = re.match(r"([0-9a-f]+) <", operands)
+        if mnemonic.startswith("j") and target and at.get(int(target[1], 16), last + 1) <= last:
+            first = at[int(target[1], 16)]
+            if not any(first <= other <= last for other, _ in loops):
+                loops.append((first, last))
+    return loops
+
+
+def stack_traffic(listing, first, last):
+    """The instructions of a loop that read or write the stack, or write any memory."""
+    writes_rbp = [f"{m} {o}" for m, o, _ in listing[:first] if o.endswith(",%rbp") or (m == "pop" and o == "%rbp")]
+    frames = ["%rsp"] + ["%rbp"] * (writes_rbp[-1:] == ["mov %rsp,%rbp"])
+    found = []
+    for mnemonic, operands, _ in listing[first : last + 1]:
+        on_stack = any(f"({frame}" in operands for frame in frames)
+        writes = operands.endswith(")") and not re.match("cmp|test|prefetch|nop|j", mnemonic)
+        if on_stack or writes or mnemonic in ("push", "pop", "call"):
+            found.append(f"{mnemonic} {operands}")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["v3", "v4"])
+def test_the_microkernel_keeps_its_tile_in_registers(objects, commands, variant, tmp_path):
+    """In the loop over k of the register tile, c (MR, NR), there are its multiply-adds and loads of panels alone."""
+    [(name, listing)] = [(n, found) for n, found in of_variant(objects, variant).items() if n.endswith("/gemm.c.o")]
+    [command] = [c for c in commands if c["output"] == name]
+    compile_(command, tmp_path / "gemm.i", "-E")
+    text = (tmp_path / "gemm.i").read_text()
+    rows, vectors = (int(re.search(pattern, text)[1]) for pattern in (r"\bMR = (\d+)", r"\bNR = (\d+) \* VL"))
+    tile, found = rows * vectors, 0
+    for first, last in innermost_loops(listing):
+        mnemonics = [mnemonic for mnemonic, _, _ in listing[first : last + 1]]
+        n_fma = sum(m.startswith("vfmadd") for m in mnemonics)
+        if n_fma < tile or any(re.match("vmul|vadd|vsub|vdiv", m) for m in mnemonics):
+            continue  # an epilogue's
+        found += 1
+        assert n_fma % tile == 0
+        assert not stack_traffic(listing, first, last)
+    assert found
+
+
+def test_stack_traffic_is_seen():
+    """A loop with a spilled accumulator, one with a pointer in %rbp, and one whose frame pointer it is."""
+    head, spill = ("xor %eax,%eax", "mov %rsp,%rbp"), "vmovaps %ymm1,0x20(%rsp)"
+    bodies = {
+        spill: (*head, spill, "jne 4 <f+0x4>"),
+        "vmovaps -0x20(%rbp),%ymm1": (*head, "vmovaps -0x20(%rbp),%ymm1", "jne 4 <f+0x4>"),
+        None: (*head[:1], "mov %rdi,%rbp", "vfmadd231ps 0x20(%rbp),%ymm0,%ymm1", "jne 4 <f+0x4>"),
+    }
+    for wanted, lines in bodies.items():
+        listing = [(*line.split(" ", 1), 2 * i) for i, line in enumerate(lines)]
+        assert innermost_loops(listing) == [(2, 3)]
+        assert stack_traffic(listing, 2, 3) == [wanted] * (wanted is not None)
 
 
 def python(code, **environment):
