@@ -6,7 +6,6 @@ import gc
 import numpy as np
 import pytest
 
-import gollm
 from gollm import _native
 from gollm.cache import KVCache
 from gollm.config import ModelConfig
