@@ -84,14 +84,15 @@ int KERNEL_FN(layernorm_backward)(const struct gollm_layernorm_backward_args *a,
     }
     gollm_team_wait(team);
     struct range columns = thread_range(C, 16, team);
-    for (int64_t i = columns.begin; i < columns.end; i++) {
-        real dw = 0, db = 0;
+    for (int64_t i = columns.begin; i < columns.end; i += VL) {
+        const int64_t left = columns.end - i;
+        vec dw = vec_set(0), db = vec_set(0);
         for (int64_t block = 0; block < ROW_BLOCKS; block++) {
-            dw += partial[block * 2 * C + i];
-            db += partial[block * 2 * C + C + i];
+            dw += vec_load_n(partial + block * 2 * C + i, left);
+            db += vec_load_n(partial + block * 2 * C + C + i, left);
         }
-        if (a->dw) a->dw[i] = a->dw_accumulate ? a->dw[i] + dw : dw;
-        if (a->db) a->db[i] = a->db_accumulate ? a->db[i] + db : db;
+        if (a->dw) vec_store_n(a->dw + i, a->dw_accumulate ? vec_load_n(a->dw + i, left) + dw : dw, left);
+        if (a->db) vec_store_n(a->db + i, a->db_accumulate ? vec_load_n(a->db + i, left) + db : db, left);
     }
     return GOLLM_OK;
 }
