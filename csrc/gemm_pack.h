@@ -35,15 +35,16 @@ static inline void quad_transpose(quad v[QUAD]) {
 }
 
 #if VEC_BYTES >= 32 && !defined(GOLLM_F64)
-/* Eight steps of eight lines at once: three levels of shuffles, half the instructions of sixteen 4 x 4 ones. */
+/* Eight steps of up to eight lines at once: three levels of shuffles, half the instructions of 4 x 4 ones. Where there are
+ * fewer lines, a step's last lanes spill into the next step's place, which is written afterwards. */
 typedef real oct __attribute__((vector_size(32)));
 typedef real oct_unaligned __attribute__((vector_size(32), aligned(sizeof(real)), may_alias));
 
-static inline __attribute__((always_inline)) void transpose_8(real *restrict to, int64_t stride,
-                                                              const real *const *line, int64_t k) {
+static inline __attribute__((always_inline)) void transpose_8(real *restrict to, const int width,
+                                                              const real *const *line, const int lines, int64_t k) {
     oct a[8], b[8];
     UNROLL
-    for (int i = 0; i < 8; i++) a[i] = (oct) * (const oct_unaligned *)(line[i] + k);
+    for (int i = 0; i < 8; i++) a[i] = (oct) * (const oct_unaligned *)(line[min_i64(i, lines - 1)] + k);
     UNROLL
     for (int i = 0; i < 8; i += 2) {
         b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
@@ -62,7 +63,8 @@ static inline __attribute__((always_inline)) void transpose_8(real *restrict to,
         b[i + 4] = __builtin_shufflevector(a[i], a[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
     }
     UNROLL
-    for (int i = 0; i < 8; i++) *(oct_unaligned *)(to + i * stride) = (oct_unaligned)b[i];
+    for (int i = 0; i < 7; i++) *(oct_unaligned *)(to + i * width) = (oct_unaligned)b[i];
+    memcpy(to + 7 * width, &b[7], (size_t)lines * sizeof(real));
 }
 #endif
 
@@ -72,9 +74,10 @@ static inline __attribute__((always_inline)) void pack_panel(real *restrict to, 
     for (int64_t k0 = 0; k0 < steps; k0 += STEPS_PER_LINE) { // a cache line of each line is used up before the next
         int64_t k1 = min_i64(steps, k0 + STEPS_PER_LINE);
 #if VEC_BYTES >= 32 && !defined(GOLLM_F64)
-        if (width % 8 == 0 && k1 - k0 == STEPS_PER_LINE) {
+        if ((width % 8 == 0 || width < 8) && k1 - k0 == STEPS_PER_LINE) {
             for (int l = 0; l < width; l += 8)
-                for (int64_t k = k0; k < k1; k += 8) transpose_8(to + k * width + l, width, line + l, k);
+                for (int64_t k = k0; k < k1; k += 8)
+                    transpose_8(to + k * width + l, width, line + l, width < 8 ? width : 8, k);
             continue;
         }
 #endif
@@ -107,10 +110,16 @@ static inline __attribute__((always_inline)) void pack_lines(real *restrict to, 
 
 static inline __attribute__((always_inline)) void pack_steps(real *restrict to, const int width, const real *from,
                                                              int64_t stride, int64_t lines, int64_t steps) {
-    int64_t first = 0;
-    for (; first + width <= lines; first += width, to += width * steps)
+    const int together = max_i64(1, 2 * STEPS_PER_LINE / width); // panels, so that whole cache lines are read
+    const int64_t whole = lines / width, panel = width * steps;
+    for (int64_t p = 0; p < whole; p += together, to += together * panel) {
+        const int64_t end = min_i64(whole - p, together);
         for (int64_t k = 0; k < steps; k++)
-            memcpy(to + k * width, from + k * stride + first, (size_t)width * sizeof(real));
+            for (int64_t i = 0; i < end; i++)
+                memcpy(to + i * panel + k * width, from + k * stride + (p + i) * width, (size_t)width * sizeof(real));
+        if (end < together) to -= (together - end) * panel;
+    }
+    const int64_t first = whole * width;
     if (first < lines)
         for (int64_t k = 0; k < steps; k++, to += width)
             for (int l = 0; l < width; l++) to[l] = first + l < lines ? from[k * stride + first + l] : 0;
