@@ -208,6 +208,46 @@ def test_a_plan_frees_its_memory():
     assert _native.pool_statistics()["bytes_held"] == before
 
 
+def test_gradients_that_outlive_a_plan_keep_none_of_its_free_memory():
+    model = Decoder(CONFIG).initialise(1)
+    x = np.zeros((4, 8), np.int32)
+    plan = Plan(lambda x: model.loss(x, x).backward())
+    plan(x)
+    del plan
+    _native.release_pool()
+    held = _native.pool_statistics()["bytes_held"]
+    eager = Decoder(CONFIG).initialise(1)
+    _ = eager.parameters.gradients
+    assert _native.pool_statistics()["bytes_held"] - held >= eager.parameters.weights.nbytes
+    assert held <= _native.pool_statistics()["bytes_in_use"] + eager.parameters.weights.nbytes
+
+
+def test_gradients_count_as_written_after_a_replay():
+    """zero_grad() outside of the function, as in a loop without a plan, and gradients that a replay has written."""
+
+    def norms(wrap):
+        model = Decoder(CONFIG).initialise(1)
+        optimizer = SGD(model.parameters)
+        gradients = wrap(lambda x: model.loss(x, x).backward())
+        for _ in range(4):
+            model.parameters.zero_grad()
+            gradients(np.arange(16, dtype=np.int32).reshape(2, 8))
+            yield optimizer.step(0.1)
+
+    assert list(norms(Plan)) == list(norms(lambda function: function))
+
+
+@pytest.mark.parametrize("structure", [lambda loss: loss, lambda loss: {"losses": [loss]}])
+def test_a_loss_without_a_backward_pass_is_computed_by_every_call(structure):
+    model = Decoder(CONFIG).initialise(1)
+    plan = Plan(lambda x: structure(model.loss(x, x)))
+    for start in range(3):
+        x = np.arange(start, start + 8, dtype=np.int32)[None]
+        result = plan(x)
+        loss = result["losses"][0] if isinstance(result, dict) else result
+        assert loss.item() == model.loss(x, x).item()
+
+
 def test_arrays_of_others_live_as_long_as_the_plan():
     plan = Plan(lambda x: Add.apply(tensor(x), tensor(np.full(1000, 5, np.float32))))
     plan(np.zeros(1000, np.float32))
@@ -276,6 +316,12 @@ def test_a_gradient_that_is_not_finite_updates_nothing():
 def test_other_dtypes_are_refused(dtype):
     with pytest.raises(DTypeError, match="a plan takes arrays of int32, float32, float64, not"):
         Plan(lambda x: x)(np.zeros(3, dtype))
+
+
+@pytest.mark.parametrize("given", [[1.0], tensor([1.0])], ids=["list", "Tensor"])
+def test_what_is_no_array_is_refused(given):
+    with pytest.raises(DTypeError, match=f"not {type(given).__name__}; convert it first"):
+        Plan(lambda x: x)(given)
 
 
 def test_what_would_happen_only_once_is_refused():

@@ -22,6 +22,9 @@ thread_local Use current;
 
 class Plan {
   public:
+    ~Plan() {
+        pool_->release();
+    } // what lives on in the pool, such as gradients, keeps the pool but not its free blocks
     void begin() { use(true); }
     void lend() { use(false); }
 

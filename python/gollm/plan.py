@@ -8,7 +8,7 @@ call, in one team of threads. The bits are those of the function itself. (CUDA g
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from gollm import _native
 from gollm.errors import DTypeError
-from gollm.tensor import Array
+from gollm.tensor import Array, Tensor, written
 
 Result = TypeVar("Result")
 
@@ -36,7 +36,8 @@ class Plan(Generic[Result]):
 
     Only kernel calls are replayed. Whatever else the function does happens once, while it is recorded: reading a value,
     NumPy's arithmetic, a decision. What changes from call to call is an argument, or lies in memory that kernels read
-    (weights, the dropout counter); numbers stay as they were recorded.
+    (weights, the dropout counter); numbers stay as they were recorded. A function that computes gradients begins with
+    zero_grad(): whether backward() overwrites them or adds to them is recorded, too.
 
     function   of int32, float32 or float64 arrays. It gets arrays of the plan's own, which later calls fill. What it
                returns (tensors or arrays, in any structure) is returned by every call, with other values in it: read or
@@ -48,6 +49,7 @@ class Plan(Generic[Result]):
         self._native = _native.Plan()
         self._lock = threading.RLock()  # of the input arrays and the memory
         self._inputs: tuple[Array, ...] = ()
+        self._leaves: list[Tensor] = []  # that it writes gradients of
         self._result: tuple[Result] | None = None  # None: not recorded
 
     def __call__(self, *inputs: Array) -> Result:
@@ -57,28 +59,34 @@ class Plan(Generic[Result]):
         raises KernelError where a kernel refuses its arguments; the plan stays usable. Calls from several threads take
         turns."""
         with self._lock:
-            if self._result is None or [(a.shape, a.dtype) for a in inputs] != [
-                (a.shape, a.dtype) for a in self._inputs
-            ]:
+            if self._result is None or _kinds(inputs) != _kinds(self._inputs):
                 return self._record(inputs)
             for own, given in zip(self._inputs, inputs, strict=True):
                 np.copyto(own, given)
             self._native.run()
+            for leaf in self._leaves:
+                leaf.has_grad = True
             return self._result[0]
 
     def _record(self, inputs: tuple[Array, ...]) -> Result:
         for array in inputs:
-            if str(array.dtype) not in DTYPES:
-                raise DTypeError(f"a plan takes arrays of {', '.join(DTYPES)}, not {array.dtype}; convert it first")
+            kind = str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
+            if kind not in DTYPES:
+                raise DTypeError(f"a plan takes arrays of {', '.join(DTYPES)}, not {kind}; convert it first")
         self.forget()
         self._inputs = tuple(array.copy() for array in inputs)
         self._native.begin()
+        written.leaves = []
         try:
             result = self.function(*self._inputs)
+            _compute(result)
+            self._leaves = list(dict.fromkeys(written.leaves))
         except BaseException:
             self._native.end()
             self.forget()
             raise
+        finally:
+            written.leaves = None
         self._native.end()
         self._result = (result,)
         return result
@@ -87,7 +95,7 @@ class Plan(Generic[Result]):
         """The next call records anew: for when something has changed that is not read from memory, such as a dropout's
         probability."""
         with self._lock:
-            self._result = None
+            self._result, self._leaves = None, []
             self._native.clear()
 
     @property
@@ -105,3 +113,18 @@ class Plan(Generic[Result]):
                 yield
             finally:
                 self._native.end()
+
+
+def _compute(result: object) -> None:
+    """Makes the kernels run that a tensor's value has been postponed until."""
+    if isinstance(result, Tensor):
+        _ = result.data
+    elif isinstance(result, Mapping):
+        _compute(list(result.values()))
+    elif isinstance(result, list | tuple):
+        for item in result:
+            _compute(item)
+
+
+def _kinds(arrays: tuple[Array, ...]) -> list[object]:
+    return [(a.shape, a.dtype) if isinstance(a, np.ndarray) else None for a in arrays]

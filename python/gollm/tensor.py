@@ -13,6 +13,7 @@ np.float32(10.0)
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,14 @@ UINT16 = np.dtype(np.uint16)  # bfloat16, as its bits
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any] = FLOAT32) -> Array:
     """An array with undefined contents, in 64-byte aligned memory of the pool."""
     return _native.empty(shape, dtype)
+
+
+class _Written(threading.local):
+    leaves: list[Tensor] | None = None
+
+
+# The leaves whose gradients are written while this thread records a plan: its replays write them too.
+written = _Written()
 
 
 class Storage:
@@ -89,6 +98,8 @@ class Tensor:
     def grad_destination(self) -> tuple[Array, bool]:
         """Where an operation's backward puts this leaf's gradient: (array, whether to add to what is there)."""
         accumulate = self.has_grad
+        if written.leaves is not None:
+            written.leaves.append(self)
         if self._grad is None:
             self._grad = empty(self.shape, self.dtype)
         self.has_grad = True
