@@ -100,8 +100,11 @@ class Worker:
     def ask(self, **request: Any) -> dict[str, Any]:
         """The answer to a request. Raises GollmError where it is one."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise GollmError(f"{request} failed: its process ended; is there enough memory?") from None
         answer: dict[str, Any] = json.loads(self._process.stdout.readline() or '{"error": "its process ended"}')
         if "error" in answer:
             raise GollmError(f"{request} failed: {answer['error']}")

@@ -112,4 +112,4 @@ def training(batch_size, compiled=False, **shape):
         optimizer.zero_grad(set_to_none=True)
         loss.item()
 
-    return step, 16 * sum(p.numel() for p in model.parameters())
+    return step, 1 << 30  # one of it, as of gollm's: a step comes from where the last one left
