@@ -1,8 +1,10 @@
 /* Activations and their derivatives on vectors, shared by activation.c and the products' epilogues.
  *
- *   GELU_TANH  x * sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3)      (Hendrycks & Gimpel 2016; 0.5 x (1 + tanh u),
- * rearranged) GELU_ERF   x * Phi(x),       Phi the normal distribution function RELU       max(x, 0), with derivative 0
- * at 0 SILU       x * sigmoid(x)
+ *   GELU_TANH  x * sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3)
+ *              (Hendrycks & Gimpel 2016; 0.5 x (1 + tanh u), rearranged)
+ *   GELU_ERF   x * Phi(x),       Phi the normal distribution function
+ *   RELU       max(x, 0),        with derivative 0 at 0
+ *   SILU       x * sigmoid(x)
  */
 #ifndef GOLLM_ACTIVATION_H
 #define GOLLM_ACTIVATION_H

@@ -1,6 +1,6 @@
 /* A constant everywhere:  y = value
  *
- *   y (N)      Bound by memory: N reals. The start of a backward pass, and gradients of what no loss depends on.
+ *   y (N)      Bound by memory: N reals. The gradient that a backward pass starts from.
  */
 #include "vec.h"
 

@@ -112,12 +112,12 @@ static inline __attribute__((always_inline)) void pack_steps(real *restrict to, 
                                                              int64_t stride, int64_t lines, int64_t steps) {
     const int together = max_i64(1, 2 * STEPS_PER_LINE / width); // panels, so that whole cache lines are read
     const int64_t whole = lines / width, panel = width * steps;
-    for (int64_t p = 0; p < whole; p += together, to += together * panel) {
+    for (int64_t p = 0; p < whole; p += together) {
         const int64_t end = min_i64(whole - p, together);
         for (int64_t k = 0; k < steps; k++)
             for (int64_t i = 0; i < end; i++)
                 memcpy(to + i * panel + k * width, from + k * stride + (p + i) * width, (size_t)width * sizeof(real));
-        if (end < together) to -= (together - end) * panel;
+        to += end * panel;
     }
     const int64_t first = whole * width;
     if (first < lines)
