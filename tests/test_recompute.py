@@ -10,6 +10,7 @@ import pytest
 
 from gollm import Plan, _native, ops, tape
 from gollm.config import ModelConfig
+from gollm.errors import ConfigError
 from gollm.model import Decoder
 from gollm.ops import MLP, Add, Dropout, LayerNorm, Softmax, cross_entropy, linear
 from gollm.optimizer import AdamW
@@ -296,3 +297,14 @@ def test_a_new_array_at_an_old_address_is_not_taken_for_it():
         gradients.append(y)
     for value, y in zip((1.0, 2.0), gradients, strict=True):
         assert (y.op.saved[0].array() == value).all()
+
+
+def test_unknown_ways_to_save_memory_are_refused():
+    model = Decoder(ModelConfig(n_layers=1, n_heads=1, d_model=8, context=4, vocab_size=5)).initialise(0)
+    x = np.zeros((1, 4), np.int32)
+    model.recompute = "blocks"
+    with pytest.raises(ConfigError, match="recompute is 'blocks'; it must be one of none, mlp, block"):
+        model.loss(x, x)
+    model.recompute, model.activation_dtype = "none", "bf16"
+    with pytest.raises(ConfigError, match="activation_dtype is 'bf16'; it must be one of float32, bfloat16"):
+        model.loss(x, x)

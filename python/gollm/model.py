@@ -14,14 +14,14 @@ import math
 from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from gollm import _native as kernels
 from gollm.cache import KVCache
 from gollm.config import ModelConfig
-from gollm.errors import ShapeError
+from gollm.errors import ConfigError, ShapeError
 from gollm.ops import ACTIVATIONS, MLP, Attention, Dropout, Embedding, Heads, LayerNorm, cross_entropy, linear
 from gollm.parameters import Parameter, ParameterArena, ParameterSpec
 from gollm.recompute import call, recompute
@@ -189,8 +189,9 @@ class Decoder:
     """A model's parameters and its forward pass. Starts with zeros in the weights: initialise() or load them.
 
     Two attributes trade training's time and precision for memory: `recompute` says what the backward pass computes
-    again instead of finding it kept ("none", "mlp": norms and MLPs, "block": everything but the blocks' inputs; the
-    bits stay the same), `activation_dtype` what the rest is kept as ("float32" or "bfloat16")."""
+    again instead of finding it kept ("none", "mlp": norms and MLPs, "block": everything but the blocks' inputs; with
+    float32 activations the bits stay the same), `activation_dtype` what the rest is kept as ("float32" or
+    "bfloat16")."""
 
     def __init__(self, config: ModelConfig, dtype: np.dtype[Any] = FLOAT32) -> None:
         self.config = config
@@ -213,7 +214,12 @@ class Decoder:
         """The last norm's output: what the head reads.
 
         tokens: (B, T) int32 -> (B, T, C); with a cache that has been extended for them: (rows,) -> (rows, C).
-        Raises ShapeError for more tokens than the context, KernelError for a token id outside of the vocabulary."""
+        Raises ShapeError for more tokens than the context, KernelError for a token id outside of the vocabulary,
+        ConfigError for an unknown value of `recompute`."""
+        if self.recompute not in get_args(Recomputation):
+            raise ConfigError(
+                f"recompute is {self.recompute!r}; it must be one of {', '.join(get_args(Recomputation))}"
+            )
         if cache is None and (tokens.ndim != 2 or tokens.shape[1] > self.config.context):
             raise ShapeError(
                 f"tokens have shape {tokens.shape}; it must be (B, T), T at most the context ({self.config.context})"

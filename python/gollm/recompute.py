@@ -3,14 +3,15 @@ Cost").
 
 Of everything that `recompute(function, x)` computes, the tape keeps x alone. When backward comes there, the function
 runs a second time, now recorded, and what it recorded takes its place on the tape: gradients flow on from it to
-wherever x came from, with the same bits as if it had been recorded at once.
+wherever x came from, with the same bits as if it had been recorded at once. (Where activations are kept as bfloat16,
+x is rounded, and the second run starts from that: the bits are then others.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from gollm.tape import Destinations, Kept, Op, is_recording, no_grad, second_forward
+from gollm.tape import Destinations, Op, is_recording, no_grad, second_forward
 from gollm.tensor import Array, Tensor
 
 Function = Callable[..., Tensor]
@@ -43,14 +44,15 @@ class Recompute(Op):
 
     def backward(self, dy: Array, into: Destinations) -> None:
         function, kept = self.saved
-        inputs = map(_again, self.inputs, kept)
+        wide = {id(k): k.array() for k in kept if k is not None}  # x may be its own residual
+        inputs = [_again(origin, k and wide[id(k)]) for origin, k in zip(self.inputs, kept, strict=True)]
         with second_forward():
             y = function(*inputs)
         into.go_on_from(y, dy)
 
 
-def _again(origin: Op | Tensor | None, kept: Kept | None) -> Tensor | None:
+def _again(origin: Op | Tensor | None, array: Array | None) -> Tensor | None:
     """An input with its values, whose gradient goes where it would have gone."""
     if isinstance(origin, Tensor):
         return origin
-    return None if kept is None else Tensor(kept.array(), origin is not None, origin)
+    return None if array is None else Tensor(array, origin is not None, origin)

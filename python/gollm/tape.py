@@ -19,12 +19,12 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from gollm import _native as kernels
-from gollm.errors import DTypeError, GollmError, ShapeError
+from gollm.errors import ConfigError, DTypeError, GollmError, ShapeError
 from gollm.tensor import UINT16, Array, Tensor, empty
 
 ActivationDType = Literal["float32", "bfloat16"]
@@ -57,7 +57,11 @@ def no_grad() -> AbstractContextManager[None]:
 
 def activations_as(dtype: ActivationDType) -> AbstractContextManager[None]:
     """What operations inside keep of their inputs and outputs for backward is stored as "bfloat16", in half of the
-    memory, or as it is ("float32"). What is computed forward, weights and gradients are not touched."""
+    memory, or as it is ("float32"). What is computed forward, weights and gradients are not touched.
+
+    Raises ConfigError for another dtype."""
+    if dtype not in get_args(ActivationDType):
+        raise ConfigError(f"activation_dtype is {dtype!r}; it must be one of {', '.join(get_args(ActivationDType))}")
     return _switched(narrow=dtype == "bfloat16")
 
 
@@ -169,7 +173,8 @@ class Op:
         for origin in self.inputs:
             if isinstance(origin, Op) and origin.postponed:
                 origin.evaluate()
-        assert self.work is not None
+        if self.work is None:
+            raise GollmError("this tensor's value was never needed, and backward() has let go of what it comes from")
         self.work()
         self.work, self.postponed = None, False
 

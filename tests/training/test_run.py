@@ -292,17 +292,25 @@ def test_resume_for_more_steps(train):
     assert gollm.train(TrainOptions(resume=str(result.folder))).steps == 9
 
 
-def test_a_run_that_computes_more_again_when_resumed_ends_with_the_same_bytes(train, tmp_path):
+@pytest.mark.parametrize("recompute", ["none", "block"])
+def test_a_run_that_computes_something_else_again_when_resumed_ends_with_the_same_bytes(train, tmp_path, recompute):
     whole = train(dropout=0.2, steps=6, out=str(tmp_path / "whole"))
     half = train(
         dropout=0.2, steps=6, recompute="mlp", checkpoint_every=3, keep_checkpoints=3, out=str(tmp_path / "half")
     )
     (half.folder / "step-00000006.golm").unlink()
-    again = gollm.train(TrainOptions(resume=str(half.folder), recompute="block"))
+    again = gollm.train(TrainOptions(resume=str(half.folder), recompute=recompute))
+    assert load_file(half.folder / "config.yaml")["recompute"] == recompute
     first, second = gollm.load(whole.checkpoint).decoder, gollm.load(again.checkpoint).decoder
     np.testing.assert_array_equal(first.parameters.weights, second.parameters.weights)
     with pytest.raises(ConfigError, match="--activation-dtype is bfloat16"):
         gollm.train(TrainOptions(resume=str(half.folder), activation_dtype="bfloat16"))
+
+
+def test_with_bfloat16_what_is_computed_again_stays(train):
+    result = train(activation_dtype="bfloat16", recompute="mlp")
+    with pytest.raises(ConfigError, match=r"--recompute is block, but the run in .* keeps activations as bfloat16"):
+        gollm.train(TrainOptions(resume=str(result.folder), recompute="block"))
 
 
 def test_resume_keeps_its_options(train):

@@ -35,7 +35,8 @@ class Console(Callback):
         judged = f"{validation:,} {'to judge by' if validation > config.context else 'tokens are too few to judge by'}"
         free = available_bytes()
         scarce = (
-            f", MORE THAN THE {_bytes(free)} THAT ARE FREE: use a smaller --batch-size or model"
+            f", MORE THAN THE {_bytes(free)} THAT ARE FREE: use a smaller --batch-size or model, "
+            "--recompute block or --activation-dtype bfloat16"
             if free and needs.new_bytes > free
             else ""
         )

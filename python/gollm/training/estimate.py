@@ -111,9 +111,9 @@ def _training_bytes(config: ModelConfig, options: TrainOptions) -> int:
         "none": (4 * C + E + P + 2 * F, 4 + H),
         "mlp": (2 * C + E + P, H),
         "block": (C, 0),
-    }[options.recompute]
+    }[options.recompute or "none"]
     narrow = options.activation_dtype == "bfloat16"
-    again = options.recompute != "none"
+    again = options.recompute in ("mlp", "block")
     # The gradients of the MLP's hidden layer and of queries, keys and values; beside them what is widened or computed
     # again. What was kept is free by then, but of another size.
     wide = (3 if again else 2 if narrow else 1) * F

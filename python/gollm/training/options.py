@@ -52,8 +52,9 @@ class TrainOptions(ModelOptions, DataOptions):
     epochs: PositiveFloat | None = None  # passes over the data, instead of steps
     batch_size: PositiveInt = 8  # sequences in a micro-batch
     grad_accumulation: PositiveInt = 1  # micro-batches in a step
-    # what the backward pass computes again instead of keeping it: norms and MLPs, or blocks but for their inputs
-    recompute: Literal["none", "mlp", "block"] = "none"
+    # what the backward pass computes again instead of keeping it: norms and MLPs, or blocks but for their inputs; none:
+    # what the resumed run does, else nothing
+    recompute: Literal["none", "mlp", "block"] | None = None
     activation_dtype: Literal["float32", "bfloat16"] = "float32"  # what activations are kept as for the backward pass
     optimizer: Literal["adamw", "sgd"] = "adamw"  # AdamW, or SGD with momentum
     lr: NonNegativeFloat = 2e-3  # the peak learning rate

@@ -49,6 +49,11 @@ def resumed_options(given: TrainOptions) -> TrainOptions:
                 f"--{name.replace('_', '-')} is {value}, but the run in {given.resume} has {before}; "
                 "a resumed run keeps its options: leave it out, or start a new run"
             )
+        if name == "recompute" and saved.activation_dtype == "bfloat16":
+            raise ConfigError(
+                f"--recompute is {value}, but the run in {given.resume} has {before} and keeps activations as "
+                "bfloat16, where it changes what is computed; leave it out, or start a new run"
+            )
         changes[name] = value
     if {"steps", "epochs"} & changes.keys():
         saved = saved.replace(steps=None, epochs=None)

@@ -131,7 +131,7 @@ class Trainer:
         self._counters = np.zeros(options.grad_accumulation, np.int64)
         self.gradients = Plan(partial(compute_gradients, model, self._counters))
         model.dropout.seed = options.seed
-        model.recompute, model.activation_dtype = options.recompute, options.activation_dtype
+        model.recompute, model.activation_dtype = options.recompute or "none", options.activation_dtype
         if options.resume is None:
             folder.refuse_used()
         elif checkpoints := folder.checkpoints():  # none: killed before the first, so it starts over
