@@ -169,6 +169,7 @@ def test_numbers():
 
 
 def test_the_pool_gives_aligned_memory_and_takes_it_back():
+    gc.collect()
     _native.release_pool()
     before = _native.pool_statistics()
     for shape, dtype in [((3, 5), np.float32), ((), np.float64), ((0, 4), np.int32), ((1000, 1000), np.float32)]:
