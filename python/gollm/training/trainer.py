@@ -101,6 +101,7 @@ class Trainer:
                 self._after_step(folder, metrics, prompt)
             if not folder.checkpoint_path(self.step).exists():
                 self._save(folder)
+            folder.keep_newest(options.keep_checkpoints)  # a kill may have come between saving the last one and this
             result = TrainResult(
                 folder=folder.path,
                 steps=self.step,
