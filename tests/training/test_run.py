@@ -313,6 +313,14 @@ def test_with_bfloat16_what_is_computed_again_stays(train):
         gollm.train(TrainOptions(resume=str(result.folder), recompute="block"))
 
 
+def test_old_checkpoints_that_a_killed_run_has_left_go_when_it_is_resumed(train):
+    result = train(keep_checkpoints=1)
+    left = result.checkpoint.with_name("step-00000001.golm")
+    left.write_bytes(result.checkpoint.read_bytes())
+    gollm.train(TrainOptions(resume=str(result.folder)))
+    assert result.checkpoint.exists() and not left.exists()
+
+
 def test_resume_keeps_its_options(train):
     result = train()
     with pytest.raises(ConfigError, match=r"--lr is 0.5, but the run in .* has 0.001; a resumed run keeps its options"):
