@@ -7,7 +7,7 @@ import pytest
 
 from gollm.config import ALIASES, PRESETS, ModelConfig, preset
 from gollm.errors import ConfigError
-from gollm.model import parameter_specs
+from gollm.specs import parameter_specs
 
 PARAMETERS = {
     "d12": 124_439_808,

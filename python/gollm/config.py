@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gollm.errors import ConfigError
 from gollm.options import load_file
@@ -43,6 +43,8 @@ ALIASES = {
     "n_vocab": "vocab_size",
     "layer_norm_epsilon": "norm_eps",
     "layer_norm_eps": "norm_eps",
+    "rms_norm_eps": "norm_eps",
+    "rope_base": "rope_theta",
     "activation_function": "activation",
     "hidden_act": "activation",
     "tie_word_embeddings": "tied_head",
@@ -50,6 +52,9 @@ ALIASES = {
 }
 
 ACTIVATION_NAMES = ("gelu_tanh", "gelu", "relu", "silu")
+NORMS = ("layernorm", "rmsnorm")
+POSITIONS = ("learned", "rope")
+ROPE_SCALINGS = ("none", "linear", "llama3")
 _ACTIVATION_ALIASES = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 
 MAX_HEAD_DIM = 256  # of the attention kernels
@@ -68,12 +73,29 @@ class ModelConfig:
     context: int = 1024  # the longest sequence, in tokens
     n_kv_heads: int | None = None  # heads of keys and values; n_heads unless given
     head_dim: int | None = None  # d_model / n_heads unless given
-    d_ff: int | None = None  # width of the MLP; 4 * d_model unless given
+    d_ff: int | None = (
+        None  # width of the MLP; unless given 4 * d_model, with a gate 8/3 * d_model to the next 64
+    )
+    gated_mlp: bool = False  # activation(x gateᵀ) * (x upᵀ) before down; with silu this is SwiGLU (Shazeer 2020)
     activation: str = "gelu_tanh"
-    bias: bool = True  # whether linear layers and norms have biases
-    tied_head: bool = True  # whether the head's weights are the token embedding's
-    dropout: float = 0.0
+    norm: str = "layernorm"  # or rmsnorm
     norm_eps: float = 1e-5
+    bias: bool = True  # whether linear layers and LayerNorms have biases; the next three change it for some layers
+    qkv_bias: bool | None = None
+    output_bias: bool | None = None  # of attention's output projection
+    mlp_bias: bool | None = None
+    tied_head: bool = True  # whether the head's weights are the token embedding's
+    position: str = "learned"  # or rope: queries and keys are rotated by their position (Su et al. 2021)
+    rope_theta: float = 10000.0
+    rope_scaling: str = "none"  # how positions beyond the trained context are rotated: see gollm.rope
+    rope_factor: float = 1.0  # by how much the context was made longer
+    rope_low_freq_factor: float = 1.0  # with llama3
+    rope_high_freq_factor: float = 4.0  # with llama3
+    rope_original_context: int | None = None  # with llama3: the context before it was made longer
+    sliding_window: int | None = (
+        None  # the last tokens that each attends to, itself included; all unless given
+    )
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("n_layers", "n_heads", "d_model", "vocab_size", "context"):
@@ -94,17 +116,49 @@ class ModelConfig:
             raise ConfigError(
                 f"head_dim is {self.head_dim}; it must be at most {MAX_HEAD_DIM}: use more heads or a smaller d_model"
             )
-        if self.d_ff is None:
-            object.__setattr__(self, "d_ff", 4 * self.d_model)
-        self._check_count("d_ff")
-        object.__setattr__(self, "activation", _ACTIVATION_ALIASES.get(self.activation, self.activation))
-        if self.activation not in ACTIVATION_NAMES:
-            raise ConfigError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATION_NAMES)}")
-        for name in ("bias", "tied_head"):
+        for name in ("bias", "tied_head", "gated_mlp"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be true or false")
-        self._check_number("dropout", 0.0, 1.0)
+        if self.d_ff is None:
+            gated = -(-8 * self.d_model // (3 * 64)) * 64
+            object.__setattr__(self, "d_ff", gated if self.gated_mlp else 4 * self.d_model)
+        self._check_count("d_ff")
+        object.__setattr__(self, "activation", _ACTIVATION_ALIASES.get(self.activation, self.activation))
+        self._check_choice("activation", ACTIVATION_NAMES)
+        self._check_choice("norm", NORMS)
         self._check_number("norm_eps", 0.0, 1.0)
+        self._check_number("dropout", 0.0, 1.0)
+        for name in ("qkv_bias", "output_bias", "mlp_bias"):
+            if getattr(self, name) is not None and not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be true, false or none")
+        if self.sliding_window is not None:
+            self._check_count("sliding_window")
+        self._check_positions()
+
+    def _check_positions(self) -> None:
+        self._check_choice("position", POSITIONS)
+        self._check_choice("rope_scaling", ROPE_SCALINGS)
+        for name in ("rope_theta", "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor"):
+            self._check_number(name, 1.0, 1e12)
+        if self.position == "learned":
+            if self.rope_scaling != "none":
+                raise ConfigError(
+                    f"rope_scaling is {self.rope_scaling!r}, but position is 'learned': only rope can be scaled"
+                )
+            return
+        if self.head_size % 2:
+            raise ConfigError(f"head_dim is {self.head_dim}; rope rotates pairs, so it must be even")
+        if self.rope_scaling == "llama3":
+            self._check_count("rope_original_context")
+            if self.rope_low_freq_factor >= self.rope_high_freq_factor:
+                raise ConfigError(
+                    f"rope_low_freq_factor is {self.rope_low_freq_factor:g}; it must be below rope_high_freq_factor "
+                    f"({self.rope_high_freq_factor:g})"
+                )
+
+    def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
+        if getattr(self, name) not in allowed:
+            raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
 
     def _check_count(self, name: str) -> None:
         value = getattr(self, name)
@@ -137,6 +191,23 @@ class ModelConfig:
         """Width of the joint q, k, v projection: (n_heads + 2 n_kv_heads) * head_dim"""
         return (self.n_heads + 2 * self.kv_heads) * self.head_size
 
+    def has_bias(self, layers: Literal["qkv", "output", "mlp"]) -> bool:
+        """Whether these linear layers have biases."""
+        own: bool | None = getattr(self, f"{layers}_bias")
+        return self.bias if own is None else own
+
+    @property
+    def norm_bias(self) -> bool:
+        """Whether norms have biases; RMSNorm never has."""
+        return self.bias and self.norm == "layernorm"
+
+    @property
+    def family(self) -> Literal["gpt2", "llama"] | None:
+        """Whose architecture this is, in the formats of others; None where it is nobody's."""
+        if (self.norm, self.position, self.gated_mlp) == ("layernorm", "learned", False):
+            return "gpt2"
+        return "llama" if (self.norm, self.position, self.gated_mlp) == ("rmsnorm", "rope", True) else None
+
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON can hold them; `from_dict` gives the same configuration back."""
         return dataclasses.asdict(self)
@@ -166,7 +237,7 @@ class ModelConfig:
                 named[name] = value
         if base and {"d_model", "n_heads"} & named.keys():  # derived sizes follow a changed width
             base.update(head_dim=None)
-        if base and "d_model" in named:
+        if base and {"d_model", "gated_mlp"} & named.keys():
             base.update(d_ff=None)
         if base and "n_heads" in named:
             base.update(n_kv_heads=None)
@@ -181,6 +252,14 @@ class ModelConfig:
         return cls.from_dict(load_file(path), where=str(path))
 
 
+def _shaped(
+    base: ModelConfig, layers: int, heads: int, kv_heads: int, head_dim: int, d_model: int, d_ff: int, **changes: Any
+) -> ModelConfig:
+    return base.replace(
+        n_layers=layers, n_heads=heads, n_kv_heads=kv_heads, head_dim=head_dim, d_model=d_model, d_ff=d_ff, **changes
+    )
+
+
 PRESETS = {
     "tiny": ModelConfig(n_layers=2, n_heads=2, d_model=64, vocab_size=512, context=64),
     "small": ModelConfig(n_layers=4, n_heads=4, d_model=128, vocab_size=1000, context=128),
@@ -190,6 +269,37 @@ PRESETS = {
     "d24": ModelConfig(n_layers=24, n_heads=16, d_model=1024),  # GPT-2 350M
     "d36": ModelConfig(n_layers=36, n_heads=20, d_model=1280),  # GPT-2 774M
     "d48": ModelConfig(n_layers=48, n_heads=25, d_model=1600),  # GPT-2 1558M
+}
+_LLAMA = ModelConfig(
+    gated_mlp=True, activation="silu", norm="rmsnorm", bias=False, position="rope", context=2048, tied_head=False
+)
+_LLAMA_3 = _LLAMA.replace(vocab_size=128256, rope_theta=500000.0)
+_LLAMA_32 = _LLAMA_3.replace(
+    tied_head=True, context=131072, rope_scaling="llama3", rope_factor=32.0, rope_original_context=8192
+)
+PRESETS |= {
+    "gollm-85m": _shaped(_LLAMA, 12, 12, 4, 64, 768, 1536, vocab_size=32768, tied_head=True),
+    "llama-3.2-1b": _shaped(_LLAMA_32, 16, 32, 8, 64, 2048, 8192),
+    "llama-3.2-3b": _shaped(_LLAMA_32, 28, 24, 8, 128, 3072, 8192),
+    "llama-3-8b": _shaped(_LLAMA_3, 32, 32, 8, 128, 4096, 14336, context=8192),
+    "tinyllama-1.1b": _shaped(_LLAMA, 22, 32, 4, 64, 2048, 5632, vocab_size=32000),
+    "smollm-135m": _shaped(_LLAMA, 30, 9, 3, 64, 576, 1536, vocab_size=49152, tied_head=True),
+    "smollm-360m": _shaped(_LLAMA, 32, 15, 5, 64, 960, 2560, vocab_size=49152, tied_head=True),
+    "qwen-2.5-0.5b": _shaped(
+        _LLAMA,
+        24,
+        14,
+        2,
+        64,
+        896,
+        4864,
+        vocab_size=151936,
+        tied_head=True,
+        context=32768,
+        qkv_bias=True,
+        rope_theta=1e6,
+        norm_eps=1e-6,
+    ),
 }
 PRESET_ALIASES = {"gpt2": "d12", "gpt2-medium": "d24", "gpt2-large": "d36", "gpt2-xl": "d48"}
 

@@ -35,6 +35,10 @@ class CheckpointError(GollmError, ValueError):
     """A checkpoint that is damaged, hostile, of another version, or could not be written."""
 
 
+class FormatError(GollmError, ValueError):
+    """A model of another format that is damaged, hostile or not supported, or one that a format cannot hold."""
+
+
 class TrainingError(GollmError, RuntimeError):
     """Training cannot go on: a loss that is not finite, a run folder that cannot be used."""
 

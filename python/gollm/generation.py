@@ -7,6 +7,7 @@ tokens are forgotten: generation goes on from the last half of the context. Noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +15,24 @@ from gollm.cache import KVCache
 from gollm.errors import GenerationError
 from gollm.model import Decoder
 from gollm.tensor import Array
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What a model's file says about generating with it; None or empty where it says nothing.
+
+    stop_tokens end a text (the end-of-sequence tokens of other formats); bos_token and pad_token are ids, too. The
+    sampling options are the author's recommendation, kept for whoever asks. chat_template is a Jinja template that
+    turns a conversation into a prompt.
+    """
+
+    stop_tokens: tuple[int, ...] = ()
+    bos_token: int | None = None
+    pad_token: int | None = None
+    temperature: float | None = None  # 0: greedy
+    top_k: int | None = None
+    top_p: float | None = None
+    chat_template: str | None = None
 
 
 def choose(

@@ -140,7 +140,7 @@ def copy_weights(file: CheckpointFile, decoder: Decoder) -> None:
 
 def check_weights(file: CheckpointFile, config: ModelConfig) -> None:
     """Raises CheckpointError unless the file's weights are those of the configuration. Needs no memory for them."""
-    from gollm.model import parameter_specs
+    from gollm.specs import parameter_specs
 
     if config.n_layers > len(file.tensors):
         raise CheckpointError(f"{file.path}: it has {len(file.tensors)} tensors, too few for {config.n_layers} layers")

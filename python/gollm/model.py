@@ -23,52 +23,14 @@ from gollm.cache import KVCache
 from gollm.config import ModelConfig
 from gollm.errors import ConfigError, ShapeError
 from gollm.ops import ACTIVATIONS, MLP, Attention, Dropout, Embedding, Heads, LayerNorm, cross_entropy, linear
-from gollm.parameters import Parameter, ParameterArena, ParameterSpec
+from gollm.parameters import Parameter, ParameterArena
 from gollm.recompute import call, recompute
+from gollm.specs import parameter_specs
 from gollm.tape import ActivationDType, activations_as, no_grad
 from gollm.tensor import FLOAT32, Array, Tensor, empty
 
 Parameters = Mapping[str, Parameter]
 Recomputation = Literal["none", "mlp", "block"]
-
-
-def parameter_specs(config: ModelConfig) -> list[ParameterSpec]:
-    """Every parameter in the order of the forward pass. Starts as GPT-2's: normal(0, 0.02), output projections of the
-    residual stream scaled down by sqrt(2 n_layers), norms one, biases zero."""
-    C, F, E = config.d_model, config.ff_size, config.qkv_size
-    P = config.n_heads * config.head_size
-    std, projection_std = 0.02, 0.02 / math.sqrt(2 * config.n_layers)
-    specs: list[ParameterSpec] = []
-
-    def add(
-        name: str, hf: str, shape: tuple[int, ...], std: float = 0.0, constant: float = 0.0, split: int | None = None
-    ) -> None:
-        specs.append(ParameterSpec(name, shape, std, constant, split, {"huggingface": f"transformer.{hf}"}))
-
-    def add_linear(name: str, hf: str, shape: tuple[int, int], std: float, split: int) -> None:
-        add(f"{name}.weight", f"{hf}.weight", shape, std, split=split)
-        if config.bias:  # a bias is split with the outputs, or not at all
-            add(f"{name}.bias", f"{hf}.bias", shape[:1], split=0 if split == 0 else None)
-
-    def add_norm(name: str, hf: str) -> None:
-        add(f"{name}.weight", f"{hf}.weight", (C,), constant=1.0)
-        if config.bias:
-            add(f"{name}.bias", f"{hf}.bias", (C,))
-
-    add("token_embedding", "wte.weight", (config.vocab_size, C), std, split=0)
-    add("position_embedding", "wpe.weight", (config.context, C), std)
-    for i in range(config.n_layers):
-        block, h = f"blocks.{i}", f"h.{i}"
-        add_norm(f"{block}.attention_norm", f"{h}.ln_1")
-        add_linear(f"{block}.attention.qkv", f"{h}.attn.c_attn", (E, C), std, 0)
-        add_linear(f"{block}.attention.output", f"{h}.attn.c_proj", (C, P), projection_std, 1)
-        add_norm(f"{block}.mlp_norm", f"{h}.ln_2")
-        add_linear(f"{block}.mlp.up", f"{h}.mlp.c_fc", (F, C), std, 0)
-        add_linear(f"{block}.mlp.down", f"{h}.mlp.c_proj", (C, F), projection_std, 1)
-    add_norm("norm", "ln_f")
-    if not config.tied_head:
-        specs.append(ParameterSpec("head", (config.vocab_size, C), std, 0.0, 0, {"huggingface": "lm_head.weight"}))
-    return specs
 
 
 class DropoutState:

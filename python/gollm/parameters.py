@@ -28,7 +28,8 @@ class ParameterSpec:
     std: float = 0.0  # starts as normal(0, std); 0 means `constant`
     constant: float = 0.0
     split_axis: int | None = None  # the axis along which it may be split among machines
-    other_names: Mapping[str, str] = field(default_factory=dict)  # format -> its name there
+    # format -> its name there; several where they are its parts along the first axis
+    other_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def decays(self) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from gollm import gradcheck
 from gollm.config import preset
-from gollm.model import parameter_specs
+from gollm.specs import parameter_specs
 
 from .conftest import Run
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from gollm.benchmarks.turns import Case, Contestant
 from gollm.config import ModelConfig
-from gollm.model import parameter_specs
+from gollm.specs import parameter_specs
 from gollm.training.estimate import flops_per_token
 
 FMA = Contestant("with_gollm", "fma", {})

@@ -16,8 +16,8 @@ from gollm import _native as kernels
 from gollm.cache import PAGE_SIZE
 from gollm.config import ModelConfig
 from gollm.data import TokenDataset
-from gollm.model import parameter_specs
 from gollm.parameters import ALIGNMENT
+from gollm.specs import parameter_specs
 from gollm.training.options import TrainOptions
 
 FLOAT_BYTES = 4
