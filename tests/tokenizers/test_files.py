@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,28 @@ def test_save_and_load(name: str, tmp_path: Path) -> None:
     TRAINED[name].save(tmp_path / "tokenizer.json")
     assert_same(tokenizers.load(tmp_path), TRAINED[name])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t.json", "tokenizer.json"]
+
+
+@pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer, BPETokenizer])
+def test_the_template_around_a_text(kind: Any, tmp_path: Path) -> None:
+    """Put there when asked for, by every kind, and after every way of keeping a tokenizer."""
+    header, arrays = kind.train(TEXT, 300, special_tokens=["<s>", "</s>"]).to_state()
+    begin, end = header["special_tokens"]["<s>"], header["special_tokens"]["</s>"]
+    tokenizer = kind.from_state({**header, "prefix": [begin, begin], "suffix": [end]}, arrays)
+    tokenizer.save(tmp_path / "t.json")
+    for same in (tokenizer, tokenizers.load(tmp_path / "t.json"), pickle.loads(pickle.dumps(tokenizer))):
+        assert (same.prefix, same.suffix) == ((begin, begin), (end,))
+        ids = same.encode(TEXT).tolist()
+        assert not {begin, end} & set(ids)
+        assert same.encode(TEXT, add_special_tokens=True).tolist() == [begin, begin, *ids, end]
+        assert same.encode("", add_special_tokens=True).tolist() == [begin, begin, end]
+        batch = same.encode_batch([TEXT, ""], add_special_tokens=True)
+        assert [encoded.tolist() for encoded in batch] == [[begin, begin, *ids, end], [begin, begin, end]]
+        with_special = same.encode("a<s>", allowed_special=["<s>"], add_special_tokens=True).tolist()
+        assert with_special == [begin, begin, *same.encode("a").tolist(), begin, end]
+    for wrong in ([len(tokenizer.vocabulary)], [-1], 3, "ab", [True], None):
+        with pytest.raises(TokenizerError, match="suffix is .* must be a list of ids"):
+            kind.from_state({**header, "suffix": wrong}, arrays)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -280,7 +303,7 @@ JSON_VALUES = st.recursive(
 @settings(max_examples=400)
 @given(
     st.sampled_from(sorted(TRAINED)),
-    st.sampled_from(["kind", "version", "vocab_size", "special_tokens", "pattern", "unknown_token"]),
+    st.sampled_from(["kind", "version", "vocab_size", "special_tokens", "pattern", "unknown_token", "prefix"]),
     JSON_VALUES | st.sampled_from(["bpe", "word", "character"]),
 )
 def test_mutated_headers(name: str, key: str, value: Any) -> None:

@@ -49,14 +49,27 @@ class Tokenizer(ABC):
 
     Text is a Python str. A lone surrogate in it is no character and raises TokenizerError; everything else is encoded.
     Special tokens, such as "<|endoftext|>", have ids that no text is encoded to: in text their spelling is ordinary
-    text, unless the caller allows it with `allowed_special`.
+    text, unless the caller allows it with `allowed_special`. `add_special_tokens` puts the ids of the tokenizer's
+    template around a text: `prefix` before it and `suffix` behind it, such as the tokens for begin and end. By default
+    nothing is put there: a model is trained on, and continues, the ids of the text alone.
     """
 
     kind: ClassVar[str]
     """"character", "word" or "bpe"."""
 
-    def __init__(self, vocabulary: Vocabulary, special_tokens: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        special_tokens: Mapping[str, int],
+        *,
+        prefix: Sequence[int] = (),
+        suffix: Sequence[int] = (),
+    ) -> None:
         self.vocabulary = vocabulary
+        self.prefix = self._template_ids("prefix", prefix)
+        """The ids that `add_special_tokens` puts before a text."""
+        self.suffix = self._template_ids("suffix", suffix)
+        """The ids that `add_special_tokens` puts behind a text."""
         self.special_tokens = dict(special_tokens)
         """Spelling -> id."""
         self._patterns: dict[frozenset[str], re.Pattern[str]] = {}
@@ -75,6 +88,11 @@ class Tokenizer(ABC):
         """V: ids are 0 to V - 1, special tokens included."""
         return len(self.vocabulary)
 
+    def _template_ids(self, name: str, ids: Sequence[int]) -> tuple[int, ...]:
+        if not isinstance(ids, list | tuple) or not all(type(i) is int and 0 <= i < self.vocab_size for i in ids):
+            raise TokenizerError(f"{name} is {ids!r}; it must be a list of ids from 0 to {self.vocab_size - 1}")
+        return tuple(ids)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(vocab_size={self.vocab_size}, special_tokens={list(self.special_tokens)})"
 
@@ -86,15 +104,23 @@ class Tokenizer(ABC):
     def _encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         return [self._encode(text) for text in texts]
 
-    def encode(self, text: str, *, allowed_special: AllowedSpecial = "none") -> Ids:
+    def encode(
+        self, text: str, *, allowed_special: AllowedSpecial = "none", add_special_tokens: bool = False
+    ) -> Ids:
         """The ids (n) of a text, int32.
 
         `allowed_special` says which special tokens the text may contain: "none" (text from outside can't forge them),
-        "all", or a collection of spellings; where several match, the longest wins. Raises TokenizerError for a lone
-        surrogate, and, in a character tokenizer without an unknown token, for a character that is not in the
-        vocabulary.
+        "all", or a collection of spellings; where several match, the longest wins. `add_special_tokens` puts `prefix`
+        before the ids and `suffix` behind them. Raises TokenizerError for a lone surrogate, and, in a character
+        tokenizer without an unknown token, for a character that is not in the vocabulary.
         """
-        pattern = self._special_pattern(allowed_special)
+        ids = self._encode_special(text, self._special_pattern(allowed_special))
+        return self._in_template(ids) if add_special_tokens else ids
+
+    def _in_template(self, ids: Ids) -> Ids:
+        return np.concatenate([np.array(self.prefix, np.int32), ids, np.array(self.suffix, np.int32)])
+
+    def _encode_special(self, text: str, pattern: re.Pattern[str] | None) -> Ids:
         if pattern is None:
             return self._encode(text)
         parts = pattern.split(text)  # text, special, text, special, ..., text
@@ -105,7 +131,12 @@ class Tokenizer(ABC):
         return np.concatenate(ids)
 
     def encode_batch(
-        self, texts: Iterable[str], *, threads: int | None = None, allowed_special: AllowedSpecial = "none"
+        self,
+        texts: Iterable[str],
+        *,
+        threads: int | None = None,
+        allowed_special: AllowedSpecial = "none",
+        add_special_tokens: bool = False,
     ) -> list[Ids]:
         """[encode(text) for text in texts], on `threads` threads (default: as many as kernels use)."""
         if isinstance(texts, str):
@@ -113,9 +144,14 @@ class Tokenizer(ABC):
         if threads is not None and threads < 1:
             raise TokenizerError(f"threads is {threads}; it must be 1 or more")
         texts = list(texts)
-        if self._special_pattern(allowed_special) is not None:
-            return [self.encode(text, allowed_special=allowed_special) for text in texts]
-        threads = threads or _native.num_threads()
+        pattern = self._special_pattern(allowed_special)
+        if pattern is None:
+            batch = self._encode_on_threads(texts, threads or _native.num_threads())
+        else:
+            batch = [self._encode_special(text, pattern) for text in texts]
+        return [self._in_template(ids) for ids in batch] if add_special_tokens else batch
+
+    def _encode_on_threads(self, texts: list[str], threads: int) -> list[Ids]:
         runs = _runs(texts, threads)
         if threads == 1 or len(runs) == 1:
             return self._encode_batch(texts)
@@ -170,6 +206,8 @@ class Tokenizer(ABC):
             "version": VERSION,
             "vocab_size": self.vocab_size,
             "special_tokens": self.special_tokens,
+            **({"prefix": list(self.prefix)} if self.prefix else {}),
+            **({"suffix": list(self.suffix)} if self.suffix else {}),
             **self._header(),
         }
         return header, {"tokens": self.vocabulary.tokens, "offsets": self.vocabulary.offsets}
@@ -250,6 +288,11 @@ def state_special_tokens(header: Mapping[str, Any]) -> dict[str, int]:
     if not isinstance(special, dict):
         raise TokenizerError("tokenizer state: special_tokens must be a mapping from text to id")
     return special
+
+
+def state_template(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments `prefix` and `suffix` of a tokenizer, which checks them; none where the state has none."""
+    return {key: header[key] for key in ("prefix", "suffix") if key in header}
 
 
 def state_name(header: Mapping[str, Any], key: str) -> str | None:

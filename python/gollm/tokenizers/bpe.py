@@ -20,6 +20,7 @@ from gollm.tokenizers.base import (
     state_arrays,
     state_name,
     state_special_tokens,
+    state_template,
     state_vocabulary,
     with_special_tokens,
 )
@@ -56,10 +57,13 @@ class BPETokenizer(Tokenizer):
         merges: npt.NDArray[np.int32],
         special_tokens: Mapping[str, int] | None = None,
         pattern: str = "gpt2",
+        *,
+        prefix: Sequence[int] = (),
+        suffix: Sequence[int] = (),
     ) -> None:
         """merges (M, 3): left, right, resulting id. Whether they fit the vocabulary is checked when text is first
         encoded, so that a tokenizer in a checkpoint costs nothing to open; `check` does it now."""
-        super().__init__(vocabulary, special_tokens or {})
+        super().__init__(vocabulary, special_tokens or {}, prefix=prefix, suffix=suffix)
         if merges.ndim != 2 or merges.shape[1] != 3:
             raise TokenizerError(f"merges of shape {merges.shape}; they must be (n, 3): left, right and resulting id")
         if pattern not in PATTERNS:
@@ -160,7 +164,8 @@ class BPETokenizer(Tokenizer):
     def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> BPETokenizer:
         tokens, offsets, merges = state_arrays(header, arrays, tokens="uint8", offsets="int32", merges="int32")
         vocabulary = state_vocabulary(header, tokens, offsets)
-        return cls(vocabulary, merges, state_special_tokens(header), state_name(header, "pattern") or "")
+        pattern = state_name(header, "pattern") or ""
+        return cls(vocabulary, merges, state_special_tokens(header), pattern, **state_template(header))
 
     @classmethod
     def from_gpt2(cls, vocab: str | os.PathLike[str], merges: str | os.PathLike[str]) -> BPETokenizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from gollm.tokenizers.base import (
     state_arrays,
     state_name,
     state_special_tokens,
+    state_template,
     state_vocabulary,
     with_special_tokens,
 )
@@ -40,9 +41,15 @@ class CharacterTokenizer(Tokenizer):
     kind = "character"
 
     def __init__(
-        self, vocabulary: Vocabulary, special_tokens: Mapping[str, int] | None = None, unknown_token: str | None = None
+        self,
+        vocabulary: Vocabulary,
+        special_tokens: Mapping[str, int] | None = None,
+        unknown_token: str | None = None,
+        *,
+        prefix: Sequence[int] = (),
+        suffix: Sequence[int] = (),
     ) -> None:
-        super().__init__(vocabulary, special_tokens or {})
+        super().__init__(vocabulary, special_tokens or {}, prefix=prefix, suffix=suffix)
         if unknown_token is not None and unknown_token not in self.special_tokens:
             raise TokenizerError(f"the unknown token {unknown_token!r} is not among the special tokens")
         self.unknown_token = unknown_token
@@ -147,7 +154,8 @@ class CharacterTokenizer(Tokenizer):
     def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> CharacterTokenizer:
         tokens, offsets = state_arrays(header, arrays, tokens="uint8", offsets="int32")
         vocabulary = state_vocabulary(header, tokens, offsets)
-        return cls(vocabulary, state_special_tokens(header), state_name(header, "unknown_token"))
+        unknown_token = state_name(header, "unknown_token")
+        return cls(vocabulary, state_special_tokens(header), unknown_token, **state_template(header))
 
 
 def _codes(text: str) -> npt.NDArray[Any]:

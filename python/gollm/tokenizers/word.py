@@ -16,6 +16,7 @@ from gollm.tokenizers.base import (
     state_arrays,
     state_name,
     state_special_tokens,
+    state_template,
     state_vocabulary,
     with_special_tokens,
 )
@@ -40,8 +41,16 @@ class WordTokenizer(Tokenizer):
 
     kind = "word"
 
-    def __init__(self, vocabulary: Vocabulary, special_tokens: Mapping[str, int], unknown_token: str = "<unk>") -> None:
-        super().__init__(vocabulary, special_tokens)
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        special_tokens: Mapping[str, int],
+        unknown_token: str = "<unk>",
+        *,
+        prefix: Sequence[int] = (),
+        suffix: Sequence[int] = (),
+    ) -> None:
+        super().__init__(vocabulary, special_tokens, prefix=prefix, suffix=suffix)
         if unknown_token not in self.special_tokens:
             raise TokenizerError(f"the unknown token {unknown_token!r} is not among the special tokens")
         self.unknown_token = unknown_token
@@ -125,4 +134,5 @@ class WordTokenizer(Tokenizer):
                 f"tokenizer state: pattern is {header.get('pattern')!r}; a word tokenizer has {_PATTERN!r}"
             )
         vocabulary = state_vocabulary(header, tokens, offsets)
-        return cls(vocabulary, state_special_tokens(header), state_name(header, "unknown_token") or "")
+        unknown_token = state_name(header, "unknown_token") or ""
+        return cls(vocabulary, state_special_tokens(header), unknown_token, **state_template(header))
