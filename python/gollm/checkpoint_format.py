@@ -27,6 +27,7 @@ from typing import Any, Final
 import numpy as np
 
 from .errors import CheckpointError
+from .strict_json import MAX_DEPTH, check_nesting, parse_object, shorten
 
 MAGIC: Final = b"GoLM"
 VERSION: Final = 1
@@ -36,8 +37,6 @@ ALIGNMENT: Final = 64
 # A 48-layer GPT-2 needs 0.1 MB of header. The bounds keep the worst hostile header at about 0.2 GB of Python objects
 # and well below two seconds.
 MAX_HEADER_BYTES: Final = 8 << 20
-MAX_NODES: Final = 500_000  # objects and lists
-MAX_DEPTH: Final = 32
 MAX_NAME: Final = 512
 MAX_RANK: Final = 8
 MAX_ELEMENTS: Final = 1 << 48
@@ -51,6 +50,7 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 LAYOUTS: Final = ("row-major",)
 GROUPS: Final = ("weights", "tokenizer", "training")
 FIELDS: Final = ("dtype", "group", "layout", "offset", "shape")
+_WHAT: Final = "its header"
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,6 @@ def aligned(n: int) -> int:
 def stored_name(group: str, name: str) -> str:
     """The name in the file, unique over all groups: outside of the weights it carries the group, `training/moment1`."""
     return name if group == "weights" else f"{group}/{name}"
-
-
-def shorten(value: object, limit: int = 60) -> str:
-    """`repr` of something from a file, short enough for a message."""
-    text = repr(value if not isinstance(value, (str, bytes)) else value[: limit + 1])
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -155,7 +149,7 @@ def encode_header(parts: Mapping[str, object], entries: list[TensorEntry]) -> by
         raise CheckpointError(
             f"the header would take {length:,} bytes, more than {MAX_HEADER_BYTES:,}; store large values as tensors"
         )
-    check_nesting(text)
+    check_nesting(text, _WHAT, CheckpointError)
     return PREFIX.pack(MAGIC, VERSION, length) + text.ljust(length)
 
 
@@ -182,69 +176,9 @@ def header_length(prefix: bytes, file_size: int) -> int:
     return int(length)
 
 
-def check_nesting(text: bytes) -> None:
-    """Refuse deep or crowded JSON before a parser recurses into it.
-
-    Brackets count only outside of strings: once escaped backslashes and escaped quotes are gone, a byte is inside of a
-    string when the number of quotes before it is odd. Up to the first syntax error this is exact, and no parser gets
-    further.
-    """
-    if text.count(b"{") + text.count(b"[") > MAX_NODES:
-        raise CheckpointError(f"its header holds more than {MAX_NODES:,} objects and lists")
-    data = np.frombuffer(text.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
-    inside = np.bitwise_xor.accumulate((data == ord('"')).view(np.uint8)).view(np.bool_)
-    steps = np.zeros(256, np.int8)
-    steps[list(b"[{")], steps[list(b"]}")] = 1, -1
-    depth = np.cumsum(np.where(inside, np.int8(0), steps[data]), dtype=np.int32)
-    if depth.size and int(depth.max()) > MAX_DEPTH:
-        raise CheckpointError(f"its header is nested {int(depth.max())} levels deep; at most {MAX_DEPTH} are allowed")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise CheckpointError(f"its header has the key {shorten(double)} twice")
-    return result
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > 20:
-        raise CheckpointError(f"its header holds a number of {len(digits)} digits; integers have 64 bits")
-    return int(digits)
-
-
-def _float(digits: str) -> float:
-    value = float(digits) if len(digits) <= 40 else math.inf
-    if not math.isfinite(value):
-        raise CheckpointError(f"its header holds the number {shorten(digits)}, which is no finite float64")
-    return value
-
-
-def _constant(name: str) -> float:
-    raise CheckpointError(f"its header holds {name}, which is not JSON")
-
-
-def parse_json(text: bytes) -> dict[str, Any]:
-    """The header's JSON object, read strictly: no duplicate keys, no NaN or infinity, bounded depth and size."""
-    check_nesting(text)
-    try:
-        value = json.loads(
-            text.decode(), object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
-        )
-    except (ValueError, RecursionError) as failure:
-        if isinstance(failure, CheckpointError):
-            raise
-        raise CheckpointError(f"its header is not JSON in UTF-8 ({failure})") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"its header is a JSON {type(value).__name__} instead of an object")
-    return value
-
-
 def parse_header(text: bytes, file_size: int) -> Header:
     """Check everything in the header (`text`: N bytes) of a file of `file_size` bytes. Raises CheckpointError."""
-    members = parse_json(text)
+    members = parse_object(text, _WHAT, CheckpointError)
     allowed = ("config", "tokenizer", "training", "tensors")
     for key, value in members.items():
         if key not in allowed:

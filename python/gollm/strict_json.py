@@ -1,0 +1,81 @@
+"""JSON of files from outside, read strictly: bounded depth, size and numbers, no duplicate keys, no NaN or infinity."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final, NoReturn
+
+import numpy as np
+
+from .errors import GollmError
+
+MAX_NODES: Final = 500_000  # objects and lists
+MAX_DEPTH: Final = 32
+
+
+def shorten(value: object, limit: int = 60) -> str:
+    """`repr` of something from a file, short enough for a message."""
+    text = repr(value if not isinstance(value, (str, bytes)) else value[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def check_nesting(text: bytes, what: str, error: type[GollmError]) -> None:
+    """Refuse deep or crowded JSON before a parser recurses into it.
+
+    Brackets count only outside of strings: once escaped backslashes and escaped quotes are gone, a byte is inside of a
+    string when the number of quotes before it is odd. Up to the first syntax error this is exact, and no parser gets
+    further.
+    """
+    if text.count(b"{") + text.count(b"[") > MAX_NODES:
+        raise error(f"{what} holds more than {MAX_NODES:,} objects and lists")
+    data = np.frombuffer(text.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
+    inside = np.bitwise_xor.accumulate((data == ord('"')).view(np.uint8)).view(np.bool_)
+    steps = np.zeros(256, np.int8)
+    steps[list(b"[{")], steps[list(b"]}")] = 1, -1
+    depth = np.cumsum(np.where(inside, np.int8(0), steps[data]), dtype=np.int32)
+    if depth.size and int(depth.max()) > MAX_DEPTH:
+        raise error(f"{what} is nested {int(depth.max())} levels deep; at most {MAX_DEPTH} are allowed")
+
+
+def parse_object(text: bytes, what: str, error: type[GollmError]) -> dict[str, Any]:
+    """The JSON object that `text` is. Raises `error` with a sentence about `what` for anything else."""
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            seen: set[str] = set()
+            double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise error(f"{what} has the key {shorten(double)} twice")
+        return result
+
+    def integer(digits: str) -> int:
+        if len(digits) > 20:
+            raise error(f"{what} holds a number of {len(digits)} digits; integers have 64 bits")
+        return int(digits)
+
+    def decimal(digits: str) -> float:
+        value = float(digits) if len(digits) <= 40 else math.inf
+        if not math.isfinite(value):
+            raise error(f"{what} holds the number {shorten(digits)}, which is no finite float64")
+        return value
+
+    def constant(name: str) -> NoReturn:
+        raise error(f"{what} holds {name}, which is not JSON")
+
+    check_nesting(text, what, error)
+    try:
+        value = json.loads(
+            text.decode(),
+            object_pairs_hook=collect,
+            parse_int=integer,
+            parse_float=decimal,
+            parse_constant=constant,
+        )
+    except (ValueError, RecursionError) as failure:
+        if isinstance(failure, error):
+            raise
+        raise error(f"{what} is not JSON in UTF-8 ({failure})") from None
+    if not isinstance(value, dict):
+        raise error(f"{what} is a JSON {type(value).__name__} instead of an object")
+    return value
