@@ -12,7 +12,9 @@ from gollm.errors import FormatError
 from gollm.interop.source import Format, Source, StorageType
 
 # Each module has a FORMAT; looked at in this order. A package that a format needs is imported when it is used.
-_MODULES: dict[str, str] = {}
+_MODULES = {
+    "llama2.c": "llama2c",  # after those that begin with a magic number: its oldest version has none
+}
 NAMES = tuple(_MODULES)
 
 
