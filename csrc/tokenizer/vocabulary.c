@@ -34,3 +34,21 @@ int64_t vocabulary_decode(const struct vocabulary *v, const int32_t *ids, size_t
     }
     return total;
 }
+
+int vocabulary_joins(const struct vocabulary *v, const int32_t *merge, size_t rank, char *why, size_t why_size) {
+    for (int i = 0; i < 3; i++)
+        if (merge[i] < 0 || merge[i] >= v->n) {
+            snprintf(why, why_size, "merge %zu names token %ld; the vocabulary has 0 to %ld", rank, (long)merge[i],
+                     (long)v->n - 1);
+            return 0;
+        }
+    size_t left = token_length(v, merge[0]), right = token_length(v, merge[1]);
+    const uint8_t *result = token_bytes(v, merge[2]);
+    if (token_length(v, merge[2]) != left + right || memcmp(result, token_bytes(v, merge[0]), left) ||
+        memcmp(result + left, token_bytes(v, merge[1]), right)) {
+        snprintf(why, why_size, "merge %zu: token %ld is not tokens %ld and %ld joined", rank, (long)merge[2],
+                 (long)merge[0], (long)merge[1]);
+        return 0;
+    }
+    return 1;
+}

@@ -6,7 +6,7 @@
 #include <stddef.h> // size_t
 #include <stdint.h> // uint8_t, int32_t
 
-enum { VOCABULARY_MAX = (1 << 20) - 1 }; // tokens; bpe.h packs two ids and a rank into 64 bits
+enum { VOCABULARY_MAX = (1 << 20) - 1 }; // tokens; merge.h packs two ids and a rank into 64 bits
 
 struct vocabulary {
     const uint8_t *bytes;   // (offsets[n])
@@ -24,6 +24,10 @@ static inline const uint8_t *token_bytes(const struct vocabulary *v, int32_t id)
  * what comes from a file; every other function here relies on it. On failure `why` (of `why_size` bytes) says what is
  * wrong. */
 int vocabulary_valid(const struct vocabulary *v, size_t size, char *why, size_t why_size);
+
+/* Whether merge (3) names three tokens, the last of which is the first two joined. `rank` is its place in a list; on
+ * failure `why` says what is wrong. */
+int vocabulary_joins(const struct vocabulary *v, const int32_t *merge, size_t rank, char *why, size_t why_size);
 
 /* The bytes that `ids` stand for. Returns their number, or -1 - i where ids[i] is no token. Nothing is written if `out`
  * is NULL. */
