@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -68,6 +69,33 @@ def replacing(path: str | os.PathLike[str], error: type[GollmError]) -> Iterator
         raise error(
             f"cannot write {path}: {reason(failure)}{kept}. Free some space, or write to another folder"
         ) from failure
+    sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike[str], error: type[GollmError]) -> Iterator[Path]:
+    """A new, empty folder that becomes `path` when the block ends well; a folder that was there is then removed.
+
+    When the block fails, the new folder is removed, and what was at `path` stays. An OSError becomes `error`.
+    """
+    target = Path(os.path.realpath(path))
+    temporary, old = temporary_name(target), temporary_name(target)
+    try:
+        try:
+            temporary.mkdir()
+            yield temporary
+            sync_folder(temporary)
+            if target.is_dir():
+                os.replace(target, old)
+            os.replace(temporary, target)
+        except BaseException:
+            if old.is_dir() and not target.exists():
+                os.replace(old, target)
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    except OSError as failure:
+        raise error(f"cannot write {path}: {reason(failure)}. Free some space, or write to another folder") from failure
+    shutil.rmtree(old, ignore_errors=True)
     sync_folder(target.parent)
 
 

@@ -31,6 +31,7 @@ class Source(AbstractContextManager["Source"]):
     tokenizer: Tokenizer | None = None
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     close: Callable[[], None] = lambda: None
+    without_tokenizer: str = ""  # why `tokenizer` is None, where the file has one that gollm cannot use
 
     def array(self, name: str, shape: tuple[int, ...]) -> Array:
         """A parameter in memory of its own."""
