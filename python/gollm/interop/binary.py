@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from gollm import _native as kernels
 from gollm.errors import FormatError
+from gollm.files import open_regular
 from gollm.tensor import Array
 
 CHUNK = 1 << 20  # numbers that are converted at a time
@@ -23,17 +22,6 @@ def head(path: Path, n: int) -> bytes:
             return file.read(n) or b""
     except OSError:
         return b""
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """A regular file for reading, unbuffered. Raises OSError for what is none, such as a pipe."""
-    # O_NONBLOCK: opening a named pipe must not wait for somebody to write into it.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    file = os.fdopen(descriptor, "rb", buffering=0)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
-        raise OSError("it is not a regular file")
-    return file
 
 
 class Storage(Protocol):

@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from gollm.config import ModelConfig
 from gollm.errors import ConfigError, FormatError
-from gollm.files import reason
-from gollm.interop.binary import Storage, open_regular
+from gollm.files import open_regular, reason
+from gollm.interop.binary import Storage
 from gollm.interop.source import Source
 from gollm.specs import parameter_specs
 from gollm.tensor import Array

@@ -23,8 +23,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gollm.errors import FormatError
-from gollm.files import reason
-from gollm.interop.binary import BFloat16, Float16, Float32, Storage, open_regular
+from gollm.files import open_regular, reason
+from gollm.interop.binary import BFloat16, Float16, Float32, Storage
 from gollm.interop.source import StorageType
 from gollm.strict_json import parse_object, shorten
 from gollm.tensor import FLOAT32, Array
