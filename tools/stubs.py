@@ -28,6 +28,7 @@ _Array: typing.TypeAlias = numpy.typing.NDArray[typing.Any]
 _Destination: typing.TypeAlias = _Array | tuple[_Array, bool] | None  # overwritten, or (array, whether to add to it)
 
 __version__: str
+SPLIT_PATTERNS: tuple[str, ...]
 
 '''
 
@@ -110,7 +111,7 @@ def stubs() -> str:
     contracts = _native.contracts()
     functions, classes = "", ""
     for name, value in vars(_native).items():
-        if name.startswith("__"):
+        if name.startswith("__") or isinstance(value, tuple):  # those are in HEADER
             continue
         if isinstance(value, type):
             classes += "\n" + class_definition(value)

@@ -1,4 +1,4 @@
-"""Writes csrc/tokenizer/unicode_classes.c: the class (other, letter, number, space) of every Unicode code point.
+"""Writes csrc/tokenizer/unicode_classes.c: the class (csrc/tokenizer/unicode.h) of every Unicode code point.
 
     pip install unicodedata2==16.0.0 && python tools/unicode_classes.py
 
@@ -17,8 +17,9 @@ except ImportError:
     import unicodedata
 
 UNICODE_VERSION = "16.0.0"
-BLOCK = 256  # code points per block; a block's 2-bit classes fill one cache line
-OTHER, LETTER, NUMBER, SPACE = range(4)
+BLOCK = 256  # code points per block; a block's 4-bit classes fill two cache lines
+OTHER, MARK, NUMBER, SPACE, NEWLINE, UPPER, LOWER, CASELESS = range(8)  # the bits of enum char_class
+CLASSES = {"Lu": UPPER, "Lt": UPPER, "Ll": LOWER, "Lm": CASELESS, "Lo": CASELESS, "M": MARK, "N": NUMBER}
 
 # White_Space of the Unicode character database (PropList.txt), which unicodedata does not carry.
 WHITE_SPACE = frozenset(
@@ -28,14 +29,15 @@ WHITE_SPACE = frozenset(
 
 def class_of(code_point: int) -> int:
     if code_point in WHITE_SPACE:
-        return SPACE
-    return {"L": LETTER, "N": NUMBER}.get(unicodedata.category(chr(code_point))[0], OTHER)
+        return NEWLINE if chr(code_point) in "\r\n" else SPACE
+    category = unicodedata.category(chr(code_point))
+    return CLASSES.get(category) or CLASSES.get(category[0], OTHER)
 
 
 def packed_block(first: int) -> bytes:
-    """The classes of 256 code points from `first`, four to a byte, the lowest bits first."""
+    """The classes of 256 code points from `first`, two to a byte, the lower bits first."""
     classes = [class_of(c) for c in range(first, first + BLOCK)]
-    return bytes(sum(classes[i + k] << 2 * k for k in range(4)) for i in range(0, BLOCK, 4))
+    return bytes(low | high << 4 for low, high in zip(classes[::2], classes[1::2], strict=True))
 
 
 def rows(values: list[int], per_row: int) -> str:
@@ -61,7 +63,7 @@ const uint8_t unicode_block[{len(index)}] = {{
 {rows(index, 32)}
 }};
 
-const uint8_t unicode_classes[{len(numbers)}][{BLOCK // 4}] = {{
+const uint8_t unicode_classes[{len(numbers)}][{BLOCK // 2}] = {{
 {blocks}
 }};
 """

@@ -141,7 +141,7 @@ class Encoder {
         return result;
     }
 
-  private:
+  protected:
     void run(const Text *texts, size_t n, Workspace &work, size_t *ends) const {
         bool failed = false;
         {

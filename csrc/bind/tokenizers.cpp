@@ -9,9 +9,16 @@ extern "C" {
 
 namespace {
 
+// In the order of enum split_pattern.
+const char *const PATTERNS[SPLIT_PATTERNS] = {"gpt2", "cl100k", "o200k", "llama3", "qwen2", "smollm"};
+
 enum split_pattern pattern_of(const std::string &name) {
-    if (name == "gpt2") return SPLIT_GPT2;
-    refuse("unknown pre-tokenizer pattern '" + name + "'; known is: gpt2");
+    std::string known;
+    for (int i = 0; i < SPLIT_PATTERNS; i++) {
+        if (name == PATTERNS[i]) return static_cast<enum split_pattern>(i);
+        known += std::string(i ? ", " : "") + PATTERNS[i];
+    }
+    refuse("unknown pre-tokenizer pattern '" + name + "'; known are " + known);
 }
 
 py::bytes decode_tokens(const Bytes &tokens, const Ids &offsets, const Ids &ids) {
@@ -29,14 +36,20 @@ py::bytes decode_tokens(const Bytes &tokens, const Ids &offsets, const Ids &ids)
 
 class BpeEncoder : public Encoder {
   public:
-    BpeEncoder(const Bytes &tokens, const Ids &offsets, const Ids &merges, const std::string &pattern) {
+    BpeEncoder(const Bytes &tokens, const Ids &offsets, const Ids &merges, const std::string &pattern, const Ids &added,
+               bool lowest_id_first, bool ignore_merges, int32_t unknown) {
         check_vocabulary(tokens, offsets);
+        struct vocabulary v = vocabulary_of(tokens, offsets);
+        for (py::ssize_t i = 0; i < added.size(); i++)
+            if (added.data()[i] < 0 || added.data()[i] >= v.n)
+                refuse("added token " + std::to_string(added.data()[i]) + " is not in the vocabulary");
+        if (unknown < -1 || unknown >= v.n) refuse("the unknown token is not in the vocabulary");
         if (merges.ndim() != 2 || merges.shape(1) != 3)
             refuse("merges must be an array (n, 3) of left, right and resulting ids");
         char why[160];
-        struct vocabulary v = vocabulary_of(tokens, offsets);
-        model = bpe_model_new(&v, merges.data(), static_cast<size_t>(merges.shape(0)), pattern_of(pattern), why,
-                              sizeof why);
+        struct bpe_rules rules = {pattern_of(pattern), lowest_id_first, ignore_merges, unknown};
+        model = bpe_model_new(&v, merges.data(), static_cast<size_t>(merges.shape(0)), added.data(),
+                              static_cast<size_t>(added.size()), rules, why, sizeof why);
         if (model) return;
         if (*why) refuse(why);
         throw std::bad_alloc();
@@ -46,6 +59,19 @@ class BpeEncoder : public Encoder {
     int core(const uint8_t *text, size_t size, Workspace &work) const override {
         struct bpe_workspace *own = work.get(bpe_workspace_new, bpe_workspace_free);
         return own ? bpe_encode(model, own, text, size, &work.buffer) : -1;
+    }
+
+    // The ids of pieces that were cut elsewhere, one behind the other.
+    Ids encode_pieces(const py::sequence &pieces) {
+        Loan work(*this);
+        struct bpe_workspace *own = work->get(bpe_workspace_new, bpe_workspace_free);
+        bool failed = !own;
+        for (py::handle piece : pieces) {
+            Text view(piece);
+            failed = failed || bpe_encode_piece(model, own, view.data, view.size, &work->buffer) != 0;
+        }
+        if (failed) throw std::bad_alloc();
+        return work->buffer.take();
     }
 
   private:
@@ -91,6 +117,18 @@ class PieceCounter {
         py::gil_scoped_release release;
         std::lock_guard<std::mutex> lock(mutex);
         if (count_pieces(&counts, pattern, view.data, view.size)) throw std::bad_alloc();
+    }
+
+    // Pieces that were cut elsewhere.
+    void add_pieces(const py::sequence &pieces) {
+        std::lock_guard<std::mutex> lock(mutex);
+        for (py::handle piece : pieces) {
+            Text view(piece);
+            if (view.size == 0) continue;
+            int64_t *count = piece_map_at(&counts, view.data, view.size, view.data + view.size);
+            if (!count) throw std::bad_alloc();
+            ++*count;
+        }
     }
 
     // (piece, count), in no particular order
@@ -179,6 +217,9 @@ py::list split_text(py::handle text, const std::string &name) {
 
 void bind_tokenizers(py::module_ &m) {
     using namespace py::literals;
+    py::tuple names(static_cast<size_t>(SPLIT_PATTERNS));
+    for (size_t i = 0; i < SPLIT_PATTERNS; i++) names[i] = py::str(PATTERNS[i]);
+    m.attr("SPLIT_PATTERNS") = names;
     m.def("split_text", split_text, "text"_a, "pattern"_a, "The pieces that a pre-tokenizer pattern cuts a text into.");
     m.def("check_vocabulary", check_vocabulary, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
           "Raises TokenizerError unless the offsets (V + 1) cut the bytes into V tokens.");
@@ -189,14 +230,17 @@ void bind_tokenizers(py::module_ &m) {
         .def("encode", &Encoder::encode, "text"_a, "The ids (n) of a text, int32.")
         .def("encode_batch", &Encoder::encode_batch, "texts"_a, "The ids of each text, on one thread.");
     py::class_<BpeEncoder, Encoder>(m, "BpeEncoder", "Byte-pair encoding with given merges.")
-        .def(py::init<const Bytes &, const Ids &, const Ids &, const std::string &>(), py::arg("tokens").noconvert(),
-             py::arg("offsets").noconvert(), py::arg("merges").noconvert(), "pattern"_a);
+        .def(py::init<const Bytes &, const Ids &, const Ids &, const std::string &, const Ids &, bool, bool, int32_t>(),
+             py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), py::arg("merges").noconvert(), "pattern"_a,
+             py::arg("added").noconvert(), "lowest_id_first"_a, "ignore_merges"_a, "unknown"_a)
+        .def("encode_pieces", &BpeEncoder::encode_pieces, "pieces"_a, "The ids (n) of pieces that were cut elsewhere.");
     py::class_<WordEncoder, Encoder>(m, "WordEncoder", "Words to ids.")
         .def(py::init<const Bytes &, const Ids &, int32_t, int32_t, const std::string &>(),
              py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), "n_words"_a, "unknown"_a, "pattern"_a);
     py::class_<PieceCounter>(m, "PieceCounter", "Counts the pieces of texts.")
         .def(py::init<const std::string &>(), "pattern"_a)
         .def("add", &PieceCounter::add, "text"_a, "Counts a text's pieces.")
+        .def("add_pieces", &PieceCounter::add_pieces, "pieces"_a, "Counts pieces that were cut elsewhere.")
         .def("items", &PieceCounter::items, "All pieces (bytes) with their counts.");
     py::class_<BpeTrainer>(m, "BpeTrainer", "Learns merges from counted pieces.")
         .def(py::init<PieceCounter &>(), "counter"_a)

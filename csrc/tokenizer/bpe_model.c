@@ -3,11 +3,12 @@
 #include <stdio.h>  // snprintf
 #include <stdlib.h> // calloc, free
 
-/* The byte that each of the 256 single-byte tokens stands for: each exactly once. */
-static int find_bytes(struct bpe_model *model, const struct vocabulary *v, char *why, size_t why_size) {
+/* The byte that each single-byte token stands for. Not all bytes need one. */
+static int find_bytes(struct bpe_model *model, const struct vocabulary *v, const uint8_t *outside, char *why,
+                      size_t why_size) {
     for (int byte = 0; byte < 256; byte++) model->byte_id[byte] = -1;
     for (int32_t id = 0; id < v->n; id++) {
-        if (token_length(v, id) != 1) continue;
+        if (token_length(v, id) != 1 || outside[id]) continue;
         int32_t *of_byte = &model->byte_id[*token_bytes(v, id)];
         if (*of_byte >= 0) {
             snprintf(why, why_size, "tokens %ld and %ld are the same byte 0x%02x", (long)*of_byte, (long)id,
@@ -17,16 +18,26 @@ static int find_bytes(struct bpe_model *model, const struct vocabulary *v, char 
         *of_byte = id;
     }
     for (int byte = 0; byte < 256; byte++)
-        if (model->byte_id[byte] < 0) {
-            snprintf(why, why_size, "there is no token for the byte 0x%02x; all 256 bytes need one", byte);
-            return 0;
-        }
+        if (model->byte_id[byte] < 0) model->byte_id[byte] = model->rules.unknown;
+    return 1;
+}
+
+/* The tokens that a whole piece can be; of two with the same bytes the first. */
+static int find_whole(struct bpe_model *model, const struct vocabulary *v, const uint8_t *outside) {
+    const uint8_t *end = v->bytes + v->offsets[v->n];
+    if (piece_map_init(&model->whole)) return 0;
+    for (int32_t id = 0; id < v->n; id++) {
+        if (token_length(v, id) == 0 || outside[id]) continue;
+        int64_t *value = piece_map_at(&model->whole, token_bytes(v, id), token_length(v, id), end);
+        if (!value) return 0;
+        if (!*value) *value = id + 1;
+    }
     return 1;
 }
 
 static int add_merges(struct bpe_model *model, const struct vocabulary *v, const int32_t *merges, size_t n_merges,
                       char *why, size_t why_size) {
-    if (merge_table_init(&model->merges, n_merges, 0)) return 0;
+    if (merge_table_init(&model->merges, n_merges, model->rules.lowest_id_first)) return 0;
     for (size_t rank = 0; rank < n_merges; rank++) {
         const int32_t *merge = merges + 3 * rank;
         if (!vocabulary_joins(v, merge, rank, why, why_size)) return 0;
@@ -36,21 +47,31 @@ static int add_merges(struct bpe_model *model, const struct vocabulary *v, const
                      rank, (long)merge[0], (long)merge[1]);
             return 0;
         }
+        if (model->rules.lowest_id_first) model->merges.priority[rank] = (uint32_t)merge[2];
     }
     return 1;
 }
 
 struct bpe_model *bpe_model_new(const struct vocabulary *v, const int32_t *merges, size_t n_merges,
-                                enum split_pattern pattern, char *why, size_t why_size) {
+                                const int32_t *added, size_t n_added, struct bpe_rules rules, char *why,
+                                size_t why_size) {
     *why = 0;
     if (n_merges >= NO_MERGE) {
         snprintf(why, why_size, "%zu merges; at most %ld are allowed", n_merges, (long)NO_MERGE - 1);
         return NULL;
     }
     struct bpe_model *model = calloc(1, sizeof *model);
-    if (!model) return NULL;
-    model->pattern = pattern;
-    if (find_bytes(model, v, why, why_size) && add_merges(model, v, merges, n_merges, why, why_size)) return model;
+    uint8_t *outside = calloc((size_t)v->n, 1); // 1 for the tokens that stand outside
+    int made = 0;
+    if (model && outside) {
+        for (size_t i = 0; i < n_added; i++) outside[added[i]] = 1;
+        model->rules = rules;
+        made = find_bytes(model, v, outside, why, why_size) &&
+               (!rules.ignore_merges || find_whole(model, v, outside)) &&
+               add_merges(model, v, merges, n_merges, why, why_size);
+    }
+    free(outside);
+    if (made) return model;
     bpe_model_free(model);
     return NULL;
 }
@@ -58,5 +79,6 @@ struct bpe_model *bpe_model_new(const struct vocabulary *v, const int32_t *merge
 void bpe_model_free(struct bpe_model *model) {
     if (!model) return;
     merge_table_free(&model->merges);
+    piece_map_free(&model->whole);
     free(model);
 }

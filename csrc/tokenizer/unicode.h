@@ -1,30 +1,48 @@
 /* Classes of characters, and UTF-8.
  *
- * GPT-2's pattern, like the later ones, asks of a character only whether it is a letter (\p{L}), a number (\p{N}),
- * white space
- * (\s, the 25 code points with the property White_Space) or something else. Two levels: a block number for every 256
- * code points, then 2 bits for each code point of the block. The tables are Unicode 16.0's (tools/unicode_classes.py).
+ * The pre-tokenizers' patterns ask of a character to which of these it belongs: letters (\p{L}) with upper case (\p{Lu},
+ * \p{Lt}), lower case (\p{Ll}) or no case (\p{Lm}, \p{Lo}), marks (\p{M}), numbers (\p{N}), white space (\s, the 25 code
+ * points with the property White_Space), of which the newlines are \r and \n, and the rest. A class is one bit, so that
+ * a set of classes is a number and a test is an AND. Two levels of tables: a block number for every 256 code points,
+ * then 4 bits, the class's bit number, for each code point of the block. They are Unicode 16.0's
+ * (tools/unicode_classes.py).
  */
 #ifndef GOLLM_TOKENIZER_UNICODE_H
 #define GOLLM_TOKENIZER_UNICODE_H
 
 #include <stdint.h> // uint8_t, uint32_t
 
-enum char_class { CLASS_OTHER, CLASS_LETTER, CLASS_NUMBER, CLASS_SPACE };
+enum char_class {
+    CLASS_OTHER = 1,
+    CLASS_MARK = 2,
+    CLASS_NUMBER = 4,
+    CLASS_SPACE = 8,
+    CLASS_NEWLINE = 16,
+    CLASS_UPPER = 32,
+    CLASS_LOWER = 64,
+    CLASS_CASELESS = 128,
+};
+
+/* \p{L}; \s; [^\s\p{L}\p{N}] */
+enum {
+    LETTERS = CLASS_UPPER | CLASS_LOWER | CLASS_CASELESS,
+    SPACES = CLASS_SPACE | CLASS_NEWLINE,
+    SIGNS = CLASS_OTHER | CLASS_MARK,
+};
 
 extern const uint8_t unicode_block[0x1100];
-extern const uint8_t unicode_classes[][64];
+extern const uint8_t unicode_classes[][128];
 
-static inline enum char_class unicode_class(uint32_t code_point) {
-    uint8_t four = unicode_classes[unicode_block[code_point >> 8]][(code_point & 255) >> 2];
-    return (enum char_class)(four >> 2 * (code_point & 3) & 3);
+static inline unsigned unicode_class(uint32_t code_point) {
+    unsigned two = unicode_classes[unicode_block[code_point >> 8]][(code_point & 255) >> 1];
+    return 1u << (two >> 4 * (code_point & 1) & 15);
 }
 
 /* One character of UTF-8. A byte that begins no well-formed character (overlong forms, surrogates and code points
  * beyond U+10FFFF included) stands for itself: length 1, class other. So every input is split, and no byte is lost. */
 struct character {
-    enum char_class kind;
-    int length; // bytes, 1 to 4
+    unsigned kind; // enum char_class
+    int length;    // bytes, 1 to 4
 };
 
 static inline int utf8_continues(uint8_t byte) { return (byte & 0xC0) == 0x80; }

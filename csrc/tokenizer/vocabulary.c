@@ -13,8 +13,8 @@ int vocabulary_valid(const struct vocabulary *v, size_t size, char *why, size_t 
         return 0;
     }
     for (int32_t i = 0; i < v->n; i++)
-        if (v->offsets[i + 1] <= v->offsets[i]) {
-            snprintf(why, why_size, "token %ld is empty", (long)i);
+        if (v->offsets[i + 1] < v->offsets[i]) {
+            snprintf(why, why_size, "token %ld ends before it begins", (long)i);
             return 0;
         }
     if ((size_t)v->offsets[v->n] != size) {

@@ -20,7 +20,7 @@ static inline size_t token_length(const struct vocabulary *v, int32_t id) {
 
 static inline const uint8_t *token_bytes(const struct vocabulary *v, int32_t id) { return v->bytes + v->offsets[id]; }
 
-/* Whether the offsets begin at 0, rise with every token (none is empty), end at `size`, and are not too many. Checks
+/* Whether the offsets begin at 0, never fall (an empty token is an id that stands for nothing), end at `size`, and are not too many. Checks
  * what comes from a file; every other function here relies on it. On failure `why` (of `why_size` bytes) says what is
  * wrong. */
 int vocabulary_valid(const struct vocabulary *v, size_t size, char *why, size_t why_size);

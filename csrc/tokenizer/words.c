@@ -13,6 +13,10 @@ struct word_model *word_model_new(const struct vocabulary *v, int32_t n_words, i
     model->unknown = unknown;
     if (piece_map_init(&model->ids)) goto failed;
     for (int32_t id = 0; id < n_words; id++) {
+        if (token_length(v, id) == 0) {
+            snprintf(why, why_size, "token %ld is an empty word", (long)id);
+            goto failed;
+        }
         int64_t *value = piece_map_at(&model->ids, token_bytes(v, id), token_length(v, id), end);
         if (!value) goto failed;
         if (*value) {

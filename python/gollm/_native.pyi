@@ -10,6 +10,7 @@ _Array: typing.TypeAlias = numpy.typing.NDArray[typing.Any]
 _Destination: typing.TypeAlias = _Array | tuple[_Array, bool] | None  # overwritten, or (array, whether to add to it)
 
 __version__: str
+SPLIT_PATTERNS: tuple[str, ...]
 
 def compiler() -> str: ...
 def abi_version() -> int: ...
@@ -232,7 +233,12 @@ class BpeEncoder(Encoder):
         offsets: numpy.typing.NDArray[numpy.int32],
         merges: numpy.typing.NDArray[numpy.int32],
         pattern: str,
+        added: numpy.typing.NDArray[numpy.int32],
+        lowest_id: bool,
+        whole_pieces: bool,
+        unknown: int,
     ) -> None: ...
+    def encode_pieces(self, pieces: collections.abc.Sequence[typing.Any]) -> numpy.typing.NDArray[numpy.int32]: ...
 
 class WordEncoder(Encoder):
     def __init__(
@@ -247,6 +253,7 @@ class WordEncoder(Encoder):
 class PieceCounter:
     def __init__(self, pattern: str) -> None: ...
     def add(self, text: object) -> None: ...
+    def add_pieces(self, pieces: collections.abc.Sequence[typing.Any]) -> None: ...
     def items(self) -> list[typing.Any]: ...
 
 class BpeTrainer:

@@ -73,9 +73,7 @@ class ModelConfig:
     context: int = 1024  # the longest sequence, in tokens
     n_kv_heads: int | None = None  # heads of keys and values; n_heads unless given
     head_dim: int | None = None  # d_model / n_heads unless given
-    d_ff: int | None = (
-        None  # width of the MLP; unless given 4 * d_model, with a gate 8/3 * d_model to the next 64
-    )
+    d_ff: int | None = None  # width of the MLP; unless given 4 * d_model, with a gate 8/3 * d_model to the next 64
     gated_mlp: bool = False  # activation(x gateᵀ) * (x upᵀ) before down; with silu this is SwiGLU (Shazeer 2020)
     activation: str = "gelu_tanh"
     norm: str = "layernorm"  # or rmsnorm
@@ -92,9 +90,7 @@ class ModelConfig:
     rope_low_freq_factor: float = 1.0  # with llama3
     rope_high_freq_factor: float = 4.0  # with llama3
     rope_original_context: int | None = None  # with llama3: the context before it was made longer
-    sliding_window: int | None = (
-        None  # the last tokens that each attends to, itself included; all unless given
-    )
+    sliding_window: int | None = None  # the last tokens that each attends to, itself included; all unless given
     dropout: float = 0.0
 
     def __post_init__(self) -> None:

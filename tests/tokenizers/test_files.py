@@ -69,7 +69,7 @@ def test_the_template_around_a_text(kind: Any, tmp_path: Path) -> None:
         with_special = same.encode("a<s>", allowed_special=["<s>"], add_special_tokens=True).tolist()
         assert with_special == [begin, begin, *same.encode("a").tolist(), begin, end]
     for wrong in ([len(tokenizer.vocabulary)], [-1], 3, "ab", [True], None):
-        with pytest.raises(TokenizerError, match="suffix is .* must be a list of ids"):
+        with pytest.raises(TokenizerError, match=r"suffix is .* must be a list of ids"):
             kind.from_state({**header, "suffix": wrong}, arrays)
 
 
@@ -206,7 +206,7 @@ def test_what_is_not_supported_is_refused_by_name(change: dict[str, Any], named:
         (b'{"format": "gollm-tokenizer", "tokens": [1]}', "token 0 is 1"),
         (b'{"format": "gollm-tokenizer", "tokens": [{"hex": "zz"}]}', "token 0"),
         (b'{"format": "gollm-tokenizer", "tokens": ["\\ud800"]}', "token 0"),
-        (b'{"format": "gollm-tokenizer", "tokens": [""]}', "token 0 is empty"),
+        (b'{"format": "gollm-tokenizer", "tokens": [""]}', "kind is None"),
         (b'{"format": "gollm-tokenizer", "tokens": []}', "vocabulary of 0 tokens"),
         (b'{"format": "gollm-tokenizer", "tokens": ["a"], "merges": [[1, 2]]}', "merges must be"),
         (b'{"format": "gollm-tokenizer", "tokens": ["a"], "merges": [[1, 2, 4294967296]]}', "merges must be"),
@@ -239,11 +239,19 @@ def test_missing_files_and_empty_folders(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_without_all_bytes(tmp_path: Path) -> None:
-    vocab = {character: i for i, character in enumerate(CHARACTER_OF_BYTE.values()) if i < 255}
+    """What has no token is left out, as in Hugging Face's tokenizers, or becomes the unknown token."""
+    vocab = {character: i for i, character in enumerate(CHARACTER_OF_BYTE.values()) if character not in "bz"}
+    vocab = {token: i for i, token in enumerate([*vocab, "ac", "<unk>"])}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
-    (tmp_path / "merges.txt").write_text("")
-    with pytest.raises(TokenizerError, match="no token for the byte 0xad"):
-        tokenizers.load(tmp_path)
+    (tmp_path / "merges.txt").write_text("a c")
+    tokenizer = tokenizers.load(tmp_path)
+    assert tokenizer.decode(tokenizer.encode("abc zz abba")) == "ac  aa"
+    assert tokenizer.encode("abc").tolist() == [vocab["ac"]]  # they are neighbours then
+    assert tokenizer.encode("bz").tolist() == []
+    assert tokenizer.decode(tokenizer.encode("b" * 100 + "ac")) == "ac"
+    header, arrays = tokenizer.to_state()
+    unknown = tokenizers.from_state({**header, "unknown_token": "<unk>"}, arrays)
+    assert unknown.decode(unknown.encode("abc")) == "a<unk>c"
 
 
 # Hostile states: whatever is changed, the answer is a TokenizerError or a tokenizer that works.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
+from gollm.tokenizers.added_tokens import AddedToken, Finder, added_tokens_of
 from gollm.tokenizers.vocabulary import Vocabulary
 
 Ids: TypeAlias = npt.NDArray[np.int32]
@@ -62,25 +62,30 @@ class Tokenizer(ABC):
         vocabulary: Vocabulary,
         special_tokens: Mapping[str, int],
         *,
+        added_tokens: Iterable[AddedToken] = (),
         prefix: Sequence[int] = (),
         suffix: Sequence[int] = (),
     ) -> None:
+        """added_tokens: those that are not simply special."""
         self.vocabulary = vocabulary
         self.prefix = self._template_ids("prefix", prefix)
         """The ids that `add_special_tokens` puts before a text."""
         self.suffix = self._template_ids("suffix", suffix)
         """The ids that `add_special_tokens` puts behind a text."""
-        self.special_tokens = dict(special_tokens)
+        self.added_tokens = added_tokens_of(special_tokens.items(), added_tokens)
+        """Special tokens, and others that are looked for in a text before anything else."""
+        self.special_tokens = {token.spelling: token.id for token in self.added_tokens if token.special}
         """Spelling -> id."""
-        self._patterns: dict[frozenset[str], re.Pattern[str]] = {}
-        for spelling, token in self.special_tokens.items():
-            if not isinstance(spelling, str) or type(token) is not int or not 0 <= token < len(vocabulary):
+        self._finders: dict[frozenset[str], tuple[Finder | None, Finder | None]] = {}
+        for token in self.added_tokens:
+            if not 0 <= token.id < len(vocabulary):
                 raise TokenizerError(
-                    f"special token {spelling!r} has id {token!r}; it must be text with an id below {len(vocabulary)}"
+                    f"special token {token.spelling!r} has id {token.id}; it must be below {len(vocabulary)}"
                 )
-            if vocabulary[token] != spelling.encode("utf-8", "replace"):
+            if vocabulary[token.id] != token.spelling.encode("utf-8", "replace"):
                 raise TokenizerError(
-                    f"special token {spelling!r} has id {token}, which the vocabulary spells {vocabulary[token]!r}"
+                    f"special token {token.spelling!r} has id {token.id}, which the vocabulary spells "
+                    f"{vocabulary[token.id]!r}"
                 )
 
     @property
@@ -104,31 +109,37 @@ class Tokenizer(ABC):
     def _encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         return [self._encode(text) for text in texts]
 
+    def _normalize(self, text: str) -> str:
+        """What is done to text before it is looked at for `normalized` added tokens."""
+        return text
+
+    def _prepare(self, text: str) -> str:
+        """What is done to text between added tokens."""
+        return text
+
+    def _divide(self, text: str, size: int) -> list[str]:
+        """A long text in parts of about `size` characters whose ids, joined, are those of the whole."""
+        return [text]
+
     def encode(
-        self, text: str, *, allowed_special: AllowedSpecial = "none", add_special_tokens: bool = False
+        self,
+        text: str,
+        *,
+        threads: int | None = None,
+        allowed_special: AllowedSpecial = "none",
+        add_special_tokens: bool = False,
     ) -> Ids:
         """The ids (n) of a text, int32.
 
         `allowed_special` says which special tokens the text may contain: "none" (text from outside can't forge them),
         "all", or a collection of spellings; where several match, the longest wins. `add_special_tokens` puts `prefix`
-        before the ids and `suffix` behind them. Raises TokenizerError for a lone surrogate, and, in a character
-        tokenizer without an unknown token, for a character that is not in the vocabulary.
+        before the ids and `suffix` behind them. A long text is spread over `threads` threads (default: as many as
+        kernels use). Raises TokenizerError for a lone surrogate, and, in a character tokenizer without an unknown
+        token, for a character that is not in the vocabulary.
         """
-        ids = self._encode_special(text, self._special_pattern(allowed_special))
+        parts = self._parts(text, self._finders_of(allowed_special))
+        ids = self._joined(parts, self._encode_texts([part for part in parts if isinstance(part, str)], threads))
         return self._in_template(ids) if add_special_tokens else ids
-
-    def _in_template(self, ids: Ids) -> Ids:
-        return np.concatenate([np.array(self.prefix, np.int32), ids, np.array(self.suffix, np.int32)])
-
-    def _encode_special(self, text: str, pattern: re.Pattern[str] | None) -> Ids:
-        if pattern is None:
-            return self._encode(text)
-        parts = pattern.split(text)  # text, special, text, special, ..., text
-        encoded = self._encode_batch(parts[::2])
-        ids = [encoded[0]]
-        for spelling, part in zip(parts[1::2], encoded[1:], strict=True):
-            ids += [np.array([self.special_tokens[spelling]], np.int32), part]
-        return np.concatenate(ids)
 
     def encode_batch(
         self,
@@ -141,24 +152,58 @@ class Tokenizer(ABC):
         """[encode(text) for text in texts], on `threads` threads (default: as many as kernels use)."""
         if isinstance(texts, str):
             raise TokenizerError("encode_batch takes a sequence of texts, not one text; use encode for that")
-        if threads is not None and threads < 1:
-            raise TokenizerError(f"threads is {threads}; it must be 1 or more")
-        texts = list(texts)
-        pattern = self._special_pattern(allowed_special)
-        if pattern is None:
-            batch = self._encode_on_threads(texts, threads or _native.num_threads())
-        else:
-            batch = [self._encode_special(text, pattern) for text in texts]
+        finders = self._finders_of(allowed_special)
+        parts = [self._parts(text, finders) for text in texts]
+        encoded = iter(self._encode_texts([part for text in parts for part in text if isinstance(part, str)], threads))
+        batch = [self._joined(text, [next(encoded) for part in text if isinstance(part, str)]) for text in parts]
         return [self._in_template(ids) for ids in batch] if add_special_tokens else batch
 
-    def _encode_on_threads(self, texts: list[str], threads: int) -> list[Ids]:
-        runs = _runs(texts, threads)
-        if threads == 1 or len(runs) == 1:
-            return self._encode_batch(texts)
-        with ThreadPoolExecutor(min(threads, len(runs))) as pool:
-            return [ids for run in pool.map(self._encode_batch, runs) for ids in run]
+    def _parts(self, text: str, finders: tuple[Finder | None, Finder | None]) -> list[str | int]:
+        """A text as the ids of the added tokens in it and the texts between them."""
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str, not {type(text).__name__}")
+        before, behind = finders
+        parts: list[str | int] = []
+        for part in before.split(text) if before else [text]:
+            if isinstance(part, int):
+                parts.append(part)
+                continue
+            part = self._normalize(part)
+            found = behind.split(part) if behind else [part]
+            parts += [self._prepare(one) if isinstance(one, str) else one for one in found]
+        return parts
 
-    def _special_pattern(self, allowed: AllowedSpecial) -> re.Pattern[str] | None:
+    def _joined(self, parts: list[str | int], encoded: list[Ids]) -> Ids:
+        """The ids of a text, given its parts and the ids of those that are text."""
+        if len(parts) == 1 and encoded:
+            return encoded[0]
+        texts = iter(encoded)
+        ids = [np.array([part], np.int32) if isinstance(part, int) else next(texts) for part in parts]
+        return np.concatenate([np.zeros(0, np.int32), *ids])
+
+    def _in_template(self, ids: Ids) -> Ids:
+        return np.concatenate([np.array(self.prefix, np.int32), ids, np.array(self.suffix, np.int32)])
+
+    def _encode_texts(self, texts: list[str], threads: int | None) -> list[Ids]:
+        if threads is not None and threads < 1:
+            raise TokenizerError(f"threads is {threads}; it must be 1 or more")
+        size = sum(map(len, texts))
+        if size <= _WORTH_A_THREAD or threads == 1:
+            return [self._encode(texts[0])] if len(texts) == 1 else self._encode_batch(texts)
+        threads = threads or _native.num_threads()
+        share = max(_WORTH_A_THREAD, size // (4 * threads))
+        divided = [self._divide(text, share) if len(text) > 2 * share else [text] for text in texts]
+        runs = _runs([part for parts in divided for part in parts], share)
+        if threads == 1 or len(runs) == 1:
+            return [self._encode(texts[0])] if len(texts) == 1 else self._encode_batch(texts)
+        with ThreadPoolExecutor(min(threads, len(runs))) as pool:
+            encoded = iter([ids for run in pool.map(self._encode_batch, runs) for ids in run])
+        return [
+            next(encoded) if len(parts) == 1 else np.concatenate([next(encoded) for _ in parts]) for parts in divided
+        ]
+
+    def _finders_of(self, allowed: AllowedSpecial) -> tuple[Finder | None, Finder | None]:
+        """What looks for added tokens before and behind the normalizer."""
         if isinstance(allowed, str):
             if allowed not in ("none", "all"):
                 raise TokenizerError(
@@ -167,17 +212,20 @@ class Tokenizer(ABC):
             spellings = frozenset(self.special_tokens if allowed == "all" else ())
         else:
             spellings = frozenset(allowed)
-        if not spellings:
-            return None
-        if not spellings <= self.special_tokens.keys():
-            unknown = min(spellings - self.special_tokens.keys())
-            raise TokenizerError(
-                f"{unknown!r} is no special token of this tokenizer; it has {list(self.special_tokens)}"
+        if spellings not in self._finders:
+            if not spellings <= self.special_tokens.keys():
+                unknown = min(spellings - self.special_tokens.keys())
+                raise TokenizerError(
+                    f"{unknown!r} is no special token of this tokenizer; it has {list(self.special_tokens)}"
+                )
+            wanted = [token for token in self.added_tokens if not token.special or token.spelling in spellings]
+            before = [token for token in wanted if not token.normalized]
+            behind = [token for token in wanted if token.normalized]
+            self._finders[spellings] = (
+                Finder(before, [token.spelling for token in before]) if before else None,
+                Finder(behind, [self._normalize(token.spelling) for token in behind]) if behind else None,
             )
-        if spellings not in self._patterns:
-            longest_first = sorted(spellings, key=lambda s: (-len(s), s))
-            self._patterns[spellings] = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
-        return self._patterns[spellings]
+        return self._finders[spellings]
 
     # ids -> text
 
@@ -201,11 +249,13 @@ class Tokenizer(ABC):
 
     def to_state(self) -> State:
         """(header, arrays): JSON values, and the vocabulary as arrays; the way back is `tokenizers.from_state`."""
+        others = [token.to_header() for token in self.added_tokens if not token.plain]
         header = {
             "kind": self.kind,
             "version": VERSION,
             "vocab_size": self.vocab_size,
             "special_tokens": self.special_tokens,
+            **({"added_tokens": others} if others else {}),
             **({"prefix": list(self.prefix)} if self.prefix else {}),
             **({"suffix": list(self.suffix)} if self.suffix else {}),
             **self._header(),
@@ -228,9 +278,8 @@ class Tokenizer(ABC):
         return type(self).from_state, self.to_state()
 
 
-def _runs(texts: list[str], threads: int) -> list[list[str]]:
+def _runs(texts: list[str], share: int) -> list[list[str]]:
     """The texts in order, in runs of about equal length: a few per thread, so that none waits long for the others."""
-    share = max(_WORTH_A_THREAD, sum(map(len, texts)) // (4 * threads))
     runs: list[list[str]] = [[]]
     size = 0
     for text in texts:
@@ -291,8 +340,12 @@ def state_special_tokens(header: Mapping[str, Any]) -> dict[str, int]:
 
 
 def state_template(header: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments `prefix` and `suffix` of a tokenizer, which checks them; none where the state has none."""
-    return {key: header[key] for key in ("prefix", "suffix") if key in header}
+    """The arguments `prefix`, `suffix` and `added_tokens` of a tokenizer, those that the state has."""
+    arguments = {key: header[key] for key in ("prefix", "suffix") if key in header}
+    added = header.get("added_tokens", [])
+    if not isinstance(added, list):
+        raise TokenizerError("tokenizer state: added_tokens must be a list")
+    return {**arguments, "added_tokens": [AddedToken.from_header(token) for token in added]}
 
 
 def state_name(header: Mapping[str, Any], key: str) -> str | None:

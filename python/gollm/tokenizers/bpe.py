@@ -1,4 +1,4 @@
-"""Byte-pair encoding on bytes, as GPT-2 has it."""
+"""Byte-pair encoding on bytes, as GPT-2, LLaMA-3 and tiktoken have it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
+from gollm.tokenizers import patterns
+from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import (
     Ids,
     State,
     Tokenizer,
     state_arrays,
-    state_name,
     state_special_tokens,
     state_template,
     state_vocabulary,
     with_special_tokens,
 )
-from gollm.tokenizers.corpus import Paths, texts_of, texts_of_files
+from gollm.tokenizers.corpus import Paths, divide, texts_of, texts_of_files
+from gollm.tokenizers.normalize import nfc
+from gollm.tokenizers.patterns import Pattern
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
-PATTERNS = ("gpt2",)
-"""The names of the pre-tokenizer patterns (csrc/tokenizer/split.h)."""
+_RULES = ("normalizer", "add_prefix_space", "ignore_merges", "lowest_id_first", "unknown_token")
 
 _MERGES_AT_ONCE = 512  # between two looks at Ctrl-C and the progress bar
 
@@ -38,9 +40,9 @@ Progress = Callable[[int, int], None]
 class BPETokenizer(Tokenizer):
     """Byte-pair encoding: any text has ids, and decoding gives its bytes back.
 
-    The text is cut into pieces by GPT-2's pattern; a piece begins as its bytes, and the pairs that `merges` lists are
-    joined, the earliest listed first. A trained tokenizer has the byte values as ids 0 to 255, then the merges in the
-    order in which they were learned, then the special tokens.
+    The text is cut into pieces by `pattern` (gollm.tokenizers.patterns); a piece begins as its bytes, and the pairs
+    that `merges` lists are joined, the earliest listed first. A trained tokenizer has the byte values as ids 0 to 255,
+    then the merges in the order in which they were learned, then the special tokens.
 
     >>> tokenizer = BPETokenizer.train("aaabdaaabac", 259)
     >>> tokenizer.encode("aaabdaaabac").tolist()
@@ -56,20 +58,45 @@ class BPETokenizer(Tokenizer):
         vocabulary: Vocabulary,
         merges: npt.NDArray[np.int32],
         special_tokens: Mapping[str, int] | None = None,
-        pattern: str = "gpt2",
+        pattern: str | Sequence[str] = "gpt2",
         *,
+        normalizer: str | None = None,
+        add_prefix_space: bool = False,
+        ignore_merges: bool = False,
+        lowest_id_first: bool = False,
+        unknown_token: str | None = None,
+        added_tokens: Iterable[AddedToken] = (),
         prefix: Sequence[int] = (),
         suffix: Sequence[int] = (),
     ) -> None:
         """merges (M, 3): left, right, resulting id. Whether they fit the vocabulary is checked when text is first
-        encoded, so that a tokenizer in a checkpoint costs nothing to open; `check` does it now."""
-        super().__init__(vocabulary, special_tokens or {}, prefix=prefix, suffix=suffix)
+        encoded, so that a tokenizer in a checkpoint costs nothing to open; `check` does it now.
+
+        normalizer: "NFC", or none. add_prefix_space: a text that begins with no space gets one. ignore_merges: a piece
+        that is a token is not merged. lowest_id_first: the pair that makes the lowest id is joined first, wherever its
+        merge is listed. unknown_token: what stands for a byte without a token; without it such a byte is left out.
+        """
+        super().__init__(vocabulary, special_tokens or {}, added_tokens=added_tokens, prefix=prefix, suffix=suffix)
         if merges.ndim != 2 or merges.shape[1] != 3:
             raise TokenizerError(f"merges of shape {merges.shape}; they must be (n, 3): left, right and resulting id")
-        if pattern not in PATTERNS:
-            raise TokenizerError(f"unknown pre-tokenizer pattern {pattern!r}; known are {', '.join(PATTERNS)}")
+        if normalizer not in (None, "NFC"):
+            raise TokenizerError(f'unknown normalizer {normalizer!r}; it must be "NFC" or none')
+        for name, flag in (
+            ("add_prefix_space", add_prefix_space),
+            ("ignore_merges", ignore_merges),
+            ("lowest_id_first", lowest_id_first),
+        ):
+            if type(flag) is not bool:
+                raise TokenizerError(f"{name} is {flag!r}; it must be true or false")
+        if unknown_token is not None and unknown_token not in list(self.special_tokens):
+            raise TokenizerError(f"the unknown token {unknown_token!r} is not among the special tokens")
         self.merges = merges
-        self.pattern = pattern
+        self.pattern = patterns.checked(pattern)
+        self.normalizer = normalizer
+        self.add_prefix_space = add_prefix_space
+        self.ignore_merges = ignore_merges
+        self.lowest_id_first = lowest_id_first
+        self.unknown_token = unknown_token
 
     @classmethod
     def train(
@@ -77,20 +104,24 @@ class BPETokenizer(Tokenizer):
         texts: str | Iterable[str],
         vocab_size: int,
         *,
+        pattern: str | Sequence[str] = "gpt2",
         special_tokens: Iterable[str] = (),
         min_frequency: int = 2,
         progress: Progress | None = None,
     ) -> BPETokenizer:
         """Learns merges until there are `vocab_size` tokens: 256 bytes, merges, special tokens.
 
-        Fewer if no pair of tokens is left that occurs `min_frequency` times. Each text stands for itself: nothing
-        merges across two. Special tokens are not looked for in the texts. The same merges as Hugging Face's BpeTrainer
-        with its byte alphabet. `progress` is called with the tokens learned and wanted. Memory grows with the distinct
-        words, not with the corpus.
+        `pattern` is a name from gollm.tokenizers.patterns, or a regular expression that finds the pieces of a text.
+        Fewer tokens if no pair is left that occurs `min_frequency` times. Each text stands for itself: nothing merges
+        across two. Special tokens are not looked for in the texts. The same merges as Hugging Face's BpeTrainer with
+        its byte alphabet. `progress` is called with the tokens learned and wanted. Memory grows with the distinct
+        words, not with the corpus; with a regular expression of one's own also with the largest text.
 
         Raises TokenizerError if there is nothing to learn, or no room for 256 bytes and the special tokens.
         """
-        return cls._learn(texts_of(texts), vocab_size, special_tokens, min_frequency, progress)
+        return cls._learn(
+            texts_of(texts), vocab_size, patterns.checked(pattern), special_tokens, min_frequency, progress
+        )
 
     @classmethod
     def train_from_files(
@@ -98,18 +129,22 @@ class BPETokenizer(Tokenizer):
         paths: Paths,
         vocab_size: int,
         *,
+        pattern: str | Sequence[str] = "gpt2",
         special_tokens: Iterable[str] = (),
         min_frequency: int = 2,
         progress: Progress | None = None,
     ) -> BPETokenizer:
         """`train` on the text of one or more UTF-8 files."""
-        return cls._learn(texts_of_files(paths), vocab_size, special_tokens, min_frequency, progress)
+        pattern = patterns.checked(pattern)
+        texts = texts_of_files(paths, whole=pattern not in patterns.PATTERNS)
+        return cls._learn(texts, vocab_size, pattern, special_tokens, min_frequency, progress)
 
     @classmethod
     def _learn(
         cls,
         texts: Iterable[str],
         vocab_size: int,
+        pattern: Pattern,
         special_tokens: Iterable[str],
         min_frequency: int,
         progress: Progress | None,
@@ -121,10 +156,14 @@ class BPETokenizer(Tokenizer):
                 f"vocab_size is {vocab_size}; with {len(special)} special tokens it must be from {256 + len(special)} "
                 f"to {MAX_TOKENS}"
             )
-        counter = _native.PieceCounter("gpt2")
+        name = pattern if isinstance(pattern, str) and pattern in patterns.PATTERNS else None
+        counter = _native.PieceCounter(name or "gpt2")
         empty = True
         for text in texts:
-            counter.add(text)
+            if name:
+                counter.add(text)
+            else:
+                counter.add_pieces(patterns.cut(text, pattern))
             empty = empty and not text
         if empty:
             raise TokenizerError("there is no text to learn merges from")
@@ -135,26 +174,55 @@ class BPETokenizer(Tokenizer):
                 progress(trainer.n_tokens, n_tokens)
         tokens, offsets, merges = trainer.result()
         everything, ids = with_special_tokens(list(Vocabulary(tokens, offsets)), special)
-        return cls(Vocabulary.of(everything), merges, ids)
+        return cls(Vocabulary.of(everything), merges, ids, pattern)
 
     @cached_property
     def _encoder(self) -> _native.BpeEncoder:
-        return _native.BpeEncoder(self.vocabulary.tokens, self.vocabulary.offsets, self.merges, self.pattern)
+        return _native.BpeEncoder(
+            self.vocabulary.tokens,
+            self.vocabulary.offsets,
+            self.merges,
+            self._name or "gpt2",
+            np.array([token.id for token in self.added_tokens], np.int32),
+            self.lowest_id_first,
+            self.ignore_merges,
+            -1 if self.unknown_token is None else self.special_tokens[self.unknown_token],
+        )
+
+    @property
+    def _name(self) -> str | None:
+        """The pattern's name, if the C core knows it."""
+        return self.pattern if isinstance(self.pattern, str) and self.pattern in patterns.PATTERNS else None
 
     def check(self) -> None:
         """Raises TokenizerError if the merges don't fit the vocabulary, or a byte has no token; so does encoding."""
         self._encoder  # noqa: B018
 
+    def _normalize(self, text: str) -> str:
+        return nfc(text) if self.normalizer else text
+
+    def _prepare(self, text: str) -> str:
+        return f" {text}" if self.add_prefix_space and text and not text.startswith(" ") else text
+
+    def _divide(self, text: str, size: int) -> list[str]:
+        return divide(text, size) if self._name else [text]
+
     def _encode(self, text: str) -> Ids:
-        return self._encoder.encode(text)
+        if self._name:
+            return self._encoder.encode(text)
+        return self._encoder.encode_pieces(patterns.cut(text, self.pattern))
 
     def _encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        return self._encoder.encode_batch(texts)
+        if self._name:
+            return self._encoder.encode_batch(texts)
+        return [self._encode(text) for text in texts]
 
     # files and checkpoints
 
     def _header(self) -> dict[str, Any]:
-        return {"pattern": self.pattern}
+        pattern = self.pattern if isinstance(self.pattern, str) else list(self.pattern)
+        rules = {name: getattr(self, name) for name in _RULES}
+        return {"pattern": pattern, **{name: value for name, value in rules.items() if value}}
 
     def to_state(self) -> State:
         header, arrays = super().to_state()
@@ -164,8 +232,9 @@ class BPETokenizer(Tokenizer):
     def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> BPETokenizer:
         tokens, offsets, merges = state_arrays(header, arrays, tokens="uint8", offsets="int32", merges="int32")
         vocabulary = state_vocabulary(header, tokens, offsets)
-        pattern = state_name(header, "pattern") or ""
-        return cls(vocabulary, merges, state_special_tokens(header), pattern, **state_template(header))
+        rules = {name: header[name] for name in _RULES if name in header}
+        special_tokens = state_special_tokens(header)
+        return cls(vocabulary, merges, special_tokens, header.get("pattern", ""), **rules, **state_template(header))
 
     @classmethod
     def from_gpt2(cls, vocab: str | os.PathLike[str], merges: str | os.PathLike[str]) -> BPETokenizer:

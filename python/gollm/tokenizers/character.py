@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gollm.errors import TokenizerError
+from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import (
     Ids,
     Tokenizer,
@@ -46,10 +47,11 @@ class CharacterTokenizer(Tokenizer):
         special_tokens: Mapping[str, int] | None = None,
         unknown_token: str | None = None,
         *,
+        added_tokens: Iterable[AddedToken] = (),
         prefix: Sequence[int] = (),
         suffix: Sequence[int] = (),
     ) -> None:
-        super().__init__(vocabulary, special_tokens or {}, prefix=prefix, suffix=suffix)
+        super().__init__(vocabulary, special_tokens or {}, added_tokens=added_tokens, prefix=prefix, suffix=suffix)
         if unknown_token is not None and unknown_token not in self.special_tokens:
             raise TokenizerError(f"the unknown token {unknown_token!r} is not among the special tokens")
         self.unknown_token = unknown_token

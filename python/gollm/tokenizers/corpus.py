@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ _CHUNK = 1 << 20  # characters
 # White_Space of Unicode, which is what the C splitter calls white space; str.isspace has four more.
 _WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
+_SAFE = re.compile(f"(?<=[^{_WHITE_SPACE}])[ \\t]|(?<=[A-Za-z0-9])[\\r\\n]")
+
 
 def texts_of(texts: str | Iterable[str]) -> Iterator[str]:
     """The texts, one by one; a single str is one text. Raises TokenizerError for anything that is no str."""
@@ -26,8 +29,8 @@ def texts_of(texts: str | Iterable[str]) -> Iterator[str]:
         yield text
 
 
-def texts_of_files(paths: Paths) -> Iterator[str]:
-    """The text of UTF-8 files in chunks, line ends as they are. No word is cut in two: see safe_cut.
+def texts_of_files(paths: Paths, *, whole: bool = False) -> Iterator[str]:
+    """The text of UTF-8 files, line ends as they are: in chunks that cut no word in two (see safe_cut), or whole.
 
     Raises TokenizerError for a file that can't be read or is not UTF-8.
     """
@@ -37,7 +40,7 @@ def texts_of_files(paths: Paths) -> Iterator[str]:
             with Path(path).open(encoding="utf-8", newline="") as file:
                 while chunk := file.read(_CHUNK):
                     rest += chunk
-                    if cut := safe_cut(rest):
+                    if not whole and (cut := safe_cut(rest)):
                         yield rest[:cut]
                         rest = rest[cut:]
         except OSError as error:
@@ -51,9 +54,24 @@ def texts_of_files(paths: Paths) -> Iterator[str]:
 def safe_cut(text: str) -> int:
     """The last place, or 0, where a text can be cut so that both parts are split into pieces as the whole is.
 
-    That is where white space follows something else: every pattern ends a piece there. The second part gets the space.
+    Every pattern that the C core knows ends a piece in front of a space or tab that follows something else than white
+    space, and in front of a newline that follows an ASCII letter or digit. The second part gets the white space.
     """
-    cut = max(text.rfind(space) for space in " \n\t\r")
-    while cut > 0 and text[cut - 1] in _WHITE_SPACE:
-        cut -= 1
-    return max(cut, 0)
+    window = 1 << 12
+    while True:
+        start = max(0, len(text) - window)
+        cuts = [match.start() for match in _SAFE.finditer(text, start)]
+        if cuts or start == 0:
+            return cuts[-1] if cuts else 0
+        window *= 8
+
+
+def divide(text: str, size: int) -> list[str]:
+    """A text in parts of `size` characters, and as many more as it takes to the next place where a cut is safe."""
+    parts: list[str] = []
+    start = 0
+    while match := _SAFE.search(text, start + size):
+        parts.append(text[start : match.start()])
+        start = match.start()
+    parts.append(text[start:])
+    return parts

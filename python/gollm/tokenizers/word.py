@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
+from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import (
     Ids,
     Tokenizer,
@@ -47,10 +48,11 @@ class WordTokenizer(Tokenizer):
         special_tokens: Mapping[str, int],
         unknown_token: str = "<unk>",
         *,
+        added_tokens: Iterable[AddedToken] = (),
         prefix: Sequence[int] = (),
         suffix: Sequence[int] = (),
     ) -> None:
-        super().__init__(vocabulary, special_tokens, prefix=prefix, suffix=suffix)
+        super().__init__(vocabulary, special_tokens, added_tokens=added_tokens, prefix=prefix, suffix=suffix)
         if unknown_token not in self.special_tokens:
             raise TokenizerError(f"the unknown token {unknown_token!r} is not among the special tokens")
         self.unknown_token = unknown_token
