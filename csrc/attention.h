@@ -23,12 +23,36 @@ struct attention {
     const int32_t *query_offsets, *lengths; // (S + 1), (S), which are the last of its lengths[s] tokens
     const int32_t *page_table;              // (S, L), or NULL: token t of sequence s is then s * T + t
     int64_t L, Z;                           // position j of a sequence is token page_table[s][j / Z] * Z + j % Z
+    const real *rotations;                  // (A, D), rope.c: a row for each position; NULL: nothing is turned
+    int64_t window;                         // a query sees the last `window` keys, its own included; 0: all of them
 };
 
 /* 0 unless the heads fit together and rows of q, k and v are as wide as they must be. */
 static inline int attention_shape_is_good(int64_t H, int64_t G, int64_t D, int64_t E) {
     return 0 < G && G <= H && H <= E && H % G == 0 && 0 < D && D <= MAX_HEAD_DIM && E % D == 0 && E / D == H + 2 * G;
 }
+
+/* Whether `positions` have a row each among the A rotations, of pairs, and the window is none or some. */
+static inline int attention_positions_status(const real *rotations, int64_t A, int64_t D, int64_t positions,
+                                             int64_t window) {
+    if (window < 0) return GOLLM_BAD_VALUE;
+    if (rotations && D % 2) return GOLLM_BAD_SHAPE;
+    return rotations && positions > A ? GOLLM_BAD_INDEX : GOLLM_OK;
+}
+
+/* The first position that a query at `position` sees. */
+static inline int64_t first_key(int64_t window, int64_t position) {
+    return window ? max_i64(0, position - window + 1) : 0;
+}
+
+/* rope.c: y (D) = x (D), turned by a row of the table of rotations, and turned back. y may be x. rope_turn_lines turns n
+ * rows by their positions where there are rotations; their lines then lie in `rows` (n, D). */
+#define rope_turn KERNEL_FN(rope_turn)
+#define rope_turn_back KERNEL_FN(rope_turn_back)
+#define rope_turn_lines KERNEL_FN(rope_turn_lines)
+void rope_turn(real *y, const real *x, const real *rotation, int64_t D);
+void rope_turn_back(real *y, const real *x, const real *rotation, int64_t D);
+void rope_turn_lines(const real *rotations, int64_t D, int n, const real **line, const int64_t *position, real *rows);
 
 #define LOG2_E 1.44269504088896340736
 #define LN_2 0.69314718055994530942
@@ -96,9 +120,11 @@ int64_t attention_decode_size(const struct attention *a, int n_threads); // in r
 struct state {
     real max, sum; // of the keys so far, in powers of two; the row's o is in y
 };
+#define attention_hide KERNEL_FN(attention_hide)
 #define attention_exponentials KERNEL_FN(attention_exponentials)
 #define attention_merge KERNEL_FN(attention_merge)
 #define attention_write_lse KERNEL_FN(attention_write_lse)
+void attention_hide(real *scores, int64_t panel, int64_t begin, int64_t end);
 struct state attention_exponentials(const real *scores, int64_t panel, int64_t n, real scale, real *p);
 void attention_merge(real *y, int64_t D, struct state *row, int first, int last, struct state block, const real *o,
                      int64_t panel);

@@ -2,7 +2,8 @@
  *
  *   backward   dy, y (B, T, H D), qkv (B, T, E), lse (B, H, T)     ->  dqkv (B, T, E), in the layout of qkv
  *
- * With p_ij = exp(scale * q_i.k_j - lse_i), recomputed, and ds_ij = scale * p_ij (dy_i.v_j - dy_i.y_i) for j <= i:
+ * With p_ij = exp(scale * q_i.k_j - lse_i), recomputed, and ds_ij = scale * p_ij (dy_i.v_j - dy_i.y_i) for j <= i (within
+ * the window, where there is one), q and k turned where there are rotations, and their gradients turned back at the end:
  *
  *     dv_j = sum_i p_ij dy_i,    dk_j = sum_i ds_ij q_i,    dq_i = sum_j ds_ij k_j      (dk, dv over a group's heads
  * too)
@@ -36,6 +37,7 @@ struct buffers {
     real *p, *ds;             // [QUERIES][ROW]
     real *s, *dp;             // [panel of NR keys][MR][NR]
     real *dk, *dv;            // [KEYS][columns], dv right behind dk
+    real *rows;               // [KEYS][D]: rows of q or k, turned
     int64_t head, block;      // whose keys are packed
 };
 
@@ -45,7 +47,7 @@ static int64_t gradient_size(int64_t D) { return 2 * KEYS * columns_of(D); }
 static int64_t buffers_size(int64_t D) {
     const int64_t columns = columns_of(D);
     return round_up(2 * KEYS * D + KEYS * columns + 2 * QUERIES * columns + 2 * MR * D + 2 * QUERIES * ROW +
-                        2 * MR * KEYS + gradient_size(D),
+                        2 * MR * KEYS + gradient_size(D) + KEYS * D,
                     16);
 }
 
@@ -65,6 +67,7 @@ static struct buffers lay_out(real *at, int64_t D) {
     w.s = take(&at, MR * KEYS), w.dp = take(&at, MR * KEYS);
     w.dk = take(&at, gradient_size(D)), w.dv = w.dk + KEYS * columns;
     w.q_lines = take(&at, MR * D), w.dy_lines = take(&at, MR * D);
+    w.rows = take(&at, KEYS * D);
     memset(w.p, 0, 2 * QUERIES * ROW * sizeof(real)); // tiles read MR rows and columns, also where there are fewer
     return w;
 }
@@ -89,39 +92,52 @@ static void pack_all_steps(real *to, int64_t height, const real *from, int64_t s
         }
 }
 
+/* Rows of q or k as they lie in qkv, at positions `first` and on; or, where there are rotations, turned. */
+struct rows {
+    const real *at;
+    int64_t stride;
+};
+
+static struct rows turned(const args *a, const real *from, int64_t first, int64_t count, const struct buffers *w) {
+    if (!a->rotations) return (struct rows){from, a->E};
+    for (int64_t i = 0; i < count; i++)
+        rope_turn(w->rows + i * a->D, from + i * a->E, a->rotations + (first + i) * a->D, a->D);
+    return (struct rows){w->rows, a->D};
+}
+
 /* Heads in the order of `head` = sequence * G + key/value head. */
 static void pack_keys(const args *a, int64_t head, int64_t block, struct buffers *w) {
     if (w->head == head && w->block == block) return;
     const int64_t D = a->D, first = block * KEYS, keys = min_i64(KEYS, a->T - first);
-    const real *k = a->qkv + (head / a->G * a->T + first) * a->E + (a->H + head % a->G) * D, *v = k + a->G * D;
-    pack_all_lines(w->k_lines, k, a->E, keys, D);
-    pack_all_lines(w->v_lines, v, a->E, keys, D);
-    pack_all_steps(w->k_steps, KEYS, k, a->E, keys, D);
+    const real *k_rows = a->qkv + (head / a->G * a->T + first) * a->E + (a->H + head % a->G) * D;
+    const struct rows k = turned(a, k_rows, first, keys, w);
+    pack_all_lines(w->k_lines, k.at, k.stride, keys, D);
+    pack_all_lines(w->v_lines, k_rows + a->G * D, a->E, keys, D);
+    pack_all_steps(w->k_steps, KEYS, k.at, k.stride, keys, D);
     w->head = head;
     w->block = block;
 }
 
-/* p and ds of one row, which sees `keys` keys; zero in the rest of the block. s and dp are rows of tiles. */
-static void softmax_gradient(const real *s, const real *dp, int64_t keys, real scale, real lse, real delta, real *p,
-                             real *ds) {
+/* p and ds of one row, which sees the keys [from, keys); zero in the rest of the block. s and dp are rows of tiles. */
+static void softmax_gradient(const real *s, const real *dp, int64_t from, int64_t keys, real scale, real lse,
+                             real delta, real *p, real *ds) {
     const vec factor = vec_set(scale * (real)LOG2_E), shift = vec_set(lse * (real)LOG2_E);
     const vec slope = vec_set(scale), less = vec_set(delta);
     ivec lane;
     for (int i = 0; i < VL; i++) lane[i] = (ireal)i;
-    for (int64_t j = 0; j < keys; j += VL) {
-        const int64_t at = j / NR * (MR * NR) + j % NR;
-        vec e = exp2_negative(vec_load(s + at) * factor - shift), g = e * (vec_load(dp + at) - less) * slope;
-        if (j + VL > keys) {
-            const ivec in_row = lane < (ireal)(keys - j);
-            e = vec_select(in_row, e, vec_set(0));
-            g = vec_select(in_row, g, vec_set(0));
+    for (int64_t j = 0; j < KEYS; j += VL) {
+        vec e = vec_set(0), g = vec_set(0);
+        if (j + VL > from && j < keys) {
+            const int64_t at = j / NR * (MR * NR) + j % NR;
+            e = exp2_negative(vec_load(s + at) * factor - shift), g = e * (vec_load(dp + at) - less) * slope;
+        }
+        if (j < from || j + VL > keys) {
+            const ivec seen = (lane >= (ireal)(from - j)) & (lane < (ireal)(keys - j));
+            e = vec_select(seen, e, vec_set(0));
+            g = vec_select(seen, g, vec_set(0));
         }
         vec_store(p + j, e);
         vec_store(ds + j, g);
-    }
-    for (int64_t j = round_up(keys, VL); j < KEYS; j += VL) {
-        vec_store(p + j, vec_set(0));
-        vec_store(ds + j, vec_set(0));
     }
 }
 
@@ -144,46 +160,59 @@ static real dot(const real *a, const real *b, int64_t D) {
 /* A block of queries of head h against a block of keys: adds to dq, and to dk and dv (KEYS, columns). */
 static void add_block(const args *a, int64_t head, int64_t block, int64_t h, int64_t query_block, struct buffers *w,
                       real *dk) {
-    const int64_t D = a->D, columns = columns_of(D), first_key = block * KEYS, first = query_block * QUERIES;
-    const int64_t keys = min_i64(KEYS, a->T - first_key), queries = min_i64(QUERIES, a->T - first);
+    const int64_t D = a->D, columns = columns_of(D), first_of_keys = block * KEYS, first = query_block * QUERIES;
+    const int64_t keys = min_i64(KEYS, a->T - first_of_keys), queries = min_i64(QUERIES, a->T - first);
     const int64_t row = head / a->G * a->T + first, h_all = head % a->G * (a->H / a->G) + h;
-    const real *q = a->qkv + row * a->E + h_all * D;                                     // (queries, D), rows E apart
     const real *dy = a->dy + row * a->P + h_all * D, *y = a->y + row * a->P + h_all * D; // (queries, D), rows P apart
     const real *lse = a->lse + (head / a->G * a->H + h_all) * a->T + first;              // (queries)
     real *dq = a->dqkv + row * a->E + h_all * D, *dv = dk + KEYS * columns;
     real tile[MR * NR] __attribute__((aligned(64)));
     pack_keys(a, head, block, w);
-    pack_all_steps(w->q_steps, QUERIES, q, a->E, queries, D);
+    const struct rows q = turned(a, a->qkv + row * a->E + h_all * D, first, queries, w); // (queries, D)
+    pack_all_steps(w->q_steps, QUERIES, q.at, q.stride, queries, D);
     pack_all_steps(w->dy_steps, QUERIES, dy, a->P, queries, D);
     for (int64_t i = 0; i < queries; i += MR) {
-        const int64_t rows = min_i64(MR, queries - i), most = min_i64(keys, first + i + rows - first_key);
+        const int64_t rows = min_i64(MR, queries - i), most = min_i64(keys, first + i + rows - first_of_keys);
+        const int64_t begin = first_key(a->window, first + i); // what the tile's first row sees
+        const int64_t least = max_i64(0, begin - first_of_keys) / NR * NR;
+        if (begin >= first_of_keys + keys) { // no row sees the block
+            memset(w->p + i * ROW, 0, (size_t)(rows * ROW) * sizeof(real));
+            memset(w->ds + i * ROW, 0, (size_t)(rows * ROW) * sizeof(real));
+            continue;
+        }
         const real *q_line[MR], *dy_line[MR];
         for (int64_t r = 0; r < MR; r++) {
-            q_line[r] = q + min_i64(i + r, queries - 1) * a->E;
+            q_line[r] = q.at + min_i64(i + r, queries - 1) * q.stride;
             dy_line[r] = dy + min_i64(i + r, queries - 1) * a->P;
         }
         pack_panel(w->q_lines, MR, q_line, D);
         pack_panel(w->dy_lines, MR, dy_line, D);
-        for (int64_t j = 0; j < most; j += NR) {
+        for (int64_t j = least; j < most; j += NR) {
             microkernel_packed(D, w->q_lines, w->k_lines + j * D, w->s + j * MR);
             microkernel_packed(D, w->dy_lines, w->v_lines + j * D, w->dp + j * MR);
         }
-        for (int64_t r = 0; r < rows; r++)
-            softmax_gradient(w->s + r * NR, w->dp + r * NR, min_i64(keys, first + i + r - first_key + 1),
-                             (real)a->scale, lse[i + r], dot(dy_line[r], y + (i + r) * a->P, D), w->p + (i + r) * ROW,
-                             w->ds + (i + r) * ROW);
+        for (int64_t r = 0; r < rows; r++) {
+            const int64_t position = first + i + r;
+            softmax_gradient(w->s + r * NR, w->dp + r * NR, max_i64(0, first_key(a->window, position) - first_of_keys),
+                             min_i64(keys, position - first_of_keys + 1), (real)a->scale, lse[i + r],
+                             dot(dy_line[r], y + (i + r) * a->P, D), w->p + (i + r) * ROW, w->ds + (i + r) * ROW);
+        }
         for (int64_t d = 0; d < D; d += NR) {
-            microkernel(most, w->ds + i * ROW, ROW, 1, w->k_steps + d * KEYS, NR, tile);
-            put(dq + i * a->E + d, a->E, rows, D - d, tile, block > 0 || a->dqkv_accumulate);
+            microkernel(most - least, w->ds + i * ROW + least, ROW, 1, w->k_steps + d * KEYS + least * NR, NR, tile);
+            for (int64_t r = 0; r < rows && a->rotations; r++)
+                rope_turn_back(tile + r * NR, tile + r * NR, a->rotations + (first + i + r) * D + d,
+                               min_i64(NR, D - d));
+            put(dq + i * a->E + d, a->E, rows, D - d, tile, block > begin / KEYS || a->dqkv_accumulate);
         }
     }
-    for (int64_t j = 0; j < keys; j += MR) {
-        const int64_t i = max_i64(0, first_key + j - first); // queries before i do not see these keys
-        if (i >= queries) break;
-        for (int64_t d = 0; d < D; d += NR) {
-            microkernel_rows(MR, queries - i, w->p + i * ROW + j, 1, ROW, w->dy_steps + d * QUERIES + i * NR, NR,
+    for (int64_t j = 0; j < keys;
+         j += MR) { // by the queries from j's own to the last one whose window reaches j + MR - 1
+        const int64_t i = max_i64(0, first_of_keys + j - first);
+        const int64_t end = a->window ? min_i64(queries, first_of_keys + j + MR - 1 + a->window - first) : queries;
+        for (int64_t d = 0; d < D && i < end; d += NR) {
+            microkernel_rows(MR, end - i, w->p + i * ROW + j, 1, ROW, w->dy_steps + d * QUERIES + i * NR, NR,
                              dv + j * columns + d, columns, 1);
-            microkernel_rows(MR, queries - i, w->ds + i * ROW + j, 1, ROW, w->q_steps + d * QUERIES + i * NR, NR,
+            microkernel_rows(MR, end - i, w->ds + i * ROW + j, 1, ROW, w->q_steps + d * QUERIES + i * NR, NR,
                              dk + j * columns + d, columns, 1);
         }
     }
@@ -194,24 +223,38 @@ static void write_key(const args *a, int64_t head, int64_t key, const real *dk /
                       int64_t part_size) {
     const int64_t D = a->D, columns = columns_of(D);
     real *to = a->dqkv + (head / a->G * a->T + key) * a->E + (a->H + head % a->G) * D;
-    for (int half = 0; half < 2; half++, to += a->G * D, dk += KEYS * columns)
+    real row[MAX_HEAD_DIM];
+    for (int half = 0; half < 2; half++, to += a->G * D, dk += KEYS * columns) {
         for (int64_t d = 0; d < D; d += VL) {
             vec sum = vec_load(dk + d);
             for (int64_t x = 1; x < parts; x++) sum += vec_load(dk + x * part_size + d);
-            if (a->dqkv_accumulate) sum += vec_load_n(to + d, D - d);
-            vec_store_n(to + d, sum, D - d);
+            vec_store_n(row + d, sum, D - d);
         }
+        if (half == 0 && a->rotations) rope_turn_back(row, row, a->rotations + key * D, D);
+        for (int64_t d = 0; d < D; d += VL) {
+            vec x = vec_load_n(row + d, D - d);
+            if (a->dqkv_accumulate) x += vec_load_n(to + d, D - d);
+            vec_store_n(to + d, x, D - d);
+        }
+    }
 }
 
 static int64_t blocks_of(int64_t tokens, int64_t block) { return (tokens + block - 1) / block; }
+
+/* The blocks of queries that see a key of a block. */
+static struct range queries_of(const args *a, int64_t block) {
+    const int64_t last_key = min_i64(a->T, (block + 1) * KEYS) - 1;
+    const int64_t beyond = a->window ? min_i64(a->T, last_key + a->window) : a->T; // the last one's position, plus 1
+    return (struct range){block * KEYS / QUERIES, blocks_of(beyond, QUERIES)};
+}
 
 static void whole_head(const args *a, int64_t head, struct buffers *w) {
     const int64_t group = a->H / a->G, columns = columns_of(a->D);
     for (int64_t block = 0; block < blocks_of(a->T, KEYS); block++) {
         memset(w->dk, 0, (size_t)gradient_size(a->D) * sizeof(real));
+        const struct range queries = queries_of(a, block);
         for (int64_t h = 0; h < group; h++)
-            for (int64_t i = block * KEYS / QUERIES; i < blocks_of(a->T, QUERIES); i++)
-                add_block(a, head, block, h, i, w, w->dk);
+            for (int64_t i = queries.begin; i < queries.end; i++) add_block(a, head, block, h, i, w, w->dk);
         for (int64_t key = block * KEYS; key < min_i64(a->T, (block + 1) * KEYS); key++)
             write_key(a, head, key, w->dk + (key - block * KEYS) * columns, 1, 0);
     }
@@ -222,12 +265,12 @@ static void shared_heads(const args *a, int64_t first, int64_t count, real *part
                          const struct gollm_team *team) {
     const int64_t group = a->H / a->G, columns = columns_of(a->D), size = gradient_size(a->D);
     for (int64_t block = 0; block < blocks_of(a->T, KEYS); block++) {
-        const int64_t query_block = block * KEYS / QUERIES, query_blocks = blocks_of(a->T, QUERIES) - query_block;
-        const int64_t each = group * query_blocks;
+        const struct range queries = queries_of(a, block);
+        const int64_t query_blocks = queries.end - queries.begin, each = group * query_blocks;
         const struct range mine = thread_range(count * each, 1, team);
         for (int64_t x = mine.begin; x < mine.end; x++) {
             memset(parts + x * size, 0, (size_t)size * sizeof(real));
-            add_block(a, first + x / each, block, x % each / query_blocks, query_block + x % query_blocks, w,
+            add_block(a, first + x / each, block, x % each / query_blocks, queries.begin + x % query_blocks, w,
                       parts + x * size);
         }
         gollm_team_wait(team);
@@ -251,6 +294,8 @@ int64_t KERNEL_FN(attention_backward_workspace)(const args *a, int n_threads) {
 
 int KERNEL_FN(attention_backward)(const args *a, const struct gollm_team *team) {
     if (!attention_shape_is_good(a->H, a->G, a->D, a->E) || a->P != a->H * a->D) return GOLLM_BAD_SHAPE;
+    const int status = attention_positions_status(a->rotations, a->A, a->D, a->T, a->window);
+    if (status != GOLLM_OK) return status;
     if (!a->dqkv) return GOLLM_OK;
     real *workspace = team->workspace;
     struct buffers w = lay_out(workspace + team->thread * buffers_size(a->D), a->D);

@@ -15,7 +15,7 @@ enum { ROWS = 4, TOKENS = 16 }; // heads of a group that are computed together; 
 
 /* The heads of a group that query i computes together. */
 struct tile {
-    int64_t i, head, keys; // keys of the block that it sees
+    int64_t i, head, from, keys; // it sees the keys [from, keys) of the block
     int rows;
 };
 
@@ -26,10 +26,11 @@ struct buffers {
     real *scores; // row, [panel of NR keys][rows of the tile][NR]
     real *p;      // row, [KEY_BLOCK]
     real *q;      // row, [D][rows of the tile]
+    real *rows;   // [NR][D]: rows of q or k, turned
 };
 
 static int64_t buffers_size(const struct attention *a) {
-    return round_up(NR * a->D + FEW_QUERIES * a->H * (2 * KEY_BLOCK + a->D), 16);
+    return round_up(2 * NR * a->D + FEW_QUERIES * a->H * (2 * KEY_BLOCK + a->D), 16);
 }
 
 static struct buffers lay_out(const struct attention *a, real *workspace) {
@@ -37,7 +38,8 @@ static struct buffers lay_out(const struct attention *a, real *workspace) {
     return (struct buffers){.panel = workspace,
                             .scores = workspace + NR * a->D,
                             .p = workspace + NR * a->D + rows * KEY_BLOCK,
-                            .q = workspace + NR * a->D + 2 * rows * KEY_BLOCK};
+                            .q = workspace + NR * a->D + 2 * rows * KEY_BLOCK,
+                            .rows = workspace + NR * a->D + rows * (2 * KEY_BLOCK + a->D)};
 }
 
 static int64_t blocks_of(int64_t keys) { return (keys + KEY_BLOCK - 1) / KEY_BLOCK; }
@@ -118,11 +120,12 @@ struct item {
     int64_t g0, g1;
 };
 
-/* Tile x of key/value head g; no keys: there is no such tile, or its query comes before the block. */
+/* Tile x of key/value head g; no keys: there is no such tile, its query comes before the block, or its window after. */
 static struct tile tile_at(const struct attention *a, const struct item *item, int64_t g, int64_t x) {
     const int64_t group = a->H / a->G, tiles = (group + ROWS - 1) / ROWS, i = x / tiles, first = x % tiles * ROWS;
-    return (struct tile){i, g * group + first, min_i64(item->end, item->s.past + i + 1) - item->begin,
-                         (int)min_i64(ROWS, group - first)};
+    const int64_t position = item->s.past + i, keys = min_i64(item->end, position + 1) - item->begin;
+    const int64_t from = max_i64(0, first_key(a->window, position) - item->begin);
+    return (struct tile){i, g * group + first, from, from < keys ? keys : 0, (int)min_i64(ROWS, group - first)};
 }
 
 static int64_t tiles_of(const struct attention *a, const struct item *item) {
@@ -143,14 +146,21 @@ static void attend(const struct attention *a, const struct item *item, const str
             const struct tile t = tile_at(a, item, g, x);
             const real *q = a->q + (item->s.first_row + t.i) * a->q_stride + t.head * D;
             real *to = w->q + row_of(a, item, &t) * D;
-            for (int64_t d = 0; d < D; d++)
-                for (int r = 0; r < t.rows; r++) to[d * t.rows + r] = q[r * D + d];
+            for (int r = 0; r < t.rows; r++, q += D) {
+                if (a->rotations) rope_turn(w->rows, q, a->rotations + (item->s.past + t.i) * D, D);
+                const real *row = a->rotations ? w->rows : q;
+                for (int64_t d = 0; d < D; d++) to[d * t.rows + r] = row[d];
+            }
         }
     for (int64_t first = 0; first < count; first += NR)
         for (int64_t g = item->g0; g < item->g1; g++) {
             const real *line[NR];
-            for (int64_t j = 0; j < NR; j++)
-                line[j] = a->k + key_offset(a, &item->s, g, item->begin + min_i64(first + j, count - 1));
+            int64_t position[NR];
+            for (int64_t j = 0; j < NR; j++) {
+                position[j] = item->begin + min_i64(first + j, count - 1);
+                line[j] = a->k + key_offset(a, &item->s, g, position[j]);
+            }
+            if (!a->page_table) rope_turn_lines(a->rotations, D, NR, line, position, w->rows);
             pack_panel(w->panel, NR, line, D);
             for (int64_t x = 0; x < n_tiles; x++) {
                 const struct tile t = tile_at(a, item, g, x);
@@ -165,8 +175,10 @@ static void attend(const struct attention *a, const struct item *item, const str
             for (int r = 0; r < t.rows && t.keys > 0; r++) {
                 const int64_t row = row_of(a, item, &t),
                               at = ((item->first_row + t.i) * a->H + t.head + r) * blocks + item->begin / KEY_BLOCK;
-                states[at] = attention_exponentials(w->scores + row * KEY_BLOCK + r * NR, t.rows * NR, t.keys, a->scale,
-                                                    w->p + (row + r) * KEY_BLOCK);
+                real *scores = w->scores + row * KEY_BLOCK + r * NR;
+                attention_hide(scores, t.rows * NR, 0, t.from);
+                states[at] =
+                    attention_exponentials(scores, t.rows * NR, t.keys, a->scale, w->p + (row + r) * KEY_BLOCK);
                 memset(o + at * columns, 0, (size_t)columns * sizeof(real));
             }
         }
@@ -178,16 +190,22 @@ static void attend(const struct attention *a, const struct item *item, const str
             for (int64_t x = 0; x < n_tiles; x++) {
                 const struct tile t = tile_at(a, item, g, x);
                 const int64_t at = ((item->first_row + t.i) * a->H + t.head) * blocks + item->begin / KEY_BLOCK;
-                if (first < t.keys)
-                    p_times_values(&t, min_i64(TOKENS, t.keys - first), w->p + row_of(a, item, &t) * KEY_BLOCK + first,
-                                   line, o + at * columns, blocks * columns, D);
+                const int64_t from = max_i64(first, t.from), to = min_i64(first + TOKENS, t.keys);
+                if (from < to)
+                    p_times_values(&t, to - from, w->p + row_of(a, item, &t) * KEY_BLOCK + from, line + (from - first),
+                                   o + at * columns, blocks * columns, D);
             }
         }
 }
 
-/* How many blocks of keys a sequence has to be decoded; 0 when it is not. */
-static int64_t blocks_at(const struct sequence *s) {
-    return s->queries > 0 && s->queries <= FEW_QUERIES ? blocks_of(s->past + s->queries) : 0;
+/* The first block of keys that a query at `position` sees. */
+static int64_t first_block(const struct attention *a, int64_t position) {
+    return first_key(a->window, position) / KEY_BLOCK;
+}
+
+/* How many blocks of keys a sequence has to be decoded, from first_block on; 0 when it is not. */
+static int64_t blocks_at(const struct attention *a, const struct sequence *s) {
+    return s->queries > 0 && s->queries <= FEW_QUERIES ? blocks_of(s->past + s->queries) - first_block(a, s->past) : 0;
 }
 
 void attention_decode(const struct attention *a, const struct gollm_team *team) {
@@ -199,8 +217,8 @@ void attention_decode(const struct attention *a, const struct gollm_team *team) 
     int64_t blocks = 0, rows = 0;
     for (int64_t index = 0; index < a->S; index++) {
         const struct sequence s = sequence_at(a, index);
-        blocks += blocks_at(&s);
-        rows += blocks_at(&s) ? s.queries : 0;
+        blocks += blocks_at(a, &s);
+        rows += blocks_at(a, &s) ? s.queries : 0;
     }
     if (blocks == 0) return;
     gollm_team_wait(team); // the workspace was that of the other sequences
@@ -210,9 +228,9 @@ void attention_decode(const struct attention *a, const struct gollm_team *team) 
     int64_t before = 0, first_row = 0;
     for (int64_t index = 0; index < a->S; index++) {
         const struct sequence s = sequence_at(a, index);
-        const int64_t count = blocks_at(&s) * parts;
+        const int64_t count = blocks_at(a, &s) * parts;
         for (int64_t x = max_i64(0, mine.begin - before); x < min_i64(count, mine.end - before); x++) {
-            const int64_t begin = x / parts * KEY_BLOCK;
+            const int64_t begin = (first_block(a, s.past) + x / parts) * KEY_BLOCK;
             const struct range heads = split(a->G, 1, x % parts, parts);
             const struct item item = {s,           first_row, begin, min_i64(begin + KEY_BLOCK, s.past + s.queries),
                                       heads.begin, heads.end};
@@ -226,15 +244,16 @@ void attention_decode(const struct attention *a, const struct gollm_team *team) 
     first_row = 0;
     for (int64_t index = 0; index < a->S; index++) {
         const struct sequence s = sequence_at(a, index);
-        if (!blocks_at(&s)) continue;
+        if (!blocks_at(a, &s)) continue;
         const int64_t end = (first_row + s.queries) * a->H;
         for (int64_t at = max_i64(merged.begin, first_row * a->H); at < min_i64(merged.end, end); at++) {
             const int64_t i = at / a->H - first_row, h = at % a->H, n = blocks_of(s.past + i + 1);
             real *y = a->y + ((s.first_row + i) * a->H + h) * a->D;
+            const int64_t first = first_block(a, s.past + i);
             struct state row;
-            for (int64_t b = 0; b < n; b++)
-                attention_merge(y, a->D, &row, b == 0, b == n - 1, states[at * most + b], o + (at * most + b) * columns,
-                                NR);
+            for (int64_t b = first; b < n; b++)
+                attention_merge(y, a->D, &row, b == first, b == n - 1, states[at * most + b],
+                                o + (at * most + b) * columns, NR);
             attention_write_lse(a, &s, h, i, row);
         }
         first_row += s.queries;

@@ -5,6 +5,8 @@
  *   forward    qkv (B, T, E)     ->  y (B, T, H D),  lse (B, H, T) = log sum_j exp(scale * q_i.k_j) for backward
  *
  * A row of qkv is [q of H heads | k of G heads | v of G heads], E = (H + 2G) D; H / G heads share keys and values.
+ * Where there are rotations (A, D), q and k are first turned by their positions (rope.c). With a window W, the sum goes
+ * over i - W < j <= i (Beltagy et al. 2020).
  *
  * The rule that makes a row of y a function of its query and its keys alone, whatever the batch, the chunk, the
  * threads, and the pages of attention_paged.c: keys are taken in blocks of KEY_BLOCK, the first at position 0. With
@@ -24,7 +26,10 @@
 #include "attention.h"
 #include "gemm_pack.h" /* pack_panel */
 
-enum { P_ROW = KEY_BLOCK + 16 }; // rows of p are not a power of two apart, which would share a set of L1
+enum {
+    P_ROW = KEY_BLOCK + 16, // rows of p are not a power of two apart, which would share a set of L1
+    LINES = MR > NR ? MR : NR
+};
 
 /* One thread's workspace. */
 struct buffers {
@@ -34,12 +39,13 @@ struct buffers {
     real *scores; // [panel][MR][NR]
     real *p;      // [MR][P_ROW]
     real *o;      // [panel of NR columns][MR][NR]
+    real *rows;   // [LINES][D]: rows of k or q, turned
     int values_are_finite;
 };
 
 static int64_t buffers_size(int64_t D) {
     const int64_t columns = round_up(D, NR);
-    return round_up(KEY_BLOCK * D + KEY_BLOCK * columns + MR * (D + KEY_BLOCK + P_ROW + columns), 16);
+    return round_up(KEY_BLOCK * D + KEY_BLOCK * columns + MR * (D + KEY_BLOCK + P_ROW + columns) + LINES * D, 16);
 }
 
 static struct buffers lay_out(real *workspace, int64_t D) {
@@ -50,6 +56,7 @@ static struct buffers lay_out(real *workspace, int64_t D) {
     w.p = w.scores + MR * KEY_BLOCK;
     w.o = w.p + MR * P_ROW;
     w.q = w.o + MR * columns;
+    w.rows = w.q + MR * D;
     memset(w.p, 0, MR * P_ROW * sizeof(real)); // the microkernel reads all MR rows, also where there are fewer
     return w;
 }
@@ -62,13 +69,19 @@ static void pack_block(const struct attention *a, const struct sequence *s, int6
     ivec finite = vec_set(0) == vec_set(0);
     for (int64_t first = 0; first < count; first += NR) {
         const real *line[NR];
-        for (int64_t i = 0; i < NR; i++) line[i] = a->k + key_offset(a, s, g, begin + min_i64(first + i, count - 1));
+        int64_t position[NR], offset[NR];
+        for (int64_t i = 0; i < NR; i++) {
+            position[i] = begin + min_i64(first + i, count - 1);
+            offset[i] = key_offset(a, s, g, position[i]);
+            line[i] = a->k + offset[i];
+        }
+        if (!a->page_table) rope_turn_lines(a->rotations, D, NR, line, position, w->rows); // in pages they are turned
         pack_panel(w->keys + first * D, NR, line, D);
         for (int64_t j = first; j < min_i64(first + NR, count); j++) {
             const int64_t next = key_offset(a, s, g, begin + min_i64(j + NR, count - 1));
             prefetch_row(a->k + next, D);
             prefetch_row(a->v + next, D);
-            const real *v = a->v + (line[j - first] - a->k); // (D)
+            const real *v = a->v + offset[j - first]; // (D)
             for (int64_t d = 0; d < D; d += VL) {
                 const vec x = vec_load_n(v + d, D - d);
                 finite &= x - x == vec_set(0);
@@ -99,32 +112,36 @@ static void p_times_values(int rows, int64_t keys, const real *p, const real *va
         microkernel(keys, p, P_ROW, 1, values, NR, o);
 }
 
-/* One block for up to MR rows: w->o, and each row's maximum and sum. keys[i] >= 1, ascending: how many of the block row
- * i sees. */
-static void attend_block(const struct attention *a, const struct buffers *w, int rows,
-                         const real *const *q, // (rows), D each
-                         const int64_t *keys, struct state *parts) {
-    const int64_t D = a->D, most = keys[rows - 1];
-    pack_panel(w->q, MR, q, D);
-    for (int64_t j = 0; j < most; j += NR) q_times_keys(rows, D, w->q, w->keys + j * D, w->scores + j * MR);
-    for (int r = 0; r < rows; r++) {
-        real *p = w->p + r * P_ROW;
-        parts[r] = attention_exponentials(w->scores + r * NR, MR * NR, keys[r], a->scale, p);
-        for (int64_t j = round_up(keys[r], VL); j < most; j += VL) vec_store(p + j, vec_set(0));
-    }
-    for (int64_t d = 0; d < D; d += NR) p_times_values(rows, most, w->p, w->values + d * KEY_BLOCK, w->o + d * MR);
-    if (w->values_are_finite) return;
-    for (int r = 0; r < rows && keys[r] < most; r++) // 0 * inf is NaN: a row must not even multiply by a value after it
-        for (int64_t d = 0; d < D; d += NR)
-            p_times_values(1, keys[r], w->p + r * P_ROW, w->values + d * KEY_BLOCK, w->o + d * MR + r * NR);
-}
-
-/* Rows of a sequence and key/value head: query i, head g * group + j is row i * group + j. */
+/* Rows of a sequence and key/value head in a block: query i, head g * group + j is row i * group + j. A row sees the
+ * keys [from, keys) of the block, at least one; both ascend. */
 struct tile {
     int rows;
     const real *q[MR];
-    int64_t query[MR], head[MR], keys[MR];
+    int64_t query[MR], head[MR], position[MR], from[MR], keys[MR];
 };
+
+/* One block for the rows of a tile: w->o, and each row's maximum and sum. */
+static void attend_block(const struct attention *a, const struct buffers *w, struct tile *t, struct state *parts) {
+    const int64_t D = a->D, most = t->keys[t->rows - 1], least = t->from[0] / NR * NR;
+    rope_turn_lines(a->rotations, D, MR, t->q, t->position, w->rows);
+    pack_panel(w->q, MR, t->q, D);
+    for (int64_t j = least; j < most; j += NR) q_times_keys(t->rows, D, w->q, w->keys + j * D, w->scores + j * MR);
+    for (int r = 0; r < t->rows; r++) {
+        real *p = w->p + r * P_ROW, *scores = w->scores + r * NR;
+        attention_hide(scores, MR * NR, least, t->from[r]);
+        parts[r] = attention_exponentials(scores + least * MR, MR * NR, t->keys[r] - least, a->scale, p + least);
+        for (int64_t j = round_up(t->keys[r], VL); j < most; j += VL) vec_store(p + j, vec_set(0));
+    }
+    for (int64_t d = 0; d < D; d += NR)
+        p_times_values(t->rows, most - least, w->p + least, w->values + d * KEY_BLOCK + least * NR, w->o + d * MR);
+    if (w->values_are_finite) return;
+    for (int r = 0; r < t->rows; r++) { // 0 * inf is NaN: a row must not even multiply by a value that it does not see
+        const int64_t from = t->from[r];
+        for (int64_t d = 0; d < D; d += NR)
+            p_times_values(1, t->keys[r] - from, w->p + r * P_ROW + from, w->values + d * KEY_BLOCK + from * NR,
+                           w->o + d * MR + r * NR);
+    }
+}
 
 static struct tile tile_at(const struct attention *a, const struct sequence *s, int64_t g, int64_t block, int64_t row,
                            int64_t end) {
@@ -135,7 +152,9 @@ static struct tile tile_at(const struct attention *a, const struct sequence *s, 
         if (r > 0 && r < t.rows && ++head == group) head = 0, query++;
         t.query[r] = query;
         t.head[r] = g * group + head;
-        t.keys[r] = min_i64(KEY_BLOCK, s->past + t.query[r] - block + 1);
+        t.position[r] = s->past + t.query[r];
+        t.from[r] = max_i64(0, first_key(a->window, t.position[r]) - block);
+        t.keys[r] = min_i64(KEY_BLOCK, t.position[r] - block + 1);
         t.q[r] = a->q + (s->first_row + t.query[r]) * a->q_stride + t.head[r] * a->D;
     }
     return t;
@@ -145,16 +164,21 @@ static struct tile tile_at(const struct attention *a, const struct sequence *s, 
 static void attend_queries(const struct attention *a, const struct sequence *s, int64_t g, int64_t begin, int64_t end,
                            struct buffers *w, struct state *states /* (N, H) */) {
     const int64_t group = a->H / a->G, D = a->D;
-    for (int64_t block = 0; block < s->past + end; block += KEY_BLOCK) {
-        pack_block(a, s, g, block, min_i64(KEY_BLOCK, s->past + end - block), w);
-        for (int64_t row = max_i64(begin, block - s->past) * group; row < end * group; row += MR) {
-            struct tile t = tile_at(a, s, g, block, row, end * group);
+    int64_t block = first_key(a->window, s->past + begin) / KEY_BLOCK * KEY_BLOCK;
+    for (; block < s->past + end; block += KEY_BLOCK) {
+        // The queries from the first that comes after a key of the block to the last whose window reaches back to one.
+        const int64_t from = max_i64(begin, block - s->past);
+        const int64_t to = a->window ? min_i64(end, block + KEY_BLOCK - 1 + a->window - s->past) : end;
+        pack_block(a, s, g, block, min_i64(KEY_BLOCK, s->past + to - block), w);
+        for (int64_t row = from * group; row < to * group; row += MR) {
+            struct tile t = tile_at(a, s, g, block, row, to * group);
             struct state parts[MR];
-            attend_block(a, w, t.rows, t.q, t.keys, parts);
+            attend_block(a, w, &t, parts);
             for (int r = 0; r < t.rows; r++) {
                 const int64_t at = (s->first_row + t.query[r]) * a->H + t.head[r];
-                const int last = s->past + t.query[r] < block + KEY_BLOCK;
-                attention_merge(a->y + at * D, D, &states[at], block == 0, last, parts[r], w->o + r * NR, MR * NR);
+                const int first = first_key(a->window, t.position[r]) >= block;
+                const int last = t.position[r] < block + KEY_BLOCK;
+                attention_merge(a->y + at * D, D, &states[at], first, last, parts[r], w->o + r * NR, MR * NR);
                 if (last) attention_write_lse(a, s, t.head[r], t.query[r], states[at]);
             }
         }
@@ -166,10 +190,14 @@ struct cut {
     int64_t s, g, i;
 };
 
-static int64_t cost_of(const struct attention *a, const struct sequence *s) { // of one head
+/* The keys that the first n queries of a sequence see, in one head; 0 where attention_decode.c takes it. */
+static int64_t cost_before(const struct attention *a, const struct sequence *s, int64_t n) {
     if (s->queries <= FEW_QUERIES && attention_may_decode(a)) return 0;
-    return s->queries * s->past + s->queries * (s->queries + 1) / 2;
+    const int64_t all = a->window ? max_i64(0, min_i64(n, a->window - s->past)) : n; // queries that see all before them
+    return all * s->past + all * (all + 1) / 2 + (n - all) * a->window;
 }
+
+static int64_t cost_of(const struct attention *a, const struct sequence *s) { return cost_before(a, s, s->queries); }
 
 /* The cut with `cost` before it, where a query costs as many units as it has keys. */
 static struct cut cut_at(const struct attention *a, int64_t cost) {
@@ -180,8 +208,11 @@ static struct cut cut_at(const struct attention *a, int64_t cost) {
             cost -= all * a->G;
             continue;
         }
-        const double left = (double)(cost % all), past = (double)s.past + 0.5; // i past + i^2 / 2 = left
-        const int64_t i = (int64_t)(sqrt(past * past + 2 * left) - past);
+        int64_t i = 0, beyond = s.queries; // cost_before(i) <= cost % all < cost_before(beyond)
+        while (beyond - i > 1) {
+            const int64_t middle = (i + beyond) / 2;
+            *(cost_before(a, &s, middle) <= cost % all ? &i : &beyond) = middle;
+        }
         return (struct cut){index, cost / all, min_i64(s.queries, round_up(i, MR))};
     }
     return (struct cut){a->S, 0, 0};
@@ -238,7 +269,9 @@ static struct attention attention_of(const struct gollm_attention_forward_args *
                               .q_stride = a->E,
                               .kv_stride = a->E,
                               .y = a->y,
-                              .lse = a->lse};
+                              .lse = a->lse,
+                              .rotations = a->rotations,
+                              .window = a->window};
 }
 
 int64_t KERNEL_FN(attention_forward_workspace)(const struct gollm_attention_forward_args *a, int n_threads) {
@@ -249,6 +282,8 @@ int64_t KERNEL_FN(attention_forward_workspace)(const struct gollm_attention_forw
 
 int KERNEL_FN(attention_forward)(const struct gollm_attention_forward_args *a, const struct gollm_team *team) {
     if (!attention_shape_is_good(a->H, a->G, a->D, a->E) || a->P != a->H * a->D) return GOLLM_BAD_SHAPE;
+    const int status = attention_positions_status(a->rotations, a->A, a->D, a->T, a->window);
+    if (status != GOLLM_OK) return status;
     const struct attention all = attention_of(a);
     attention_run(&all, team);
     return GOLLM_OK;

@@ -6,13 +6,14 @@
  * k_pages, v_pages (R, Z, G D): R pages of Z tokens. Sequence s has the rows query_offsets[s] ... query_offsets[s + 1]
  * - 1, which are the last of its lengths[s] tokens; its token at position j lies in page page_table[s][j / Z], slot
  * j % Z. Write first, then attend: the rows' own keys and values are read from the pages. Two rows of a call must not
- * be written to one slot.
+ * be written to one slot. With rotations, keys are turned when they are written, queries when they are read.
  *
  * A row of y has the bits of attention_forward, whatever the chunks, the page size, and the other sequences of the
  * call: attention_forward.c states the rule and does the work.
  *
  * Before anything is written, every thread checks all of it: GOLLM_BAD_INDEX for offsets that do not cut up the N rows,
- * for a length that is shorter than its rows or longer than its L pages, and for a page that is not there.
+ * for a length that is shorter than its rows or longer than its L pages, for a page that is not there, and
+ * for a position without a rotation.
  */
 #include "attention.h"
 
@@ -21,6 +22,8 @@
 struct pages {
     int64_t N, S, S1, L, Z, R;
     const int32_t *query_offsets, *lengths, *page_table; // (S1), (S), (S, L)
+    const real *rotations;                               // (A, D) or NULL
+    int64_t A, D, window;
 };
 
 static int check_pages(const struct pages *p) {
@@ -29,6 +32,8 @@ static int check_pages(const struct pages *p) {
     for (int64_t s = 0; s < p->S; s++) {
         const int64_t queries = (int64_t)p->query_offsets[s + 1] - p->query_offsets[s], length = p->lengths[s];
         if (queries < 0 || length < queries || length > p->L * p->Z) return GOLLM_BAD_INDEX;
+        const int status = attention_positions_status(p->rotations, p->A, p->D, length, p->window);
+        if (status != GOLLM_OK) return status;
         for (int64_t j = 0; j * p->Z < length; j++) {
             const int32_t page = p->page_table[s * p->L + j];
             if (page < 0 || page >= p->R) return GOLLM_BAD_INDEX;
@@ -39,7 +44,8 @@ static int check_pages(const struct pages *p) {
 
 int KERNEL_FN(kv_cache_write)(const struct gollm_kv_cache_write_args *a, const struct gollm_team *team) {
     if (!attention_shape_is_good(a->H, a->G, a->D, a->E) || a->W != a->G * a->D) return GOLLM_BAD_SHAPE;
-    const struct pages pages = {a->N, a->S, a->S1, a->L, a->Z, a->R, a->query_offsets, a->lengths, a->page_table};
+    const struct pages pages = {a->N,       a->S,          a->S1,        a->L, a->Z, a->R, a->query_offsets,
+                                a->lengths, a->page_table, a->rotations, a->A, a->D, 0};
     const int status = check_pages(&pages);
     if (status != GOLLM_OK) return status;
     const struct range rows = thread_range(a->N, 1, team);
@@ -49,7 +55,12 @@ int KERNEL_FN(kv_cache_write)(const struct gollm_kv_cache_write_args *a, const s
             const int64_t position = a->lengths[s] - (end - n);
             const int64_t token = a->page_table[s * a->L + position / a->Z] * a->Z + position % a->Z;
             const real *k = a->qkv + n * a->E + a->H * a->D, *v = k + a->W; // (W)
-            memcpy(a->k_pages + token * a->W, k, (size_t)a->W * sizeof(real));
+            real *k_slot = a->k_pages + token * a->W;                       // (W)
+            if (a->rotations)
+                for (int64_t g = 0; g < a->G; g++)
+                    rope_turn(k_slot + g * a->D, k + g * a->D, a->rotations + position * a->D, a->D);
+            else
+                memcpy(k_slot, k, (size_t)a->W * sizeof(real));
             memcpy(a->v_pages + token * a->W, v, (size_t)a->W * sizeof(real));
         }
     }
@@ -73,7 +84,9 @@ static struct attention attention_of(const struct gollm_attention_paged_args *a)
                               .lengths = a->lengths,
                               .page_table = a->page_table,
                               .L = a->L,
-                              .Z = a->Z};
+                              .Z = a->Z,
+                              .rotations = a->rotations,
+                              .window = a->window};
 }
 
 int64_t KERNEL_FN(attention_paged_workspace)(const struct gollm_attention_paged_args *a, int n_threads) {
@@ -85,7 +98,8 @@ int64_t KERNEL_FN(attention_paged_workspace)(const struct gollm_attention_paged_
 int KERNEL_FN(attention_paged)(const struct gollm_attention_paged_args *a, const struct gollm_team *team) {
     if (!attention_shape_is_good(a->H, a->G, a->D, a->E) || a->P != a->H * a->D || a->W != a->G * a->D)
         return GOLLM_BAD_SHAPE;
-    const struct pages pages = {a->N, a->S, a->S1, a->L, a->Z, a->R, a->query_offsets, a->lengths, a->page_table};
+    const struct pages pages = {a->N,       a->S,          a->S1,        a->L, a->Z, a->R,     a->query_offsets,
+                                a->lengths, a->page_table, a->rotations, a->A, a->D, a->window};
     const int status = check_pages(&pages);
     if (status != GOLLM_OK) return status;
     const struct attention all = attention_of(a);

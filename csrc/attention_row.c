@@ -13,6 +13,11 @@ static inline real largest(vec v) {
     return lanes[0];
 }
 
+/* Scores [begin, end) of a row become -inf: keys that its window leaves out. */
+void attention_hide(real *scores, int64_t panel, int64_t begin, int64_t end) {
+    for (int64_t j = begin; j < end; j++) scores[j / NR * panel + j % NR] = -(real)INFINITY;
+}
+
 /* A row of scores, in panels of NR that lie `panel` apart  ->  p (n) = 2^(scale log2(e) score - max), zero from n to
  * the end of its vector; the maximum, and the sum of p: by lanes, even and odd vectors apart, so that zeros after n do
  * not matter. */

@@ -39,7 +39,9 @@ struct gemm_tile gemm_share(int64_t M, int64_t N, int thread, int n_threads) {
     return (struct gemm_tile){split(M, MR, thread / across, best), split(N, NR, thread % across, across)};
 }
 
-static int is_plain(const struct gemm *g) { return !(g->bias || g->pre || g->activation || g->residual); }
+static int is_plain(const struct gemm *g) {
+    return !(g->bias || g->pre || g->activation || g->gradient_of || g->factor || g->residual);
+}
 
 /* Where the sums of the blocks of k so far wait for the next one: element (m, n) of c at at[(m - row) * stride + n -
  * column]. */
@@ -82,10 +84,15 @@ write_back(const struct gemm *gemm, const real *tile, // (MR, NR)
             if (sums) v += vec_load_n(sums + i * stride + j, left);
             if (g.bias) v += vec_load_n(g.bias + n + j, left);
             if (g.pre) vec_store_n(g.pre + at, v, left);
-            if (g.gradient_of)
-                v *= activation_gradient(g.activation, vec_load_n(g.gradient_of + at, left));
-            else
+            const vec factor = g.factor ? vec_load_n(g.factor + at, left) : vec_set(1);
+            if (g.gradient_of) {
+                const vec x = vec_load_n(g.gradient_of + at, left);
+                if (g.product) vec_store_n(g.product + at, activation(g.activation, x) * factor, left);
+                if (g.dfactor) vec_store_n(g.dfactor + at, activation(g.activation, x) * v, left);
+                v *= activation_gradient(g.activation, x);
+            } else
                 v = activation(g.activation, v);
+            if (g.factor) v *= factor;
             if (g.residual) v += vec_load_n(g.residual + at, left);
             if (g.accumulate) v += vec_load_n(g.c + at, left);
             if (g.c) vec_store_n(g.c + at, v, left);
@@ -184,7 +191,7 @@ void KERNEL_FN(gemm)(const struct gemm *g, struct gemm_tile tile, void *workspac
     real *sums = w.b + round_up(w.nc * min_i64(g->K, KC), 64);
     for (int64_t n = columns.begin; n < columns.end || n == 0; n += max_i64(w.nc, 1)) {
         const struct range strip = {n, min_i64(columns.end, n + w.nc)};
-        w.sums = (struct sums){sums_fit_c(g) ? g->c : g->pre, g->ldc, 0, 0};
+        w.sums = (struct sums){sums_fit_c(g) ? g->c : g->pre ? g->pre : sums, g->ldc, 0, 0}; // not touched if K <= KC
         if (sums_need_workspace(g)) w.sums = (struct sums){sums, w.nc, rows.begin, n};
         int64_t k = 0;
         do { // once also when K is 0: the epilogue of an empty sum

@@ -22,7 +22,11 @@ struct gemm {
     const real *bias;        // (N)     v += bias
     real *pre;               // (M, N)  pre = v
     int64_t activation;      //         v = activation(v), where gradient_of is NULL
-    const real *gradient_of; // (M, N)  v *= activation'(gradient_of)
+    const real *gradient_of; // (M, N)  v is the gradient of activation(gradient_of) * factor:
+    real *product;           // (M, N)    product = activation(gradient_of) * factor
+    real *dfactor;           // (M, N)    dfactor = v * activation(gradient_of)
+                             //           v *= activation'(gradient_of)
+    const real *factor;      // (M, N)  v *= factor
     const real *residual;    // (M, N)  v += residual; may be c
 
     /* a's sums over k, in the same blocks, when a is transposed: the gradient of a bias. Written by whoever has column

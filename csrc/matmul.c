@@ -1,9 +1,11 @@
 /* Products of matrices, with what rides along on their results:
  *
- *   nt   c (M, N) = f(a (M, K) b (N, K)^T + bias) + residual
- *        the forward pass of y = x w^T; `pre` receives what f is applied to
- *   nn   c (M, N) = a (M, K) b (K, N) * f'(pre)
- *        its gradient for x, through the activation before it
+ *   nt   c (M, N) = f(a (M, K) b (N, K)^T + bias) * factor + residual
+ *        the forward pass of y = x w^T; `pre` receives what f is applied to. With f = SiLU this is the gate of SwiGLU
+ *        (Shazeer 2020), and the other half of it the factor.
+ *   nn   c (M, N) = v * f'(pre) * factor with v = a (M, K) b (K, N)
+ *        its gradient for x, through the activation before it; dfactor = v * f(pre) is the factor's. product = f(pre) *
+ *        factor, what the gradient of w needs, is computed again rather than kept.
  *   tn   c (M, N) = a (K, M)^T b (K, N), a_sum (M) = sum of a's rows over K
  *        its gradients for w and for the bias
  *
@@ -39,6 +41,7 @@ static struct gemm gemm_of_nt(const struct gollm_matmul_nt_args *a) {
                          .bias = a->bias,
                          .pre = a->pre,
                          .activation = a->activation,
+                         .factor = a->factor,
                          .residual = a->residual};
 }
 
@@ -65,7 +68,10 @@ static struct gemm gemm_of_nn(const struct gollm_matmul_nn_args *a) {
                          .ldc = a->N,
                          .accumulate = a->c_accumulate != 0,
                          .gradient_of = a->pre,
-                         .activation = a->pre ? a->activation : GOLLM_NONE};
+                         .activation = a->pre ? a->activation : GOLLM_NONE,
+                         .factor = a->factor,
+                         .dfactor = a->pre ? a->dfactor : NULL,
+                         .product = a->pre ? a->product : NULL};
 }
 
 int64_t KERNEL_FN(matmul_nn_workspace)(const struct gollm_matmul_nn_args *a, int n_threads) {
@@ -74,8 +80,8 @@ int64_t KERNEL_FN(matmul_nn_workspace)(const struct gollm_matmul_nn_args *a, int
 }
 
 int KERNEL_FN(matmul_nn)(const struct gollm_matmul_nn_args *a, const struct gollm_team *team) {
-    if (!a->c) return GOLLM_OK;
     const struct gemm g = gemm_of_nn(a);
+    if (!g.c && !g.dfactor && !g.product) return GOLLM_OK;
     return run(&g, team);
 }
 

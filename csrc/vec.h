@@ -132,6 +132,22 @@ static inline real vec_largest(vec v) {
     return m;
 }
 
+/* Lanes 1 0 3 2 ..., 0 0 2 2 ..., 1 1 3 3 ... of v. */
+#if defined(__clang__)
+#define VEC_PERMUTE(v, from)                                                                                           \
+    vec to;                                                                                                            \
+    for (int i = 0; i < VL; i++) to[i] = (v)[from];                                                                    \
+    return to
+#else
+#define VEC_PERMUTE(v, from)                                                                                           \
+    ivec order;                                                                                                        \
+    for (int i = 0; i < VL; i++) order[i] = (from);                                                                    \
+    return __builtin_shuffle(v, order)
+#endif
+static inline vec vec_swap_pairs(vec v) { VEC_PERMUTE(v, i ^ 1); }
+static inline vec vec_double_even(vec v) { VEC_PERMUTE(v, i & ~1); }
+static inline vec vec_double_odd(vec v) { VEC_PERMUTE(v, i | 1); }
+
 /* Unsigned 64-bit lanes, and the products of their lower halves. */
 typedef uint64_t uvec64 __attribute__((vector_size(VEC_BYTES)));
 static inline uvec64 vec_set_u64(uint64_t x) {

@@ -16,6 +16,9 @@ from gollm.model import Decoder
 from gollm.optimizer import AdamW
 
 BASE = {"n_layers": 2, "n_heads": 4, "d_model": 32, "vocab_size": 61, "context": 150}
+LLAMA = {
+    "norm": "rmsnorm", "position": "rope", "gated_mlp": True, "activation": "silu", "bias": False, "n_kv_heads": 2,
+}  # fmt: skip
 KINDS = {
     "gpt2": {},
     "grouped queries": {"n_kv_heads": 2},
@@ -28,7 +31,18 @@ KINDS = {
     "odd sizes": {"n_heads": 3, "d_model": 21, "head_dim": 5, "d_ff": 19, "vocab_size": 37},
     "one layer, one head": {"n_layers": 1, "n_heads": 1, "d_model": 8},
     "dropout": {"dropout": 0.3},
-}
+    "llama": LLAMA,
+    "llama of odd sizes": {**LLAMA, "n_heads": 6, "n_kv_heads": 2, "d_model": 21, "head_dim": 10, "d_ff": 19},
+    "llama, one kv head, untied, scaled": {
+        **LLAMA, "n_kv_heads": 1, "tied_head": False, "rope_scaling": "llama3", "rope_factor": 8.0,
+        "rope_original_context": 30, "rope_theta": 50000.0,
+    },
+    "qwen's biases, linear scaling": {**LLAMA, "qkv_bias": True, "rope_scaling": "linear", "rope_factor": 4.0},
+    "all biases, dropout": {**LLAMA, "bias": True, "dropout": 0.3},
+    "sliding window": {**LLAMA, "sliding_window": 17},
+    "gpt2 with a window of one block": {"sliding_window": 64},
+    "rmsnorm, learned positions, gated gelu": {"norm": "rmsnorm", "gated_mlp": True, "activation": "gelu_tanh"},
+}  # fmt: skip
 
 
 def make(kind: str, **changes) -> Decoder:

@@ -25,6 +25,7 @@ KINDS = {
     "grouped queries, untied, no bias": {"n_kv_heads": 2, "tied_head": False, "bias": False},
     "odd sizes, relu": {"n_heads": 3, "d_model": 21, "head_dim": 5, "d_ff": 19, "activation": "relu"},
     "dropout": {"dropout": 0.3},
+    "llama": {"norm": "rmsnorm", "position": "rope", "gated_mlp": True, "activation": "silu", "bias": False},
 }
 MODES = ["mlp", "block"]
 
@@ -86,6 +87,7 @@ def test_the_masks_are_those_of_the_forward_pass(mode):
 def kept_bytes(model):
     """What the tape holds between forward and backward."""
     gc.collect()  # former models
+    _native.release_pool()  # and their buffers, of other sizes
     inputs, targets = batch(model, 8)
     with no_grad():
         model.loss(inputs, targets)

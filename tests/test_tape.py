@@ -15,8 +15,10 @@ from gollm.ops import (
     Attention,
     Dropout,
     Embedding,
+    GatedMLP,
     LayerNorm,
     Linear,
+    RMSNorm,
     Softmax,
     cross_entropy,
     linear,
@@ -27,7 +29,10 @@ from gollm.tensor import Tensor, tensor
 TOKENS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]], np.int32)
 POSITIONS = np.broadcast_to(np.arange(5, dtype=np.int32), (2, 5)).copy()
 TARGETS = np.array([[1, 4, -1, 5, 9], [2, 6, 5, 3, 5]], np.int32)
-HEADS = {"H": 4, "G": 2, "D": 3, "scale": 3**-0.5}
+HEADS = {"H": 4, "G": 2, "D": 3, "scale": 3**-0.5, "window": 0}
+EVEN_HEADS = {"H": 4, "G": 2, "D": 4, "scale": 0.5, "window": 3}
+ANGLES = np.random.default_rng(1).uniform(-3, 3, (6, 2))
+ROTATIONS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], -1).reshape(6, 4)
 COUNTER = np.array([5], np.int64)
 
 # name -> (shapes of the leaves, the operation)
@@ -45,7 +50,23 @@ OPERATIONS = {
         )
         for name, kind in ACTIVATIONS.items()
     },
-    "attention": ([(2, 5, 24)], lambda qkv: Attention.apply(qkv, heads=HEADS)),
+    **{
+        f"gated mlp with {name}": (
+            [(2, 5, 4), (9, 4), (9,), (9, 4), (9,), (4, 9), (4,), (2, 5, 4)],
+            lambda *inputs, kind=kind: GatedMLP.apply(*inputs, activation=kind),
+        )
+        for name, kind in ACTIVATIONS.items()
+    },
+    "gated mlp without biases": (
+        [(2, 5, 4), (9, 4), (9, 4), (4, 9)],
+        lambda x, wg, wu, wd: GatedMLP.apply(x, wg, None, wu, None, wd, None, None, activation=4),
+    ),
+    "rmsnorm": ([(2, 5, 7), (7,)], lambda x, w: RMSNorm.apply(x, w, eps=1e-5)),
+    "attention": ([(2, 5, 24)], lambda qkv: Attention.apply(qkv, rotations=None, heads=HEADS)),
+    "attention with rotations and a window": (
+        [(2, 5, 32)],
+        lambda qkv: Attention.apply(qkv, rotations=ROTATIONS.astype(qkv.dtype), heads=EVEN_HEADS),
+    ),
     "dropout": ([(2, 5, 7)], lambda x: Dropout.apply(x, None, p=0.4, seed=1, stream=2, counter=COUNTER)),
     "dropout and residual": (
         [(2, 5, 7), (2, 5, 7)],

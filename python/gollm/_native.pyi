@@ -44,6 +44,16 @@ def layernorm_backward(
     mean: _Array,
     rstd: _Array,
 ) -> None: ...
+def rmsnorm_forward(*, y: _Array, r: _Array | None = None, x: _Array, w: _Array, eps: float) -> None: ...
+def rmsnorm_backward(
+    *,
+    dx: _Destination = None,
+    dw: _Destination = None,
+    dy: _Array,
+    x: _Array,
+    w: _Array,
+    r: _Array,
+) -> None: ...
 def matmul_nt(
     *,
     c: _Destination = None,
@@ -51,10 +61,21 @@ def matmul_nt(
     b: _Array,
     bias: _Array | None = None,
     pre: _Array | None = None,
+    factor: _Array | None = None,
     residual: _Array | None = None,
     activation: int,
 ) -> None: ...
-def matmul_nn(*, c: _Destination = None, a: _Array, b: _Array, pre: _Array | None = None, activation: int) -> None: ...
+def matmul_nn(
+    *,
+    c: _Destination = None,
+    a: _Array,
+    b: _Array,
+    pre: _Array | None = None,
+    factor: _Array | None = None,
+    dfactor: _Array | None = None,
+    product: _Array | None = None,
+    activation: int,
+) -> None: ...
 def matmul_tn(*, c: _Destination = None, a: _Array, b: _Array, a_sum: _Destination = None) -> None: ...
 def activation_forward(*, y: _Array, x: _Array, kind: int) -> None: ...
 def activation_backward(*, dx: _Destination = None, dy: _Array, x: _Array, kind: int) -> None: ...
@@ -104,10 +125,12 @@ def attention_forward(
     y: _Array,
     lse: _Array | None = None,
     qkv: _Array,
+    rotations: _Array | None = None,
     H: int,
     G: int,
     D: int,
     scale: float,
+    window: int,
 ) -> None: ...
 def attention_backward(
     *,
@@ -116,10 +139,12 @@ def attention_backward(
     qkv: _Array,
     y: _Array,
     lse: _Array,
+    rotations: _Array | None = None,
     H: int,
     G: int,
     D: int,
     scale: float,
+    window: int,
 ) -> None: ...
 def kv_cache_write(
     *,
@@ -129,6 +154,7 @@ def kv_cache_write(
     query_offsets: _Array,
     lengths: _Array,
     page_table: _Array,
+    rotations: _Array | None = None,
     H: int,
     G: int,
     D: int,
@@ -142,10 +168,12 @@ def attention_paged(
     query_offsets: _Array,
     lengths: _Array,
     page_table: _Array,
+    rotations: _Array | None = None,
     H: int,
     G: int,
     D: int,
     scale: float,
+    window: int,
 ) -> None: ...
 def add(*, c: _Array, a: _Array, b: _Array) -> None: ...
 def fill(*, y: _Array, value: float) -> None: ...

@@ -1,11 +1,12 @@
-"""The decoder: one configurable transformer for the GPT-2 family.
+"""The decoder: one configurable transformer for the GPT-2 and LLaMA families.
 
-    x = token_embedding[tokens] + position_embedding[positions]
+    x = token_embedding[tokens] (+ position_embedding[positions])
     for each block:  x = x + attention(norm(x));  x = x + mlp(norm(x))
     logits = norm(x) @ head.T
 
-(Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".) Shapes: B sequences of T tokens, C =
-d_model, V = vocab_size. Weights of linear layers are (outputs, inputs).
+GPT-2 (Radford et al. 2019) learns an embedding of each position and has LayerNorm and an MLP with GELU; LLaMA (Touvron
+et al. 2023) turns queries and keys by their positions and has RMSNorm, grouped key/value heads and SwiGLU. Shapes: B
+sequences of T tokens, C = d_model, V = vocab_size. Weights of linear layers are (outputs, inputs).
 """
 
 from __future__ import annotations
@@ -22,9 +23,22 @@ from gollm import _native as kernels
 from gollm.cache import KVCache
 from gollm.config import ModelConfig
 from gollm.errors import ConfigError, ShapeError
-from gollm.ops import ACTIVATIONS, MLP, Attention, Dropout, Embedding, Heads, LayerNorm, cross_entropy, linear
+from gollm.ops import (
+    ACTIVATIONS,
+    MLP,
+    Attention,
+    Dropout,
+    Embedding,
+    GatedMLP,
+    Heads,
+    LayerNorm,
+    RMSNorm,
+    cross_entropy,
+    linear,
+)
 from gollm.parameters import Parameter, ParameterArena
 from gollm.recompute import call, recompute
+from gollm.rope import Rotations
 from gollm.specs import parameter_specs
 from gollm.tape import ActivationDType, activations_as, no_grad
 from gollm.tensor import FLOAT32, Array, Tensor, empty
@@ -53,41 +67,47 @@ class DropoutState:
 
 
 class Norm:
-    def __init__(self, parameters: Parameters, name: str, eps: float) -> None:
-        self.weight, self.bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
-        self.eps = eps
+    def __init__(self, config: ModelConfig, parameters: Parameters, name: str) -> None:
+        self.weight, self.bias = _linear_of(parameters, name)
+        self.rms, self.eps = config.norm == "rmsnorm", config.norm_eps
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.rms:
+            return RMSNorm.apply(x, self.weight, eps=self.eps)
         return LayerNorm.apply(x, self.weight, self.bias, eps=self.eps)
+
+
+def _linear_of(parameters: Parameters, name: str) -> tuple[Parameter, Parameter | None]:
+    return parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
 
 
 class SelfAttention:
     """Causal multi-head attention with its projections; keys and values come from the cache where there is one."""
 
     def __init__(self, config: ModelConfig, parameters: Parameters, layer: int) -> None:
-        name = f"blocks.{layer}.attention"
         self.layer = layer
-        self.qkv_weight, self.qkv_bias = parameters[f"{name}.qkv.weight"], parameters.get(f"{name}.qkv.bias")
-        self.output_weight, self.output_bias = (
-            parameters[f"{name}.output.weight"],
-            parameters.get(f"{name}.output.bias"),
-        )
+        self.qkv = _linear_of(parameters, f"blocks.{layer}.attention.qkv")
+        self.output = _linear_of(parameters, f"blocks.{layer}.attention.output")
         self.heads: Heads = {
             "H": config.n_heads,
             "G": config.kv_heads,
             "D": config.head_size,
             "scale": 1 / math.sqrt(config.head_size),
+            "window": config.sliding_window or 0,
         }
 
     def project(self, x: Tensor) -> Tensor:
         """The queries, keys and values of each row.  (..., C) -> (..., E)"""
-        return linear(x, self.qkv_weight, self.qkv_bias)
+        return linear(x, *self.qkv)
 
-    def __call__(self, qkv: Tensor, cache: KVCache | None, residual: Tensor | None) -> Tensor:
-        y = Attention.apply(qkv, heads=self.heads) if cache is None else self.cached(qkv, cache)
-        return linear(y, self.output_weight, self.output_bias, residual)
+    def __call__(self, qkv: Tensor, rotations: Array | None, cache: KVCache | None, residual: Tensor | None) -> Tensor:
+        if cache is None:
+            y = Attention.apply(qkv, rotations=rotations, heads=self.heads)
+        else:
+            y = self.cached(qkv, rotations, cache)
+        return linear(y, *self.output, residual)
 
-    def cached(self, qkv: Tensor, cache: KVCache) -> Tensor:
+    def cached(self, qkv: Tensor, rotations: Array | None, cache: KVCache) -> Tensor:
         """Adds the rows' keys and values to the cache and attends to all of it.  qkv: (rows, E) -> (rows, H D)"""
         heads = self.heads
         y = empty((len(qkv.data), heads["H"] * heads["D"]), qkv.dtype)
@@ -98,6 +118,7 @@ class SelfAttention:
             "query_offsets": cache.query_offsets,
             "lengths": cache.lengths,
             "page_table": cache.page_table,
+            "rotations": rotations,
         }
         kernels.kv_cache_write(**pages, H=heads["H"], G=heads["G"], D=heads["D"])
         kernels.attention_paged(y=y, **pages, **heads)
@@ -105,39 +126,42 @@ class SelfAttention:
 
 
 class FeedForward:
+    """The MLP, with a gate or without."""
+
     def __init__(self, config: ModelConfig, parameters: Parameters, layer: int) -> None:
         name = f"blocks.{layer}.mlp"
-        self.up_weight, self.up_bias = parameters[f"{name}.up.weight"], parameters.get(f"{name}.up.bias")
-        self.down_weight, self.down_bias = parameters[f"{name}.down.weight"], parameters.get(f"{name}.down.bias")
+        self.gate = _linear_of(parameters, f"{name}.gate") if config.gated_mlp else None
+        self.up, self.down = _linear_of(parameters, f"{name}.up"), _linear_of(parameters, f"{name}.down")
         self.activation = ACTIVATIONS[config.activation]
 
     def __call__(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        return MLP.apply(
-            x, self.up_weight, self.up_bias, self.down_weight, self.down_bias, residual, activation=self.activation
-        )
+        if self.gate is None:
+            return MLP.apply(x, *self.up, *self.down, residual, activation=self.activation)
+        return GatedMLP.apply(x, *self.gate, *self.up, *self.down, residual, activation=self.activation)
 
 
 class Block:
     """x + attention(norm(x)), then x + mlp(norm(x)); the residual add rides on the output projections."""
 
     def __init__(self, config: ModelConfig, parameters: Parameters, layer: int) -> None:
-        self.attention_norm = Norm(parameters, f"blocks.{layer}.attention_norm", config.norm_eps)
+        self.attention_norm = Norm(config, parameters, f"blocks.{layer}.attention_norm")
         self.attention = SelfAttention(config, parameters, layer)
-        self.mlp_norm = Norm(parameters, f"blocks.{layer}.mlp_norm", config.norm_eps)
+        self.mlp_norm = Norm(config, parameters, f"blocks.{layer}.mlp_norm")
         self.mlp = FeedForward(config, parameters, layer)
         self.streams = (2 * layer + 1, 2 * layer + 2)
 
     def __call__(
         self,
         x: Tensor,
+        rotations: Array | None,
         cache: KVCache | None,
         dropout: DropoutState,
         run: Callable[..., Tensor] = call,  # or recompute: of what is wide and cheap to compute again
     ) -> Tensor:
         if dropout.active:
-            x = dropout(self.attention(run(self._qkv, x), cache, None), x, self.streams[0])
+            x = dropout(self.attention(run(self._qkv, x), rotations, cache, None), x, self.streams[0])
             return dropout(run(self._mlp, x, None), x, self.streams[1])
-        x = self.attention(run(self._qkv, x), cache, residual=x)
+        x = self.attention(run(self._qkv, x), rotations, cache, residual=x)
         return run(self._mlp, x, x)
 
     def _qkv(self, x: Tensor) -> Tensor:
@@ -162,9 +186,10 @@ class Decoder:
         self.recompute: Recomputation = "none"
         self.activation_dtype: ActivationDType = "float32"
         self.token_embedding = self.parameters["token_embedding"]
-        self.position_embedding = self.parameters["position_embedding"]
+        self.position_embedding = self.parameters.get("position_embedding")
+        self.rotations = Rotations(config, self.parameters.dtype) if config.position == "rope" else None
         self.blocks = [Block(config, self.parameters, i) for i in range(config.n_layers)]
-        self.norm = Norm(self.parameters, "norm", config.norm_eps)
+        self.norm = Norm(config, self.parameters, "norm")
         self.head = self.token_embedding if config.tied_head else self.parameters["head"]
 
     def initialise(self, seed: int) -> Decoder:
@@ -191,15 +216,17 @@ class Decoder:
             positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape).copy()
         else:
             positions = cache.positions
-        x = Embedding.apply(self.token_embedding, self.position_embedding, tokens=tokens, positions=positions)
+        rotations = self.rotations(int(positions.max(initial=0)) + 1) if self.rotations else None
+        learned = None if self.position_embedding is None else positions
+        x = Embedding.apply(self.token_embedding, self.position_embedding, tokens=tokens, positions=learned)
         if self.dropout.active:
             x = self.dropout(x, None, 0)
         dropout = copy(self.dropout)  # a second forward draws the same masks
         for block in self.blocks:
             if self.recompute == "block":
-                x = recompute(partial(block, cache=cache, dropout=dropout), x)
+                x = recompute(partial(block, rotations=rotations, cache=cache, dropout=dropout), x)
             else:
-                x = block(x, cache, dropout, recompute if self.recompute == "mlp" else call)
+                x = block(x, rotations, cache, dropout, recompute if self.recompute == "mlp" else call)
         return self.norm(x)
 
     def loss(

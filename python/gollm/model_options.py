@@ -38,9 +38,7 @@ class ModelOptions:
     tied_head: bool | None = None  # whether the head's weights are the token embedding's
     position: Literal["learned", "rope"] | None = None  # how a token's position comes in: an embedding, or rotation
     rope_theta: PositiveFloat | None = None  # base of the rotation's frequencies
-    rope_scaling: Literal["none", "linear", "llama3"] | None = (
-        None  # how frequencies are stretched for a longer context
-    )
+    rope_scaling: Literal["none", "linear", "llama3"] | None = None  # for contexts longer than trained
     rope_factor: PositiveFloat | None = None  # by how much
     rope_low_freq_factor: PositiveFloat | None = None  # with llama3: frequencies below are stretched in full
     rope_high_freq_factor: PositiveFloat | None = None  # with llama3: frequencies above stay

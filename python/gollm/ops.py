@@ -28,6 +28,7 @@ class Heads(TypedDict):
     G: int
     D: int
     scale: float
+    window: int  # the last tokens that each attends to; 0: all
 
 
 class Embedding(Op):
@@ -65,6 +66,21 @@ class LayerNorm(Op):
     def backward(self, dy: Array, into: Destinations) -> None:
         x, w, mean, rstd = self.saved
         kernels.layernorm_backward(dx=into[0], dw=into[1], db=into[2], dy=dy, x=x.array(), w=w, mean=mean, rstd=rstd)
+
+
+class RMSNorm(Op):
+    """y = x / sqrt(mean(x²) + eps) * w over the last axis.  x: (..., C), w: (C) -> (..., C)"""
+
+    def forward(self, x: Array, w: Array, *, eps: float) -> Array:
+        y = empty(x.shape, x.dtype)
+        r = empty(x.shape[:-1], x.dtype) if self.recording else None
+        kernels.rmsnorm_forward(y=y, r=r, x=x, w=w, eps=eps)
+        self.save(self.keep(x), w, r)
+        return y
+
+    def backward(self, dy: Array, into: Destinations) -> None:
+        x, w, r = self.saved
+        kernels.rmsnorm_backward(dx=into[0], dw=into[1], dy=dy, x=x.array(), w=w, r=r)
 
 
 class Linear(Op):
@@ -117,25 +133,73 @@ class MLP(Op):
         into.pass_on(5, dy)
 
 
-class Attention(Op):
-    """Causal multi-head attention softmax(scale q kᵀ) v.  qkv: (B, T, (H + 2G) D) -> (B, T, H D)"""
+class GatedMLP(Op):
+    """y = (activation(x wgᵀ + bg) * (x wuᵀ + bu)) wdᵀ + bd + residual; with SiLU this is SwiGLU (Shazeer 2020).
 
-    def forward(self, qkv: Array, *, heads: Heads) -> Array:
-        B, T = qkv.shape[:-1]
-        y = empty((B, T, heads["H"] * heads["D"]), qkv.dtype)
-        lse = empty((B, heads["H"], T), qkv.dtype) if self.recording else None
-        kernels.attention_forward(y=y, lse=lse, qkv=qkv, **heads)
-        self.save(self.keep(qkv), self.keep(y), lse, heads)
+    x, residual: (..., C), wg, wu: (F, C), wd: (C, F) -> (..., C). The product that wd meets is not kept: its gradient's
+    kernel computes it again on the way."""
+
+    def forward(
+        self,
+        x: Array,
+        wg: Array,
+        bg: Array | None,
+        wu: Array,
+        bu: Array | None,
+        wd: Array,
+        bd: Array | None,
+        residual: Array | None,
+        *,
+        activation: int,
+    ) -> Array:
+        _check_linear(x, wg)
+        _check_linear(x, wu)
+        up, h = (empty((*x.shape[:-1], w.shape[0]), x.dtype) for w in (wu, wg))
+        gate = empty(h.shape, x.dtype) if self.recording else None
+        kernels.matmul_nt(c=up, a=x, b=wu, bias=bu, activation=0)
+        kernels.matmul_nt(c=h, a=x, b=wg, bias=bg, pre=gate, factor=up, activation=activation)
+        _check_linear(h, wd)
+        y = empty((*x.shape[:-1], wd.shape[0]), x.dtype)
+        self.compute(kernels.matmul_nt, c=y, a=h, b=wd, bias=bd, residual=residual, activation=0)
+        if gate is not None:
+            self.save(self.keep(x), wg, wu, wd, self.keep(gate), self.keep(up), activation)
         return y
 
     def backward(self, dy: Array, into: Destinations) -> None:
-        qkv, y, lse, heads = self.saved
+        x, wg, wu, wd, gate, up, activation = self.saved
+        self.work = None  # where the output was never computed, what it needed goes
+        dgate, dup, h = (empty((*dy.shape[:-1], wg.shape[0]), dy.dtype) for _ in range(3))
+        kernels.matmul_nn(
+            c=dgate, dfactor=dup, product=h, a=dy, b=wd, pre=gate.array(), factor=up.array(), activation=activation
+        )
+        kernels.matmul_tn(c=into[5], a=dy, b=h, a_sum=into[6])
+        _linear_backward(dgate, x, wg, into, 0, 1, 2)
+        _linear_backward(dup, x, wu, into, 0, 3, 4)
+        into.pass_on(7, dy)
+
+
+class Attention(Op):
+    """Causal multi-head attention softmax(scale q kᵀ) v, over the last `window` keys, with q and k turned by
+    `rotations` (P, D) where there are any (gollm.rope).  qkv: (B, T, (H + 2G) D) -> (B, T, H D)"""
+
+    def forward(self, qkv: Array, *, rotations: Array | None, heads: Heads) -> Array:
+        B, T = qkv.shape[:-1]
+        y = empty((B, T, heads["H"] * heads["D"]), qkv.dtype)
+        lse = empty((B, heads["H"], T), qkv.dtype) if self.recording else None
+        kernels.attention_forward(y=y, lse=lse, qkv=qkv, rotations=rotations, **heads)
+        self.save(self.keep(qkv), self.keep(y), lse, rotations, heads)
+        return y
+
+    def backward(self, dy: Array, into: Destinations) -> None:
+        qkv, y, lse, rotations, heads = self.saved
         destination = into[0]
         if destination is None:
             return
         dqkv, accumulate = destination
         written = empty(dqkv.shape, dqkv.dtype) if accumulate else dqkv
-        kernels.attention_backward(dqkv=written, dy=dy, qkv=qkv.array(), y=y.array(), lse=lse, **heads)
+        kernels.attention_backward(
+            dqkv=written, dy=dy, qkv=qkv.array(), y=y.array(), lse=lse, rotations=rotations, **heads
+        )
         if accumulate:
             kernels.add(c=dqkv, a=dqkv, b=written)
 

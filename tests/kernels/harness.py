@@ -76,7 +76,8 @@ def kernel(
 ) -> Callable[[Callable[..., Arrays]], Callable[..., Arrays]]:
     """Adds a row.
 
-    shapes: sizes in the order of the contract's DIMs, or dicts of sizes and scalars.
+    shapes: sizes in the order of the contract's DIMs, or dicts of sizes and scalars, and under "without" the names of
+    optional inputs that this case is not given.
     scalars: values by name; a list is tried with every shape.
     inputs: makers of inputs that are not standard normal, (rng, sizes and scalars as attributes) -> array.
     forward: the row whose derivative this kernel computes.
@@ -160,6 +161,7 @@ def saved_outputs(row: Row, inputs: Arrays, case: dict[str, Any], real: type) ->
 
 
 def call_reference(row: Row, inputs: Arrays, case: dict[str, Any]) -> Arrays:
+    inputs = {name: value for name, value in inputs.items() if name not in case.get("without", ())}
     given = case | {k: v.astype(np.float64) if v.dtype.kind == "f" else v for k, v in inputs.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -303,7 +305,7 @@ def run(
     Everything that is not an input is poisoned before; arrays named in `drop` are not given; destinations in
     `accumulate` hold start_of(...) before and are added to; pairs (out, in) of `alias` share one buffer."""
     real, contract = real_of(build), row.contract
-    shared = dict(alias)
+    shared, drop = dict(alias), {*drop, *case.get("without", ())}
     buffers: dict[str, Guarded] = {}
     arguments: Arrays = {field.name: case[field.name] for field in contract.scalars}
     for field in sorted(contract.arrays, key=lambda field: field.name in shared):

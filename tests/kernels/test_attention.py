@@ -11,17 +11,20 @@ S, T = 2, 530  # two blocks of 256 keys, and a bit
 
 
 def make(build, H, G, D):
+    """Rows of q, k and v, and rotations."""
     rng = np.random.default_rng(7)
-    return rng.standard_normal((S, T, (H + 2 * G) * D)).astype(real_of(build))
+    angles = rng.uniform(-3, 3, (T + 9, D // 2))
+    rotations = np.stack([np.cos(angles), np.sin(angles)], -1).reshape(T + 9, D)
+    return rng.standard_normal((S, T, (H + 2 * G) * D)).astype(real_of(build)), rotations.astype(real_of(build))
 
 
-def whole(qkv, H, G, D):
+def whole(qkv, rotations, H, G, D, window):
     y = np.empty((*qkv.shape[:2], H * D), qkv.dtype)
-    _native.attention_forward(y=y, qkv=qkv, H=H, G=G, D=D, scale=D**-0.5)
+    _native.attention_forward(y=y, qkv=qkv, rotations=rotations, H=H, G=G, D=D, scale=D**-0.5, window=window)
     return y
 
 
-def through_pages(qkv, H, G, D, Z, chunks):
+def through_pages(qkv, rotations, H, G, D, window, Z, chunks):
     """The same through pages of Z tokens: chunks[i][s] tokens of sequence s in the i-th call."""
     L, W, rng = -(-T // Z), G * D, np.random.default_rng(3)
     R = S * L + 1
@@ -40,13 +43,14 @@ def through_pages(qkv, H, G, D, Z, chunks):
             "query_offsets": offsets,
             "lengths": done,
             "page_table": table,
+            "rotations": rotations,
             "H": H,
             "G": G,
             "D": D,
         }
         _native.kv_cache_write(**call)
         rows = np.empty((offsets[-1], H * D), qkv.dtype)
-        _native.attention_paged(y=rows, scale=D**-0.5, **call)
+        _native.attention_paged(y=rows, scale=D**-0.5, window=window, **call)
         for s, part in enumerate(parts):
             y[s, part] = rows[offsets[s] : offsets[s + 1]]
     assert (done == T).all()
@@ -66,19 +70,22 @@ CHUNKS = {
 
 
 @pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("window", [0, 5, 270])
 @pytest.mark.parametrize("heads", [(4, 2, 16), (1, 1, 64), (3, 3, 20), (7, 1, 12)], ids=str)
 @pytest.mark.parametrize("how", CHUNKS)
-def test_a_row_has_the_same_bits_in_any_chunk_through_any_pages(build, heads, how):
-    qkv = make(build, *heads)
+def test_a_row_has_the_same_bits_in_any_chunk_through_any_pages(build, window, heads, how):
+    tokens = make(build, *heads)
+    qkv, rotations = tokens
+    heads = (*heads, window)
     with using(build, 1):
-        want = whole(qkv, *heads)
-        alone = np.stack([whole(qkv[s : s + 1], *heads)[0] for s in range(S)])
-        shorter = whole(np.ascontiguousarray(qkv[:, :300]), *heads)
+        want = whole(*tokens, *heads)
+        alone = np.stack([whole(qkv[s : s + 1], rotations, *heads)[0] for s in range(S)])
+        shorter = whole(np.ascontiguousarray(qkv[:, :300]), rotations, *heads)
     assert alone.tobytes() == want.tobytes()
     assert shorter.tobytes() == want[:, :300].tobytes()
     for threads, Z in [(1, 64), (2, 1), (3, 32), (2, 7), (9, 256), (2, 512), (5, 1024)]:
         with using(build, threads):
-            got = through_pages(qkv, *heads, Z, CHUNKS[how])
+            got = through_pages(*tokens, *heads, Z, CHUNKS[how])
         assert got.tobytes() == want.tobytes(), f"pages of {Z}, {threads} threads"
 
 
@@ -90,7 +97,7 @@ def test_long_rows_of_extreme_scores(build):
     qkv[..., : 2 * D] *= 100
     y = np.empty((1, T, D), qkv.dtype)
     with using(build, 2):
-        _native.attention_forward(y=y, qkv=qkv, H=1, G=1, D=D, scale=1.0)
+        _native.attention_forward(y=y, qkv=qkv, H=1, G=1, D=D, scale=1.0, window=0)
     q, k, v = np.split(qkv[0].astype(np.float64), 3, axis=1)
     best = [np.argmax(k[: i + 1] @ q[i]) for i in range(T)]
     scores = [np.sort(k[: i + 1] @ q[i]) for i in range(T)]
@@ -126,7 +133,7 @@ def test_bad_pages_are_refused_before_anything_is_written(threads):
     with using(BUILDS[0], threads):
         good = paged_call()
         _native.kv_cache_write(**good)
-        _native.attention_paged(y=np.empty((5, 8), np.float32), scale=1.0, **good)
+        _native.attention_paged(y=np.empty((5, 8), np.float32), scale=1.0, window=0, **good)
         for name, values in BAD.items():
             for value in values:
                 call = paged_call() | {name: np.array(value, np.int32)}
@@ -135,7 +142,7 @@ def test_bad_pages_are_refused_before_anything_is_written(threads):
                 with pytest.raises(KernelError, match="outside"):
                     _native.kv_cache_write(**call)
                 with pytest.raises(KernelError, match="outside"):
-                    _native.attention_paged(y=y, scale=1.0, **call)
+                    _native.attention_paged(y=y, scale=1.0, window=0, **call)
                 assert (y == 7).all()
                 assert (call["k_pages"] == before[0]).all() and (call["v_pages"] == before[1]).all()
 
@@ -148,13 +155,32 @@ def test_heads_that_do_not_fit_the_rows_are_refused(heads):
     qkv, y = np.zeros((1, 3, 16), np.float32), np.zeros((1, 3, 8), np.float32)
     lse = np.zeros((1, max(0, min(H, 9)), 3), np.float32)
     with pytest.raises(KernelError, match="sizes"):
-        _native.attention_forward(y=y, qkv=qkv, H=H, G=G, D=D, scale=1.0)
+        _native.attention_forward(y=y, qkv=qkv, H=H, G=G, D=D, scale=1.0, window=0)
     if lse.shape[1] == H:
         with pytest.raises(KernelError, match="sizes"):
-            _native.attention_backward(dqkv=qkv.copy(), dy=y, qkv=qkv, y=y.copy(), lse=lse, H=H, G=G, D=D, scale=1.0)
+            _native.attention_backward(
+                dqkv=qkv.copy(), dy=y, qkv=qkv, y=y.copy(), lse=lse, H=H, G=G, D=D, scale=1.0, window=0
+            )
 
 
 def test_head_dim_is_at_most_256():
     qkv, y = np.zeros((1, 2, 3 * 257), np.float32), np.zeros((1, 2, 257), np.float32)
     with pytest.raises(KernelError, match="does not take"):
-        _native.attention_forward(y=y, qkv=qkv, H=1, G=1, D=257, scale=1.0)
+        _native.attention_forward(y=y, qkv=qkv, H=1, G=1, D=257, scale=1.0, window=0)
+
+
+def test_positions_without_a_rotation_odd_heads_and_negative_windows_are_refused():
+    qkv, y = np.zeros((1, 5, 12), np.float32), np.full((1, 5, 4), 7, np.float32)
+    heads = {"H": 1, "G": 1, "D": 4, "scale": 1.0}
+    for rows, window, words in [(4, 0, "outside"), (5, -1, "range")]:
+        with pytest.raises(KernelError, match=words):
+            _native.attention_forward(y=y, qkv=qkv, rotations=np.ones((rows, 4), np.float32), window=window, **heads)
+    with pytest.raises(KernelError, match="sizes"):
+        odd = np.zeros((1, 5, 9), np.float32), np.ones((5, 3), np.float32)
+        _native.attention_forward(y=y[..., :3].copy(), qkv=odd[0], rotations=odd[1], window=0, **heads | {"D": 3})
+    call = paged_call() | {"rotations": np.ones((19, 4), np.float32)}
+    with pytest.raises(KernelError, match="outside"):
+        _native.kv_cache_write(**call)
+    with pytest.raises(KernelError, match="outside"):
+        _native.attention_paged(y=np.zeros((5, 8), np.float32), scale=1.0, window=0, **call)
+    assert (y == 7).all()

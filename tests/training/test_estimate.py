@@ -31,6 +31,7 @@ def estimated_and_peak(options):
 
 
 WIDE = {"d_model": 128, "n_heads": 4, "n_layers": 4, "context": 128, "steps": 2, "eval_batches": 3, "sample_tokens": 2}
+LLAMA = {"norm": "rmsnorm", "position": "rope", "gated_mlp": True, "activation": "silu", "bias": False, "n_kv_heads": 1}
 KINDS = {
     "tiny": {"sample_tokens": 3},
     "small": WIDE,
@@ -45,6 +46,10 @@ KINDS = {
     "bfloat16 activations": {**WIDE, "batch_size": 64, "activation_dtype": "bfloat16"},
     "both": {**WIDE, "batch_size": 64, "n_layers": 8, "recompute": "mlp", "activation_dtype": "bfloat16"},
     "both, blocks": {**WIDE, "batch_size": 64, "dropout": 0.1, "recompute": "block", "activation_dtype": "bfloat16"},
+    "llama": {**WIDE, **LLAMA, "batch_size": 16},
+    "llama, MLPs computed again": {**WIDE, **LLAMA, "batch_size": 64, "recompute": "mlp"},
+    "llama, both": {**WIDE, **LLAMA, "batch_size": 64, "recompute": "block", "activation_dtype": "bfloat16"},
+    "llama, bfloat16": {**WIDE, **LLAMA, "batch_size": 64, "activation_dtype": "bfloat16"},
     "grouped heads, untied": {**WIDE, "n_kv_heads": 1, "tied_head": False, "bias": False, "batch_size": 16},
 }
 LARGE = {

@@ -105,7 +105,7 @@ def head_products(N: int, C: int, V: int) -> Prepared:
 
 def attention(B: int, T: int, H: int, G: int, D: int, backward: bool) -> Prepared:
     qkv, y, lse = random(B, T, (H + 2 * G) * D), filled(B, T, H * D), filled(B, H, T)
-    heads = {"H": H, "G": G, "D": D, "scale": D**-0.5}
+    heads = {"H": H, "G": G, "D": D, "scale": D**-0.5, "window": 0}
     forward = prepared(_native.attention_forward, y=y, lse=lse, qkv=qkv, **heads)
     if not backward:
         return forward
@@ -121,7 +121,7 @@ def decode(H: int, G: int, D: int, tokens: int) -> Prepared:
         _native.attention_paged, y=filled(1, H * D), qkv=random(1, (H + 2 * G) * D),
         k_pages=random(pages, 64, G * D), v_pages=random(pages, 64, G * D),
         query_offsets=np.array([0, 1], np.int32), lengths=np.array([tokens], np.int32),
-        page_table=RNG.permutation(pages).astype(np.int32)[None], H=H, G=G, D=D, scale=D**-0.5,
+        page_table=RNG.permutation(pages).astype(np.int32)[None], H=H, G=G, D=D, scale=D**-0.5, window=0,
     )  # fmt: skip
 
 

@@ -107,8 +107,9 @@ def _training_bytes(config: ModelConfig, options: TrainOptions) -> int:
     needs beside, in the last block's MLP and attention."""
     C, F, E, H = config.d_model, config.ff_size, config.qkv_size, config.n_heads
     P = H * config.head_size
+    of_norms = 2 if config.norm == "rmsnorm" else 4
     kept, numbers = {  # of a block: activations; the norms' means and deviations, attention's sums
-        "none": (4 * C + E + P + 2 * F, 4 + H),
+        "none": (4 * C + E + P + 2 * F, of_norms + H),
         "mlp": (2 * C + E + P, H),
         "block": (C, 0),
     }[options.recompute or "none"]
@@ -116,9 +117,10 @@ def _training_bytes(config: ModelConfig, options: TrainOptions) -> int:
     again = options.recompute in ("mlp", "block")
     # The gradients of the MLP's hidden layer and of queries, keys and values; beside them what is widened or computed
     # again. What was kept is free by then, but of another size.
-    wide = (3 if again else 2 if narrow else 1) * F
+    ungated = 3 if again else 2 if narrow else 1
+    wide = (5 if again or narrow else 3) * F if config.gated_mlp else ungated * F
     wide += (2 if narrow or options.recompute == "block" else 1) * E
-    wide += (6 if again or narrow else 2) * C + 3
+    wide += ((3 if config.gated_mlp else 6) if again or narrow else 2) * C + 3
     per_token = (2 if narrow else FLOAT_BYTES) * (config.n_layers * kept + C)
     per_token += FLOAT_BYTES * (config.n_layers * numbers + wide)
     return options.batch_size * config.context * per_token
@@ -131,7 +133,8 @@ def _evaluation_floats(config: ModelConfig, options: TrainOptions, n_tokens: int
     rows = windows % options.batch_size if windows < options.eval_batches * options.batch_size else 0
     if options.batch_size - rows <= options.batch_size / 8:
         return 0
-    return rows * config.context * (4 * config.d_model + config.ff_size + config.qkv_size)
+    hidden = (2 if config.gated_mlp else 1) * config.ff_size
+    return rows * config.context * (4 * config.d_model + hidden + config.qkv_size)
 
 
 def _workspaces(config: ModelConfig, batch_size: int, n_weights: int) -> Iterator[int]:
@@ -145,7 +148,7 @@ def _workspaces(config: ModelConfig, batch_size: int, n_weights: int) -> Iterato
     heads = {"H": config.n_heads, "G": config.kv_heads, "D": config.head_size, "B": batch_size, "T": T, "P": P, "E": E}
     yield kernels.workspace_bytes("attention_forward", **heads)
     yield kernels.workspace_bytes("attention_backward", **heads)
-    yield kernels.workspace_bytes("layernorm_backward", N=N, C=C)
+    yield kernels.workspace_bytes(f"{config.norm}_backward", N=N, C=C)
     yield kernels.workspace_bytes("head_forward", N=N, C=C, V=config.vocab_size)
     yield kernels.workspace_bytes("head_backward", N=N, C=C, V=config.vocab_size)
     yield kernels.workspace_bytes("gradient_norm", N=n_weights)

@@ -5,11 +5,14 @@ import numpy as np
 from kernels.harness import kernel
 
 
-def case(B, T, H, G, D):
-    return {"B": B, "T": T, "H": H, "G": G, "D": D, "P": H * D, "E": (H + 2 * G) * D, "scale": D**-0.5}
+def case(B, T, H, G, D, window=0, positions=None):
+    """`positions` have a rotation each, T unless given; where D is odd there are none."""
+    sizes = {"B": B, "T": T, "H": H, "G": G, "D": D, "P": H * D, "E": (H + 2 * G) * D, "A": (positions or T) + 2}
+    return sizes | {"scale": D**-0.5, "window": window} | ({"without": ("rotations",)} if D % 2 else {})
 
 
-# Lengths around the blocks of keys (256 forward, 192 backward) and queries (96); head sizes around the vectors; groups.
+# Lengths around the blocks of keys (256 forward, 192 backward) and queries (96); head sizes around the vectors; groups;
+# windows of one key, within a block, over several, and longer than the text.
 SHAPES = [
     case(1, 1, 1, 1, 1),
     case(2, 3, 2, 1, 4),
@@ -19,14 +22,19 @@ SHAPES = [
     case(3, 193, 2, 2, 33),
     case(1, 257, 4, 4, 64),
     case(1, 521, 2, 1, 80),
+    case(2, 67, 6, 2, 16, window=1),
+    case(1, 601, 3, 1, 8, window=9),
+    case(2, 530, 2, 2, 20, window=256),
+    case(1, 700, 2, 1, 5, window=300),
+    case(1, 130, 2, 1, 64, window=131),
 ]
 
 
-def paged_case(H, G, D, Z, L, sequences):
+def paged_case(H, G, D, Z, L, sequences, window=0):
     """sequences: (rows of this call, tokens before them) of each; two pages more than they can need"""
     S, N = len(sequences), sum(rows for rows, _ in sequences)
     sizes = {"N": N, "S": S, "S1": S + 1, "L": L, "Z": Z, "R": S * L + 2, "W": G * D}
-    return case(1, 1, H, G, D) | sizes | {"sequences": sequences}
+    return case(1, 1, H, G, D, window, L * Z) | sizes | {"sequences": sequences}
 
 
 PAGED = [
@@ -37,30 +45,54 @@ PAGED = [
     paged_case(4, 4, 64, 512, 1, [(1, 511)]),
     paged_case(10, 2, 24, 32, 9, [(4, 255), (5, 1), (1, 287)]),
     paged_case(2, 1, 256, 100, 3, [(280, 7)]),
+    paged_case(4, 2, 16, 64, 10, [(1, 600), (100, 500), (3, 255), (4, 11)], window=13),
+    paged_case(3, 1, 20, 50, 12, [(2, 590), (300, 299), (1, 0)], window=257),
 ]
-PAGES = {
+
+
+def rotations(rng, s):
+    """Any angles: (A, D) of cos and sin side by side."""
+    angles = rng.uniform(-np.pi, np.pi, (s.A, s.D // 2))
+    return np.stack([np.cos(angles), np.sin(angles)], -1) if s.D % 2 == 0 else np.zeros((s.A, s.D))
+
+
+ROTATIONS = {"rotations": rotations}
+PAGES = ROTATIONS | {
     "query_offsets": lambda rng, s: np.cumsum([0] + [rows for rows, _ in s.sequences]),
     "lengths": lambda rng, s: [rows + past for rows, past in s.sequences],
     "page_table": lambda rng, s: rng.permutation(s.R)[: s.S * s.L],
 }
 
 
-def split(qkv, H, G, D):
-    """(B, T, E) -> q, k, v of (B, H, T, D), a group's keys and values repeated for its heads"""
+def turned(x, rotations, direction=1):
+    """Rows x (..., T, D), turned by rotations (T, D), or turned back."""
+    if rotations is None:
+        return x
+    y, cos, sin = np.empty_like(x), rotations[:, 0::2], direction * rotations[:, 1::2]
+    y[..., 0::2] = x[..., 0::2] * cos - x[..., 1::2] * sin
+    y[..., 1::2] = x[..., 1::2] * cos + x[..., 0::2] * sin
+    return y
+
+
+def split(qkv, rotations, H, G, D):
+    """(B, T, E) -> q, k, v of (B, H, T, D), q and k turned, a group's keys and values repeated for its heads"""
     B, T, _ = qkv.shape
     parts = np.split(qkv.reshape(B, T, H + 2 * G, D).transpose(0, 2, 1, 3), [H, H + G], axis=1)
-    return [part.repeat(H // part.shape[1] if part.shape[1] else 1, axis=1) for part in parts]
+    q, k, v = (part.repeat(H // part.shape[1] if part.shape[1] else 1, axis=1) for part in parts)
+    table = None if rotations is None else rotations[:T]
+    return turned(q, table), turned(k, table), v
 
 
-@kernel("attention_forward", shapes=SHAPES, summands=lambda s: s.T + s.D, empty=["B", "T"])
-def attention_forward(qkv, H, G, D, scale):
-    q, k, v = split(qkv, H, G, D)
+@kernel("attention_forward", shapes=SHAPES, inputs=ROTATIONS, summands=lambda s: s.T + s.D, empty=["B", "T"])
+def attention_forward(qkv, rotations, H, G, D, scale, window):
+    q, k, v = split(qkv, rotations, H, G, D)
     y, lse = np.zeros_like(q), np.zeros(q.shape[:3])
-    for i in range(q.shape[2]):  # a query meets the keys up to its own only, so that a NaN after it does not reach it
-        s = scale * (k[:, :, : i + 1] @ q[:, :, i, :, None])[..., 0]
+    for i in range(q.shape[2]):  # a query meets the keys that it sees only, so that another's NaN does not reach it
+        seen = slice(max(0, i - window + 1) if window else 0, i + 1)
+        s = scale * (k[:, :, seen] @ q[:, :, i, :, None])[..., 0]
         m = s.max(-1, keepdims=True)
         e = np.exp(s - np.where(np.isneginf(m), 0, m))
-        y[:, :, i] = (e[:, :, None] @ v[:, :, : i + 1])[:, :, 0] / e.sum(-1, keepdims=True)
+        y[:, :, i] = (e[:, :, None] @ v[:, :, seen])[:, :, 0] / e.sum(-1, keepdims=True)
         lse[:, :, i] = m[..., 0] + np.log(e.sum(-1))
     B, _, T, _ = q.shape
     return {"y": y.transpose(0, 2, 1, 3).reshape(B, T, H * D), "lse": lse}
@@ -75,15 +107,19 @@ def attention_forward(qkv, H, G, D, scale):
     nonfinite=(),
     empty=["B", "T"],
 )
-def attention_backward(dy, qkv, y, lse, H, G, D, scale):
+def attention_backward(dy, qkv, y, lse, rotations, H, G, D, scale, window):
     B, T, _ = qkv.shape
-    q, k, v = split(qkv, H, G, D)
+    q, k, v = split(qkv, rotations, H, G, D)
     dy, y = (x.reshape(B, T, H, D).transpose(0, 2, 1, 3) for x in (dy, y))
     p = np.tril(np.exp(scale * q @ k.swapaxes(-1, -2) - lse[..., None]))
+    if window:
+        p = np.triu(p, 1 - window)
     ds = scale * p * (dy @ v.swapaxes(-1, -2) - (dy * y).sum(-1, keepdims=True))
     dk, dv = ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ dy
     dk, dv = (x.reshape(B, G, H // G, T, D).sum(2) for x in (dk, dv))
-    return {"dqkv": np.concatenate([ds @ k, dk, dv], axis=1).transpose(0, 2, 1, 3).reshape(qkv.shape)}
+    table = None if rotations is None else rotations[:T]
+    dq, dk = turned(ds @ k, table, -1), turned(dk, table, -1)
+    return {"dqkv": np.concatenate([dq, dk, dv], axis=1).transpose(0, 2, 1, 3).reshape(qkv.shape)}
 
 
 def slots(s, lengths, page_table, Z):
@@ -92,25 +128,41 @@ def slots(s, lengths, page_table, Z):
     return page_table[s, positions // Z] * Z + positions % Z
 
 
+def turned_heads(rows, rotations, positions, D):
+    """Rows (N, heads D) at positions (N)"""
+    if rotations is None:
+        return rows
+    return (
+        turned(rows.reshape(len(rows), rows.shape[1] // D, D).swapaxes(0, 1), rotations[positions])
+        .swapaxes(0, 1)
+        .reshape(rows.shape)
+    )
+
+
 @kernel("kv_cache_write", shapes=PAGED, inputs=PAGES, empty=["N"])
-def kv_cache_write(k_pages, v_pages, qkv, query_offsets, lengths, page_table, H, W, Z):
+def kv_cache_write(k_pages, v_pages, qkv, query_offsets, lengths, page_table, rotations, D, W, Z):
     k_pages, v_pages = k_pages.copy(), v_pages.copy()
     for s in range(len(lengths)):
         rows = qkv[query_offsets[s] : query_offsets[s + 1]]
-        at = slots(s, lengths, page_table, Z)[lengths[s] - len(rows) :]
-        k_pages.reshape(-1, W)[at], v_pages.reshape(-1, W)[at] = np.split(rows[:, -2 * W :], 2, axis=1)
+        positions = np.arange(lengths[s] - len(rows), lengths[s])
+        at = slots(s, lengths, page_table, Z)[positions]
+        k, v = np.split(rows[:, -2 * W :], 2, axis=1)
+        k_pages.reshape(-1, W)[at], v_pages.reshape(-1, W)[at] = turned_heads(k, rotations, positions, D), v
     return {"k_pages": k_pages, "v_pages": v_pages}
 
 
 @kernel("attention_paged", shapes=PAGED, inputs=PAGES, empty=["N"], summands=lambda s: s.L * s.Z + s.D)
-def attention_paged(qkv, k_pages, v_pages, query_offsets, lengths, page_table, H, G, D, P, W, Z, scale):
+def attention_paged(
+    qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, P, W, Z, scale, window
+):
     y = np.zeros((len(qkv), P))
     for s in range(len(lengths)):
         rows, at = slice(query_offsets[s], query_offsets[s + 1]), slots(s, lengths, page_table, Z)
-        queries = qkv[rows, :P]
+        queries, past = qkv[rows, :P], len(at) - (query_offsets[s + 1] - query_offsets[s])
+        queries = turned_heads(queries, rotations, np.arange(past, len(at)), D)
         k, v = (pages.reshape(-1, W)[at] for pages in (k_pages, v_pages))
-        # as one causal sequence, in which the tokens before have queries of 0
-        q = np.concatenate([np.zeros((len(at) - len(queries), P)), queries])
+        # as one causal sequence, in which the tokens before have queries of 0; in the pages, keys have been turned
+        q = np.concatenate([np.zeros((past, P)), queries])
         tokens = np.concatenate([q, k, v], axis=1)[None]
-        y[rows] = attention_forward(tokens, H, G, D, scale)["y"][0, len(at) - len(queries) :]
+        y[rows] = attention_forward(tokens, None, H, G, D, scale, window)["y"][0, past:]
     return {"y": y}

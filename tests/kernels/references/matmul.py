@@ -28,14 +28,28 @@ def weight(rng, s):
 
 
 @kernel("matmul_nt", shapes=CASES, inputs={"b": weight}, summands=lambda s: s.K)
-def matmul_nt(a, b, bias, residual, activation):
+def matmul_nt(a, b, bias, factor, residual, activation):
     pre = a @ b.T + (0 if bias is None else bias)
-    return {"c": activations.activation(activation, pre) + (0 if residual is None else residual), "pre": pre}
+    c = activations.activation(activation, pre) * (1 if factor is None else factor)
+    return {"c": c + (0 if residual is None else residual), "pre": pre}
 
 
-@kernel("matmul_nn", shapes=CASES, summands=lambda s: s.K, nonfinite=[np.nan])
-def matmul_nn(a, b, pre, activation):
-    return {"c": (a @ b) * (1 if pre is None else activations.activation_gradient(activation, pre))}
+OF_A_GATE = {"factor", "dfactor", "product"}
+
+
+@kernel(
+    "matmul_nn",
+    shapes=CASES,
+    summands=lambda s: s.K,
+    nonfinite=[np.nan],
+    together=[{"pre"} | OF_A_GATE, OF_A_GATE, {"dfactor"}, {"product"}],
+)
+def matmul_nn(a, b, pre, factor, activation):
+    v = a @ b
+    if pre is None:
+        return {"c": v}
+    f, times = activations.activation(activation, pre), 1 if factor is None else factor
+    return {"c": v * activations.activation_gradient(activation, pre) * times, "dfactor": v * f, "product": f * times}
 
 
 @kernel("matmul_tn", shapes=SMALL + LARGE, summands=lambda s: s.K)

@@ -1,4 +1,4 @@
-"""Parity with PyTorch: GPT-2 written there in float64 with the same weights and batch; logits, loss, gradients,
+"""Parity with PyTorch: the decoder written there in float64 with the same weights and batch; logits, loss, gradients,
 AdamW's steps."""
 
 import math
@@ -16,8 +16,26 @@ F = torch.nn.functional
 TOLERANCE = 1e-5  # of ‖x - x64‖ / ‖x64‖ per tensor
 
 
+def turned(x, config: ModelConfig):
+    """x (B, H, T, D) as complex numbers, times e^(i angle)"""
+    f = config.rope_theta ** (-torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim)
+    if config.rope_scaling == "linear":
+        f = f / config.rope_factor
+    if config.rope_scaling == "llama3":
+        low, high, old = config.rope_low_freq_factor, config.rope_high_freq_factor, config.rope_original_context
+        wavelength = 2 * math.pi / f
+        s = (old / wavelength - low) / (high - low)
+        between = (1 - s) * f / config.rope_factor + s * f
+        f = torch.where(
+            wavelength < old / high, f, torch.where(wavelength > old / low, f / config.rope_factor, between)
+        )
+    angles = torch.arange(x.shape[2])[:, None] * f
+    pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2).contiguous())
+    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+
+
 def forward(p: dict, config: ModelConfig, ids):
-    """GPT-2 in PyTorch's own operations.  ids: (B, T) -> (B, T, V)"""
+    """The decoder in PyTorch's own operations.  ids: (B, T) -> (B, T, V)"""
     B, T = ids.shape
     H, G, D = config.n_heads, config.n_kv_heads, config.head_dim
     activation = {
@@ -28,12 +46,16 @@ def forward(p: dict, config: ModelConfig, ids):
     }[config.activation]
 
     def norm(x, name):
+        if config.norm == "rmsnorm":
+            return F.rms_norm(x, (x.shape[-1],), p[f"{name}.weight"], config.norm_eps)
         return F.layer_norm(x, (x.shape[-1],), p[f"{name}.weight"], p.get(f"{name}.bias"), config.norm_eps)
 
     def linear(x, name):
         return F.linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
 
-    x = p["token_embedding"][ids] + p["position_embedding"][:T]
+    x = p["token_embedding"][ids]
+    if config.position == "learned":
+        x = x + p["position_embedding"][:T]
     for i in range(config.n_layers):
         b = f"blocks.{i}"
         qkv = linear(norm(x, f"{b}.attention_norm"), f"{b}.attention.qkv")
@@ -41,10 +63,19 @@ def forward(p: dict, config: ModelConfig, ids):
         q = q.view(B, T, H, D).transpose(1, 2)
         k = k.view(B, T, G, D).transpose(1, 2).repeat_interleave(H // G, dim=1)
         v = v.view(B, T, G, D).transpose(1, 2).repeat_interleave(H // G, dim=1)
+        if config.position == "rope":
+            q, k = turned(q, config), turned(k, config)
         mask = torch.full((T, T), -math.inf, dtype=x.dtype).triu(1)
+        if config.sliding_window:
+            mask = mask + torch.full((T, T), -math.inf, dtype=x.dtype).tril(-config.sliding_window)
         y = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(D) + mask, dim=-1) @ v
         x = x + linear(y.transpose(1, 2).reshape(B, T, H * D), f"{b}.attention.output")
-        x = x + linear(activation(linear(norm(x, f"{b}.mlp_norm"), f"{b}.mlp.up")), f"{b}.mlp.down")
+        z = norm(x, f"{b}.mlp_norm")
+        if config.gated_mlp:
+            h = activation(linear(z, f"{b}.mlp.gate")) * linear(z, f"{b}.mlp.up")
+        else:
+            h = activation(linear(z, f"{b}.mlp.up"))
+        x = x + linear(h, f"{b}.mlp.down")
     return norm(x, "norm") @ p["token_embedding" if config.tied_head else "head"].T
 
 
@@ -58,8 +89,18 @@ def relative_error(x: np.ndarray, reference: np.ndarray) -> float:
     return difference / norm if norm else difference
 
 
+LLAMA = preset("gollm-85m").replace(n_layers=2, vocab_size=203, context=70)
 CONFIGS = {
     "tiny": preset("tiny"),
+    "llama": LLAMA.replace(n_heads=6, n_kv_heads=2, d_model=48, head_dim=8, d_ff=70),
+    "llama3 scaling, untied, one kv head": LLAMA.replace(
+        n_heads=3, n_kv_heads=1, d_model=30, head_dim=14, d_ff=41, tied_head=False, rope_theta=500.0,
+        rope_scaling="llama3", rope_factor=8.0, rope_original_context=32,
+    ),
+    "linear scaling, qwen's biases, window": LLAMA.replace(
+        n_heads=4, n_kv_heads=4, d_model=36, head_dim=20, d_ff=50, qkv_bias=True, rope_scaling="linear",
+        rope_factor=2.5, sliding_window=19,
+    ),
     "odd": ModelConfig(
         n_layers=3, n_heads=3, d_model=33, head_dim=7, d_ff=29, vocab_size=101, context=45, activation="gelu"
     ),
@@ -77,7 +118,7 @@ CONFIGS = {
     "wide heads": ModelConfig(
         n_layers=1, n_heads=2, d_model=40, head_dim=200, vocab_size=50, context=33, activation="relu"
     ),
-}
+}  # fmt: skip
 
 
 def make(config: ModelConfig) -> Decoder:
