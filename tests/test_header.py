@@ -58,6 +58,8 @@ def test_every_kernel_through_its_public_function(library, row):
         args = ffi.new(f"struct gollm_{row.name}_args *")
         types = {name: member.type for name, member in ffi.typeof(args[0]).fields}
         for field in row.contract.arrays:
+            if field.name in case.get("without", ()):
+                continue  # NULL
             array = np.full(field.shape(case), -1).astype(field.dtype(real.type))
             if field in row.contract.inputs:
                 array[...] = inputs[field.name]
