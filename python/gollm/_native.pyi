@@ -262,8 +262,8 @@ class BpeEncoder(Encoder):
         merges: numpy.typing.NDArray[numpy.int32],
         pattern: str,
         added: numpy.typing.NDArray[numpy.int32],
-        lowest_id: bool,
-        whole_pieces: bool,
+        lowest_id_first: bool,
+        ignore_merges: bool,
         unknown: int,
     ) -> None: ...
     def encode_pieces(self, pieces: collections.abc.Sequence[typing.Any]) -> numpy.typing.NDArray[numpy.int32]: ...
