@@ -65,6 +65,7 @@ RUNNER = textwrap.dedent('''
             config={"a": [1, 2.5, "x\\\\\\"y", None], "b": {"c": True}},
             tensors={"w": np.arange(40, dtype=np.float32), "v": np.zeros((3, 4), np.float16), "z": np.zeros((0, 2))},
             tokenizer_state=({"kind": "bpe", "vocab_size": 5}, {"bytes": np.arange(9, dtype=np.uint8)}),
+            generation={"stop_tokens": [2, 3], "temperature": 0.5, "chat_template": "{{ messages }}"},
             training={"step": 3}, training_tensors={"m": np.ones(40)},
         )
         return pathlib.Path(PATH).read_bytes()
@@ -156,6 +157,11 @@ HOSTILE = RUNNER + textwrap.dedent("""
         "config a list": build({"config": [], "tensors": {}}),
         "tensors a list": build({"config": {}, "tensors": []}),
         "training a number": build(table(training=1)),
+        "generation a list": build(table(generation=[])),
+        "generation text": build(table(generation="{{ messages }}")),
+        "deep in generation": build(b'{"config": {}, "tensors": {}, "generation": {"a": ' + b"[" * 2000),
+        "crowd in generation": build(b'{"config": {}, "generation": {"stop_tokens": [' + b"{}," * 2_000_000),
+        "NaN in generation": build(b'{"config": {}, "tensors": {}, "generation": {"temperature": NaN}}'),
         "unknown part": build(table(extra={})),
         "deep lists": build(b"[" * 2_000_000),
         "deep objects": build(b'{"a":' * 1_000_000),

@@ -7,10 +7,11 @@ when they are touched. The format and its checks are in `checkpoint_format`.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,20 +36,32 @@ from .checkpoint_format import (
     stored_name,
 )
 from .errors import CheckpointError
-from .files import reason, replacing
+from .files import open_regular, reason, replacing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 StrPath = str | os.PathLike[str]
 
 _WRITE_BYTES = 32 << 20  # one system call at a time: a signal is answered between two of them
-_COPY_ELEMENTS = 4 << 20  # of a tensor that is copied out of the file
+_COPY_ELEMENTS = 1 << 18  # of a tensor that is copied out of the file
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A tensor that is made when its turn has come to be written, so that not all must be in memory: `make` returns an
+    array of this shape and stored dtype ("bf16": its bits in uint16)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    make: Callable[[], Array]
 
 
 def write_checkpoint(
     path: StrPath,
     *,
     config: Mapping[str, Any],
-    tensors: Mapping[str, Array],
+    tensors: Mapping[str, Array | Deferred],
+    order: Sequence[str] | None = None,
+    generation: Mapping[str, Any] | None = None,
     tokenizer_state: tuple[Mapping[str, Any], Mapping[str, Array]] | None = None,
     training: Mapping[str, Any] | None = None,
     training_tensors: Mapping[str, Array] | None = None,
@@ -57,7 +70,9 @@ def write_checkpoint(
     """Write a checkpoint to `path`, replacing what is there in one step.
 
     config, training  JSON-like dicts; finite numbers, string keys
+    generation        another: how to generate with the model; nothing is stored for None or an empty one
     tensors           the weights: name -> array of any shape up to 8 axes
+    order             the names of all weights as they shall lie in the file; sorted unless given
     tokenizer_state   `tokenizer.to_state()`: (header, arrays)
     training_tensors  arrays of the training state, such as the optimiser's moments; needs `training`
     dtypes            stored name -> dtype where NumPy cannot say it: "bf16" for an array of uint16
@@ -69,36 +84,41 @@ def write_checkpoint(
     if training_tensors and training is None:
         raise CheckpointError("training_tensors without training: pass the training state's dict too")
     tokenizer_header, tokenizer_arrays = tokenizer_state if tokenizer_state is not None else (None, {})
-    groups = {"weights": tensors, "tokenizer": tokenizer_arrays, "training": training_tensors or {}}
+    if order is not None and sorted(order) != sorted(tensors):
+        raise CheckpointError("the order of the weights must name each of them once")
+    groups: dict[str, Mapping[str, Array | Deferred]] = {
+        "weights": {name: tensors[name] for name in (sorted(tensors) if order is None else order)},
+        "tokenizer": dict(sorted(tokenizer_arrays.items())),
+        "training": dict(sorted((training_tensors or {}).items())),
+    }
     arrays, entries = _plan(groups, dtypes or {})
-    parts = {"config": config, "tokenizer": tokenizer_header, "training": training}
+    parts = {"config": config, "generation": generation or None, "tokenizer": tokenizer_header, "training": training}
     header = encode_header({key: value for key, value in parts.items() if value is not None}, entries)
     with replacing(path, CheckpointError) as file:
         file.write(header)
         for entry, array in zip(entries, arrays, strict=True):
-            _write_tensor(file, array, DTYPES[entry.dtype])
+            _write_tensor(file, array, entry)
             file.write(bytes(aligned(entry.n_bytes) - entry.n_bytes))
 
 
 def _plan(
-    groups: Mapping[str, Mapping[str, Array]], dtypes: Mapping[str, str]
-) -> tuple[list[Array], list[TensorEntry]]:
-    """Where each tensor goes: sorted by group, then by name."""
-    arrays: list[Array] = []
+    groups: Mapping[str, Mapping[str, Array | Deferred]], dtypes: Mapping[str, str]
+) -> tuple[list[Array | Deferred], list[TensorEntry]]:
+    """Where each tensor goes: one group behind the other, each in its order."""
+    arrays: list[Array | Deferred] = []
     entries: list[TensorEntry] = []
     offset = 0
     for group in GROUPS:
-        for given, value in sorted(groups[group].items()):
+        for given, value in groups[group].items():
             name = stored_name(group, given)
             check_name(name, group)
-            array = np.asarray(value)
-            entry = TensorEntry(
-                name, _dtype_name(name, array, dtypes.get(name)), array.shape, "row-major", offset, group
-            )
-            if array.ndim > MAX_RANK or max((array.size, *array.shape)) > MAX_ELEMENTS:
+            array = value if isinstance(value, Deferred) else np.asarray(value)
+            dtype = array.dtype if isinstance(array, Deferred) else _dtype_name(name, array, dtypes.get(name))
+            if len(array.shape) > MAX_RANK or max((math.prod(array.shape), *array.shape)) > MAX_ELEMENTS:
                 raise CheckpointError(
                     f"tensor {name!r} has the shape {array.shape}; allowed are {MAX_RANK} axes and 2^48 elements"
                 )
+            entry = TensorEntry(name, dtype, array.shape, "row-major", offset, group)
             arrays.append(array)
             entries.append(entry)
             offset = aligned(offset + entry.n_bytes)
@@ -117,8 +137,9 @@ def _dtype_name(name: str, array: Array, wanted: str | None) -> str:
     raise CheckpointError(f"tensor {name!r} has the dtype {array.dtype}; a checkpoint holds {', '.join(DTYPES)}")
 
 
-def _write_tensor(file: BinaryIO, array: Array, dtype: np.dtype[Any]) -> None:
-    data = np.ascontiguousarray(array, dtype=dtype).reshape(-1).view(np.uint8)
+def _write_tensor(file: BinaryIO, array: Array | Deferred, entry: TensorEntry) -> None:
+    values = array.make() if isinstance(array, Deferred) else array
+    data = np.ascontiguousarray(values, dtype=DTYPES[entry.dtype]).reshape(-1).view(np.uint8)
     for start in range(0, data.size, _WRITE_BYTES):
         file.write(data[start : start + _WRITE_BYTES].data)
 
@@ -151,6 +172,7 @@ class CheckpointFile:
     path              where it was opened
     header            the checked header, `header.entries` with every tensor's dtype, shape, offset and group
     config            the model's configuration
+    generation        how to generate with the model, or None
     training          the training state's dict, or None
     tensors           weights by name: read-only arrays that are views of the file; bf16 as its bits in uint16
     training_tensors  arrays of the training state by name, empty after `strip`
@@ -158,11 +180,13 @@ class CheckpointFile:
     Arrays stay valid after `close()`: the mapping goes when the last of them does.
     """
 
-    def __init__(self, path: Path, header: Header, mapped: mmap.mmap) -> None:
+    def __init__(self, path: Path, header: Header, file: BinaryIO, mapped: mmap.mmap) -> None:
         self.path = path
         self.header = header
         self.config = header.config
+        self.generation = header.generation
         self.training = header.training
+        self._file = file
         self._mapped: mmap.mmap | None = mapped
         views = {group: _Views(mapped, header.data_start, self._group(group)) for group in GROUPS}
         self.tensors: Mapping[str, Array] = views["weights"]
@@ -181,24 +205,36 @@ class CheckpointFile:
         """(header, arrays) for `gollm.tokenizers.from_state`, or None where the file has no tokenizer."""
         return None if self.header.tokenizer is None else (self.header.tokenizer, self._tokenizer_tensors)
 
-    def copy(self, view: Array, out: Array) -> None:
-        """Copy one of this file's tensors to a contiguous array of its shape and dtype.
+    def copy(self, view: Array, out: Array, convert: Callable[[Array, Array], None] | None = None) -> None:
+        """Copy one of this file's tensors to a contiguous array of its shape, and of its dtype unless `convert(out,
+        view)` turns flat pieces of the one into pieces of the other.
 
         Pages of the file that were read are let go of on the way, so that the process' memory holds the tensor once.
         """
-        if view.shape != out.shape or view.dtype != out.dtype:
+        if view.shape != out.shape or (convert is None and view.dtype != out.dtype):
             raise CheckpointError(
                 f"{self.path}: it has {view.dtype} of shape {view.shape} where {out.dtype} of shape {out.shape} belongs"
             )
         source, target = view.reshape(-1), out.reshape(-1)
         for start in range(0, source.size, _COPY_ELEMENTS):
-            np.copyto(target[start : start + _COPY_ELEMENTS], source[start : start + _COPY_ELEMENTS])
+            (convert or np.copyto)(target[start : start + _COPY_ELEMENTS], source[start : start + _COPY_ELEMENTS])
             if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
                 self._mapped.madvise(mmap.MADV_DONTNEED)
+
+    def private(self, offset: int, n: int) -> Array:
+        """n float32 from byte `offset` of the tensors on, writable: what is written stays in this process, and what is
+        not is read from the file when it is touched. The array stays valid after `close()`."""
+        try:
+            mapped = mmap.mmap(self._file.fileno(), self.header.file_size, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError) as failure:
+            why = reason(failure) if isinstance(failure, OSError) else str(failure)
+            raise CheckpointError(f"cannot map the checkpoint {self.path}: {why}") from failure
+        return np.frombuffer(mapped, DTYPES["f32"], n, self.header.data_start + offset)
 
     def close(self) -> None:
         """Let go of the file. Calling it twice does no harm."""
         mapped, self._mapped = self._mapped, None
+        self._file.close()
         if mapped is not None:
             with contextlib.suppress(BufferError):  # arrays still look at it: the mapping goes with the last of them
                 mapped.close()
@@ -216,27 +252,24 @@ def open_checkpoint(path: StrPath) -> CheckpointFile:
     Raises CheckpointError for a missing, damaged, truncated or hostile file, and for one of another format version.
     """
     try:
-        # O_NONBLOCK: opening a named pipe must not wait for somebody to write into it.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except (OSError, ValueError) as failure:
-        why = reason(failure) if isinstance(failure, OSError) else str(failure)
-        raise CheckpointError(f"cannot open the checkpoint {path}: {why}") from failure
+        file = open_regular(path)
+    except OSError as failure:
+        raise CheckpointError(f"cannot open the checkpoint {path}: {reason(failure)}") from failure
     try:
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError("it is not a regular file")
-            length = header_length(file.read(PREFIX.size), status.st_size)
-            mapped = mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
-            if os.fstat(descriptor).st_size != status.st_size:
-                raise CheckpointError("it changes while it is being read")
-            header = parse_header(mapped[PREFIX.size : PREFIX.size + length], status.st_size)
+        size = os.fstat(file.fileno()).st_size
+        length = header_length(file.read(PREFIX.size), size)
+        mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        if os.fstat(file.fileno()).st_size != size:
+            raise CheckpointError("it changes while it is being read")
+        header = parse_header(mapped[PREFIX.size : PREFIX.size + length], size)
     except CheckpointError as failure:
+        file.close()
         raise CheckpointError(f"cannot use the checkpoint {path}: {failure}") from None
     except (OSError, ValueError, MemoryError) as failure:
+        file.close()
         why = reason(failure) if isinstance(failure, OSError) else str(failure) or "not enough memory"
         raise CheckpointError(f"cannot read the checkpoint {path}: {why}") from failure
-    return CheckpointFile(Path(path), header, mapped)
+    return CheckpointFile(Path(path), header, file, mapped)
 
 
 def strip(source: StrPath, target: StrPath) -> None:
@@ -249,7 +282,9 @@ def strip(source: StrPath, target: StrPath) -> None:
         write_checkpoint(
             target,
             config=file.config,
+            generation=file.generation,
             tensors=file.tensors,
+            order=tuple(file.tensors),
             tokenizer_state=file.tokenizer_state(),
             dtypes={name: entry.dtype for name, entry in file.header.entries.items()},
         )
@@ -258,9 +293,9 @@ def strip(source: StrPath, target: StrPath) -> None:
 def describe(path: StrPath) -> dict[str, Any]:
     """What is inside, as JSON-like values for `gollm info`; no tensor is read.
 
-    path, version, config, parameters (elements of all weights), tokenizer ({"kind", "vocab_size"} or None),
-    training_step (None without training state), bytes ({"file", "header", and each group}), and tensors: a list of
-    {"name", "group", "dtype", "shape", "layout", "bytes"}. Raises CheckpointError.
+    path, version, config, generation (None where nothing is said), parameters (elements of all weights), tokenizer
+    ({"kind", "vocab_size"} or None), training_step (None without training state), bytes ({"file", "header", and each
+    group}), and tensors: a list of {"name", "group", "dtype", "shape", "layout", "bytes"}. Raises CheckpointError.
     """
     with open_checkpoint(path) as file:
         header = file.header
@@ -271,6 +306,7 @@ def describe(path: StrPath) -> dict[str, Any]:
         "version": VERSION,
         "alignment": ALIGNMENT,
         "config": header.config,
+        "generation": header.generation,
         "parameters": sum(e.size for e in header.entries.values() if e.group == "weights"),
         "tokenizer": None if tokenizer is None else {key: tokenizer.get(key) for key in ("kind", "vocab_size")},
         "training_step": None if header.training is None else header.training.get("step"),

@@ -4,15 +4,14 @@
     bytes 4..7    version, u32, little-endian like everything here
     bytes 8..15   N, the header's length, u64; 16 + N is a multiple of 64
     16..16+N      JSON, padded with spaces:
-                  {"config": {...}, "tokenizer": {...}, "training": {...},          the last two may be absent
-                   "tensors": {NAME: {"dtype", "shape", "layout", "offset", "group"}}}
+                  {"config": {...}, "generation": {...}, "tokenizer": {...}, "training": {...},    but for the first,
+                   "tensors": {NAME: {"dtype", "shape", "layout", "offset", "group"}}}             they may be absent
     16+N..        the tensors, in the table's order. Offsets count from here; each tensor begins at the first multiple
-    of
-                  64 behind the one before, and the file ends at the first multiple of 64 behind the last.
+                  of 64 behind the one before, and the file ends at the first multiple of 64 behind the last.
 
 So a list of shapes has exactly one valid file: holes, overlaps, tensors that share bytes, and trailing bytes are all
-refused by comparing each offset with the only one possible. The table is sorted by group and name, JSON keys are sorted
-too: equal states give equal bytes.
+refused by comparing each offset with the only one possible. JSON keys are sorted, and so are the tensors, by group and
+name, unless the writer names another order for the weights: equal states give equal bytes.
 """
 
 from __future__ import annotations
@@ -80,6 +79,7 @@ class Header:
     """A header that passed every check. `data_start` and `file_size` are in bytes from the start of the file."""
 
     config: dict[str, Any]
+    generation: dict[str, Any] | None
     tokenizer: dict[str, Any] | None
     training: dict[str, Any] | None
     entries: dict[str, TensorEntry]
@@ -179,7 +179,7 @@ def header_length(prefix: bytes, file_size: int) -> int:
 def parse_header(text: bytes, file_size: int) -> Header:
     """Check everything in the header (`text`: N bytes) of a file of `file_size` bytes. Raises CheckpointError."""
     members = parse_object(text, _WHAT, CheckpointError)
-    allowed = ("config", "tokenizer", "training", "tensors")
+    allowed = ("config", "generation", "tokenizer", "training", "tensors")
     for key, value in members.items():
         if key not in allowed:
             raise CheckpointError(f"its header has the unknown part {shorten(key)}; known are {', '.join(allowed)}")
@@ -213,7 +213,15 @@ def parse_header(text: bytes, file_size: int) -> Header:
         raise CheckpointError(
             f"its tensors end at byte {data_start + end:,} but the file has {file_size:,}: it is damaged"
         )
-    return Header(members["config"], members.get("tokenizer"), members.get("training"), entries, data_start, file_size)
+    return Header(
+        members["config"],
+        members.get("generation"),
+        members.get("tokenizer"),
+        members.get("training"),
+        entries,
+        data_start,
+        file_size,
+    )
 
 
 def _entry(name: str, fields: object) -> TensorEntry:

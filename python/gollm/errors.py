@@ -31,12 +31,13 @@ class DataError(GollmError, ValueError):
     """Training data that is missing, empty, too short, or cannot be decoded."""
 
 
-class CheckpointError(GollmError, ValueError):
-    """A checkpoint that is damaged, hostile, of another version, or could not be written."""
-
-
 class FormatError(GollmError, ValueError):
-    """A model of another format that is damaged, hostile or not supported, or one that a format cannot hold."""
+    """A model's file that is damaged, hostile or of a kind that is not supported, or a model that a format cannot
+    hold."""
+
+
+class CheckpointError(FormatError):
+    """The same of gollm's own format: a checkpoint that is damaged, of another version, or could not be written."""
 
 
 class TrainingError(GollmError, RuntimeError):

@@ -7,9 +7,12 @@ folder is flushed last, so that after a power failure either the old or the new 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
+import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +30,24 @@ def temporary_name(path: Path) -> Path:
 def reason(failure: OSError) -> str:
     """What the system said, in words: "No space left on device"."""
     return failure.strerror or str(failure)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, unbuffered. Raises OSError for anything else, and never waits for somebody to write to a pipe."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as failure:  # a NUL in the path
+        raise OSError(errno.EINVAL, str(failure)) from None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return os.fdopen(descriptor, "rb", buffering=0)
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -68,6 +89,33 @@ def replacing(path: str | os.PathLike[str], error: type[GollmError]) -> Iterator
         raise error(
             f"cannot write {path}: {reason(failure)}{kept}. Free some space, or write to another folder"
         ) from failure
+    sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike[str], error: type[GollmError]) -> Iterator[Path]:
+    """A new, empty folder that becomes `path` when the block ends well; a folder that was there is then removed.
+
+    When the block fails, the new folder is removed, and what was at `path` stays. An OSError becomes `error`.
+    """
+    target = Path(os.path.realpath(path))
+    temporary, old = temporary_name(target), temporary_name(target)
+    try:
+        try:
+            temporary.mkdir()
+            yield temporary
+            sync_folder(temporary)
+            if target.is_dir():
+                os.replace(target, old)
+            os.replace(temporary, target)
+        except BaseException:
+            if old.is_dir() and not target.exists():
+                os.replace(old, target)
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    except OSError as failure:
+        raise error(f"cannot write {path}: {reason(failure)}. Free some space, or write to another folder") from failure
+    shutil.rmtree(old, ignore_errors=True)
     sync_folder(target.parent)
 
 

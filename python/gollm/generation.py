@@ -6,14 +6,18 @@ tokens are forgotten: generation goes on from the last half of the context. Noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from gollm.cache import KVCache
 from gollm.errors import GenerationError
 from gollm.model import Decoder
+from gollm.strict_json import shorten
 from gollm.tensor import Array
 
 
@@ -33,6 +37,41 @@ class GenerationDefaults:
     top_k: int | None = None
     top_p: float | None = None
     chat_template: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is said, as JSON can hold it; `from_dict` gives the same back."""
+        values = {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, ())}
+        return {**values, **({"stop_tokens": list(self.stop_tokens)} if self.stop_tokens else {})}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GenerationDefaults:
+        """From values that may come from anywhere. Raises GenerationError that names the one that is not allowed."""
+        for name, value in values.items():
+            if name not in _ALLOWED:
+                raise GenerationError(f"the generation default {name!r} is unknown; known are {', '.join(_ALLOWED)}")
+            allowed, test = _ALLOWED[name]
+            if not test(value):
+                raise GenerationError(f"the generation default {name} is {shorten(value)}; it must be {allowed}")
+        return cls(**{**values, "stop_tokens": tuple(values.get("stop_tokens", ()))})
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+_ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "stop_tokens": ("a list of token ids", lambda v: isinstance(v, list | tuple) and all(map(_is_id, v))),
+    "bos_token": ("a token id", _is_id),
+    "pad_token": ("a token id", _is_id),
+    "temperature": ("0 or a positive number", lambda v: _is_number(v) and 0 <= v < math.inf),
+    "top_k": ("0 (off) or more", lambda v: type(v) is int and v >= 0),
+    "top_p": ("above 0 and at most 1", lambda v: _is_number(v) and 0 < v <= 1),
+    "chat_template": ("text", lambda v: isinstance(v, str)),
+}
 
 
 def choose(

@@ -1,4 +1,4 @@
-"""A language model as a program uses it: a decoder with its tokenizer, loaded from one file.
+"""A language model as a program uses it: a decoder with its tokenizer, loaded from a file or folder.
 
 >>> model = gollm.load("runs/shakespeare/best.golm")     # doctest: +SKIP
 >>> model.generate("ROMEO:", max_new_tokens=100)          # doctest: +SKIP
@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from gollm import generation, tokenizers
-from gollm.checkpoint import CheckpointFile, open_checkpoint, write_checkpoint
+from gollm import generation, interop
+from gollm.checkpoint import write_checkpoint
 from gollm.config import ModelConfig
-from gollm.errors import CheckpointError, ConfigError, GenerationError
+from gollm.errors import GenerationError
+from gollm.generation import GenerationDefaults
 from gollm.model import Decoder
 from gollm.tensor import Array
 from gollm.tokenizers import Tokenizer
@@ -24,11 +25,14 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class LanguageModel:
-    """A decoder and its tokenizer (None for a model of bare token ids)."""
+    """A decoder, its tokenizer (None for a model of bare token ids), and what its file says about generating."""
 
-    def __init__(self, decoder: Decoder, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self, decoder: Decoder, tokenizer: Tokenizer | None = None, defaults: GenerationDefaults | None = None
+    ) -> None:
         self.decoder = decoder
         self.tokenizer = tokenizer
+        self.defaults = defaults or GenerationDefaults()
 
     @property
     def config(self) -> ModelConfig:
@@ -93,11 +97,13 @@ class LanguageModel:
         return _decode(tokens, self.tokenizer)
 
     def save(self, path: str | Path) -> None:
-        """Writes weights and tokenizer to one *.golm file. Raises CheckpointError."""
+        """Writes weights, tokenizer and defaults to one *.golm file. Raises CheckpointError."""
         write_checkpoint(
             path,
             config=self.config.to_dict(),
+            generation=self.defaults.to_dict(),
             tensors={name: parameter.data for name, parameter in self.decoder.parameters.items()},
+            order=self.decoder.parameters.order,
             tokenizer_state=None if self.tokenizer is None else self.tokenizer.to_state(),
         )
 
@@ -114,48 +120,12 @@ def _decode(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def load(path: str | Path) -> LanguageModel:
-    """The model in a *.golm file. Raises CheckpointError for a file that is missing, damaged, or of another kind."""
-    with open_checkpoint(path) as file:
-        return LanguageModel(load_decoder(file), load_tokenizer(file))
-
-
-def load_decoder(file: CheckpointFile) -> Decoder:
-    """The decoder of an open checkpoint, its weights copied into an arena of their own."""
-    try:
-        config = ModelConfig.from_dict(file.config)
-    except ConfigError as error:
-        raise CheckpointError(f"{file.path}: {error}") from None
-    check_weights(file, config)
-    decoder = Decoder(config)
-    copy_weights(file, decoder)
-    return decoder
-
-
-def copy_weights(file: CheckpointFile, decoder: Decoder) -> None:
-    """Puts the weights of an open checkpoint into a decoder. Raises CheckpointError unless they are of its shape."""
-    check_weights(file, decoder.config)
-    for name, parameter in decoder.parameters.items():
-        file.copy(file.tensors[name], parameter.data)
-
-
-def check_weights(file: CheckpointFile, config: ModelConfig) -> None:
-    """Raises CheckpointError unless the file's weights are those of the configuration. Needs no memory for them."""
-    from gollm.specs import parameter_specs
-
-    if config.n_layers > len(file.tensors):
-        raise CheckpointError(f"{file.path}: it has {len(file.tensors)} tensors, too few for {config.n_layers} layers")
-    for spec in parameter_specs(config):
-        if spec.name not in file.tensors:
-            raise CheckpointError(f"{file.path}: the tensor '{spec.name}' is missing")
-        found = file.tensors[spec.name]
-        if found.shape != spec.shape or found.dtype != np.float32:
-            raise CheckpointError(
-                f"{file.path}: '{spec.name}' is {found.dtype} of shape {found.shape}; "
-                f"this configuration needs float32 of shape {spec.shape}"
-            )
-
-
-def load_tokenizer(file: CheckpointFile) -> Tokenizer | None:
-    """The tokenizer of an open checkpoint, or None."""
-    state = file.tokenizer_state()
-    return None if state is None else tokenizers.from_state(*state)
+    """The model at `path` in any format of gollm.interop, which is told by its content. Raises FormatError for one that
+    is missing, damaged, or not supported."""
+    with interop.open_model(path) as source:
+        weights = source.weights()
+        decoder = Decoder(source.config, weights=weights)
+        if weights is None:
+            for name, parameter in decoder.parameters.items():
+                source.read(name, parameter.data)
+        return LanguageModel(decoder, source.tokenizer, source.defaults)

@@ -172,16 +172,17 @@ class Block:
 
 
 class Decoder:
-    """A model's parameters and its forward pass. Starts with zeros in the weights: initialise() or load them.
+    """A model's parameters and its forward pass. Starts with zeros in the weights: initialise() or load them. Or with
+    those given: the flat buffer of an arena of its parameters.
 
     Two attributes trade training's time and precision for memory: `recompute` says what the backward pass computes
     again instead of finding it kept ("none", "mlp": norms and MLPs, "block": everything but the blocks' inputs; with
     float32 activations the bits stay the same), `activation_dtype` what the rest is kept as ("float32" or
     "bfloat16")."""
 
-    def __init__(self, config: ModelConfig, dtype: np.dtype[Any] = FLOAT32) -> None:
+    def __init__(self, config: ModelConfig, dtype: np.dtype[Any] = FLOAT32, *, weights: Array | None = None) -> None:
         self.config = config
-        self.parameters = ParameterArena(parameter_specs(config), dtype)
+        self.parameters = ParameterArena(parameter_specs(config), dtype, weights)
         self.dropout = DropoutState(config.dropout)
         self.recompute: Recomputation = "none"
         self.activation_dtype: ActivationDType = "float32"

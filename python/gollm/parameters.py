@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gollm import _native as kernels
+from gollm.errors import ShapeError
 from gollm.tensor import FLOAT32, Array, Tensor, empty
 
 ALIGNMENT = 16  # elements; 64 bytes of float32
@@ -57,30 +58,43 @@ class Parameter(Tensor):
         return super().grad_destination()
 
 
+def arena_layout(specs: Sequence[ParameterSpec]) -> tuple[dict[str, int], int]:
+    """Where each parameter starts in an arena, in its order, and the arena's size; both in elements."""
+    offsets: dict[str, int] = {}
+    size = 0
+    for spec in sorted(specs, key=lambda spec: not spec.decays):  # stable: order of declaration within each kind
+        offsets[spec.name] = size
+        size += -(-spec.size // ALIGNMENT) * ALIGNMENT
+    return offsets, size
+
+
 class ParameterArena(Mapping[str, Parameter]):
     """The parameters of a model by name, in one flat buffer: those that decay, then the others.
 
-    weights: (size,) float32 or float64; gradients: the same, made when first used; n_decay: how many elements at its
-    front weight decay applies to.
+    weights: (size,) float32 or float64, zeros unless given (a file that has them in this layout, for one); gradients:
+    the same, made when first used; n_decay: how many elements at its front weight decay applies to; order: the names as
+    they lie in it.
     """
 
-    def __init__(self, specs: Sequence[ParameterSpec], dtype: np.dtype[Any] = FLOAT32) -> None:
+    def __init__(
+        self, specs: Sequence[ParameterSpec], dtype: np.dtype[Any] = FLOAT32, weights: Array | None = None
+    ) -> None:
         self.dtype = np.dtype(dtype)
         self.specs = {spec.name: spec for spec in specs}
-        self._offsets: dict[str, int] = {}
-        offset = 0
-        for spec in sorted(specs, key=lambda spec: not spec.decays):  # stable: order of declaration within each kind
-            self._offsets[spec.name] = offset
-            offset += -(-spec.size // ALIGNMENT) * ALIGNMENT
-            if spec.decays:
-                self.n_decay = offset
-        self.size = offset
-        self.weights = empty((self.size,), self.dtype)
-        self.weights[:] = 0
+        self._offsets, self.size = arena_layout(specs)
+        self.order = tuple(self._offsets)
+        self.n_decay = min((self._offsets[spec.name] for spec in specs if not spec.decays), default=self.size)
+        if weights is None:
+            weights = empty((self.size,), self.dtype)
+            weights[:] = 0
+        elif weights.shape != (self.size,) or weights.dtype != self.dtype:
+            raise ShapeError(
+                f"the weights are {weights.dtype} of shape {weights.shape}; these parameters need {self.dtype} of "
+                f"shape ({self.size},)"
+            )
+        self.weights = weights
         self._gradients: Array | None = None
         self._parameters = {spec.name: Parameter(spec, self, self.view(self.weights, spec.name)) for spec in specs}
-
-    n_decay = 0
 
     @property
     def gradients(self) -> Array:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from gollm.config import ModelConfig
 from gollm.errors import FormatError
 from gollm.interop import convert, format_named, open_model, recognise
-from gollm.interop.source import Source
-from gollm.specs import parameter_specs
+
+from .sources import contents, random_source
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 STORIES = DATA / "stories260K.bin"
@@ -26,18 +26,6 @@ def config_of(**changes) -> ModelConfig:
         "tied_head": True,
     }  # fmt: skip
     return ModelConfig(**{**base, **changes})
-
-
-def random_source(config: ModelConfig, seed: int = 0, scale: float = 1.0) -> tuple[Source, dict[str, np.ndarray]]:
-    rng = np.random.default_rng(seed)
-    arrays = {
-        spec.name: (scale * rng.standard_normal(spec.shape)).astype(np.float32) for spec in parameter_specs(config)
-    }
-    return Source(config, lambda name, out: np.copyto(out, arrays[name])), arrays
-
-
-def contents(source: Source) -> dict[str, np.ndarray]:
-    return {spec.name: source.array(spec.name, spec.shape) for spec in parameter_specs(source.config)}
 
 
 def in_order(arrays: dict[str, np.ndarray], config: ModelConfig, version: int) -> list[np.ndarray]:

@@ -388,7 +388,7 @@ def rewritten(path, *, training=None, tensors=None, weights=None):
         ({"tensors": {"m": None}}, "the optimiser's state 'm' is missing"),
         ({"tensors": {"m": np.zeros(1, np.float32)}}, r"float32 of shape \(1,\) where float32"),
         ({"tensors": {"step_count": np.zeros(1, np.float64)}}, r"float64 of shape \(1,\) where int64"),
-        ({"weights": {"norm.weight": np.zeros(3, np.float32)}}, "'norm.weight' is float32 of shape"),
+        ({"weights": {"norm.weight": np.zeros(3, np.float32)}}, "'norm.weight' is f32 of shape"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(train, changes, message):

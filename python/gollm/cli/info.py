@@ -34,6 +34,7 @@ def in_lines(found: dict[str, Any], *, tensors: bool) -> str:
         ("parameters", f"{found['parameters']:,} in {sizes['weights']:,} bytes"),
         ("model", ", ".join(f"{name} {_value(value)}" for name, value in found["config"].items())),
         ("tokenizer", f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens" if tokenizer else "none"),
+        *([("generation", _generation(found["generation"]))] if found["generation"] else []),
         ("training", "none; the weights only" if step is None else f"after step {step:,}, {sizes['training']:,} bytes"),
     ]
     lines = [f"{name:11}{text}" for name, text in rows]
@@ -43,6 +44,12 @@ def in_lines(found: dict[str, Any], *, tensors: bool) -> str:
             shape = " x ".join(map(str, tensor["shape"])) or "1"
             lines.append(f"{tensor['name']:{width}}  {tensor['dtype']:4} {shape:16} {tensor['group']}")
     return "\n".join(lines)
+
+
+def _generation(defaults: dict[str, Any]) -> str:
+    from gollm.strict_json import shorten
+
+    return ", ".join(f"{name} {shorten(value)}" for name, value in defaults.items())
 
 
 def _value(value: Any) -> str:

@@ -13,6 +13,9 @@ from gollm.interop.source import Format, Source, StorageType
 
 # Each module has a FORMAT; looked at in this order. A package that a format needs is imported when it is used.
 _MODULES = {
+    "golm": "golm",
+    "huggingface": "huggingface",
+    "llm.c": "llmc",
     "llama2.c": "llama2c",  # after those that begin with a magic number: its oldest version has none
 }
 NAMES = tuple(_MODULES)

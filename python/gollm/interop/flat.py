@@ -8,99 +8,21 @@ compared with the size that the file has. Numbers then go straight from the file
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
-import numpy as np
-
-from gollm import _native as kernels
 from gollm.config import ModelConfig
 from gollm.errors import ConfigError, FormatError
-from gollm.files import reason
+from gollm.files import open_regular, reason
+from gollm.interop.binary import Storage
 from gollm.interop.source import Source
 from gollm.specs import parameter_specs
 from gollm.tensor import Array
 
 # No model has more, and every one costs some Python objects whatever its width: a file may not ask for millions.
 MAX_LAYERS = 4096
-
-CHUNK = 1 << 20  # numbers that are converted at a time
-
-
-def head(path: Path, n: int) -> bytes:
-    """The first n bytes of a regular file, fewer where it is shorter, none where it cannot be read."""
-    try:
-        with _open(path) as file:
-            return file.read(n) or b""
-    except OSError:
-        return b""
-
-
-def _open(path: Path) -> BinaryIO:
-    # O_NONBLOCK: opening a named pipe must not wait for somebody to write into it.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    file = os.fdopen(descriptor, "rb", buffering=0)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
-        raise OSError("it is not a regular file")
-    return file
-
-
-class Storage(Protocol):
-    """How a file holds numbers, from its position on."""
-
-    def n_bytes(self, n: int) -> int:
-        """The bytes of n numbers."""
-
-    def read(self, file: BinaryIO, out: Array) -> None:
-        """Fills out (n,) float32."""
-
-    def write(self, file: BinaryIO, values: Array) -> None:
-        """Stores values (n,) float32."""
-
-
-class Float32:
-    def n_bytes(self, n: int) -> int:
-        return 4 * n
-
-    def read(self, file: BinaryIO, out: Array) -> None:
-        read_into(file, out)
-
-    def write(self, file: BinaryIO, values: Array) -> None:
-        for start in range(0, values.size, CHUNK):
-            file.write(values[start : start + CHUNK].data)
-
-
-class BFloat16:
-    def n_bytes(self, n: int) -> int:
-        return 2 * n
-
-    def read(self, file: BinaryIO, out: Array) -> None:
-        for start in range(0, out.size, CHUNK):
-            part = out[start : start + CHUNK]
-            bits = np.empty(part.size, np.uint16)
-            read_into(file, bits)
-            kernels.from_bf16(y=part, x=bits)
-
-    def write(self, file: BinaryIO, values: Array) -> None:
-        for start in range(0, values.size, CHUNK):
-            part = values[start : start + CHUNK]
-            bits = np.empty(part.size, np.uint16)
-            kernels.to_bf16(y=bits, x=part)
-            file.write(bits.data)
-
-
-def read_into(file: BinaryIO, out: Array) -> None:
-    """Fills a contiguous array with the bytes at the file's position."""
-    view = out.view(np.uint8).data
-    while view:
-        n = file.readinto(view)  # type: ignore[attr-defined]
-        if not n:
-            raise OSError("it has become shorter while it was read")
-        view = view[n:]
 
 
 @dataclass(frozen=True)
@@ -164,7 +86,7 @@ def open_flat(path: Path, kind: str, header_size: int, parse: Callable[[bytes], 
 
     Raises FormatError for a header that is refused, and for a file of another size than the header asks for."""
     try:
-        file = _open(path)
+        file = open_regular(path)
     except OSError as failure:
         raise FormatError(f"cannot open {path}: {reason(failure)}") from None
     try:

@@ -26,7 +26,8 @@ from gollm.config import ModelConfig
 from gollm.errors import FormatError
 from gollm.files import replacing
 from gollm.generation import GenerationDefaults
-from gollm.interop.flat import CHUNK, MAX_LAYERS, Float32, Layout, Storage, head, open_flat, read_into
+from gollm.interop.binary import CHUNK, Float32, Storage, head, read_into
+from gollm.interop.flat import MAX_LAYERS, Layout, open_flat
 from gollm.interop.source import Format, Source, StorageType
 from gollm.tensor import Array
 

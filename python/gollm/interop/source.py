@@ -23,7 +23,9 @@ class Source(AbstractContextManager["Source"]):
 
     read(name, out) fills `out`, a contiguous float32 array of the shape of the parameter `name` (gollm.specs), with
     the parameter as gollm has it: rows of queries and keys with each head's pairs side by side (gollm.interop.heads).
-    It needs little memory beside `out`. Use a source in a `with` block, which lets go of its file at the end.
+    It needs little memory beside `out`. weights() is the buffer of a whole ParameterArena where a file has it as such,
+    mapped so that nothing is read before it is used, and nothing that is written reaches the file; else None. Use a
+    source in a `with` block, which lets go of its file at the end.
     """
 
     config: ModelConfig
@@ -31,6 +33,8 @@ class Source(AbstractContextManager["Source"]):
     tokenizer: Tokenizer | None = None
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     close: Callable[[], None] = lambda: None
+    without_tokenizer: str = ""  # why `tokenizer` is None, where the file has one that gollm cannot use
+    weights: Callable[[], Array | None] = lambda: None
 
     def array(self, name: str, shape: tuple[int, ...]) -> Array:
         """A parameter in memory of its own."""

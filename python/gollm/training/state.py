@@ -14,7 +14,7 @@ from pathlib import Path
 from gollm.checkpoint import open_checkpoint, write_checkpoint
 from gollm.data import Sampler
 from gollm.errors import CheckpointError
-from gollm.language_model import copy_weights
+from gollm.interop.golm import copy_weights
 from gollm.model import Decoder
 from gollm.optimizer import Optimizer
 from gollm.tokenizers import Tokenizer
@@ -44,6 +44,7 @@ def write_state(
         path,
         config=model.config.to_dict(),
         tensors={name: parameter.data for name, parameter in model.parameters.items()},
+        order=model.parameters.order,
         tokenizer_state=tokenizer.to_state(),
         training={
             "step": progress.step,

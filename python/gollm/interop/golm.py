@@ -1,0 +1,129 @@
+"""gollm's own `*.golm` files (gollm.checkpoint) as one of the formats.
+
+Weights are written as they lie in memory (gollm.parameters), so that a file is a model's memory already: its weights
+are mapped, privately, and come in when they are first used. What is written to them stays in the process. Files that
+have them in another order, or as bfloat16, are copied.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from gollm import _native as kernels
+from gollm import tokenizers
+from gollm.checkpoint import CheckpointFile, Deferred, open_checkpoint, write_checkpoint
+from gollm.checkpoint_format import MAGIC
+from gollm.config import ModelConfig
+from gollm.errors import CheckpointError, ConfigError, GenerationError, TokenizerError
+from gollm.generation import GenerationDefaults
+from gollm.interop.binary import head
+from gollm.interop.source import Format, Source, StorageType
+from gollm.model import Decoder
+from gollm.parameters import ALIGNMENT, ParameterSpec, arena_layout
+from gollm.specs import parameter_specs
+from gollm.tensor import FLOAT32, Array
+
+
+def _recognises(path: Path) -> bool:
+    return head(path, len(MAGIC)) == MAGIC
+
+
+def _read(path: Path) -> Source:
+    file = open_checkpoint(path)
+    try:
+        config = ModelConfig.from_dict(file.config)
+        specs = _specs(file, config)
+        state = file.tokenizer_state()
+        tokenizer = None if state is None else tokenizers.from_state(*state)
+        defaults = GenerationDefaults.from_dict(file.generation or {})
+    except (CheckpointError, ConfigError, GenerationError, TokenizerError) as error:
+        file.close()
+        raise CheckpointError(f"{path}: {error}") from None
+    return Source(
+        config,
+        lambda name, out: _copy(file, name, out),
+        tokenizer,
+        defaults,
+        close=file.close,
+        weights=lambda: _mapped(file, specs),
+    )
+
+
+def _specs(file: CheckpointFile, config: ModelConfig) -> list[ParameterSpec]:
+    """The parameters of a configuration, once the file is known to have them all. Needs no memory for them."""
+    if config.n_layers > len(file.tensors):
+        raise CheckpointError(f"it has {len(file.tensors)} tensors, too few for {config.n_layers} layers")
+    specs = parameter_specs(config)
+    for spec in specs:
+        entry = file.header.entries.get(spec.name)
+        if entry is None or entry.group != "weights":
+            raise CheckpointError(f"the tensor '{spec.name}' is missing")
+        if entry.shape != spec.shape or entry.dtype not in ("f32", "bf16"):
+            raise CheckpointError(
+                f"'{spec.name}' is {entry.dtype} of shape {entry.shape}; "
+                f"this configuration needs f32 or bf16 of shape {spec.shape}"
+            )
+    return specs
+
+
+def _copy(file: CheckpointFile, name: str, out: Array) -> None:
+    if file.dtype(name) == "bf16":
+        file.copy(file.tensors[name], out, lambda out, bits: kernels.from_bf16(y=out, x=bits))
+    else:
+        file.copy(file.tensors[name], out)
+
+
+def _mapped(file: CheckpointFile, specs: list[ParameterSpec]) -> Array | None:
+    """All weights as one arena has them, from the file, or None where they lie there in another way."""
+    offsets, size = arena_layout(specs)
+    entries = file.header.entries
+    start = entries[next(iter(offsets))].offset
+    for name, offset in offsets.items():
+        if entries[name].dtype != "f32" or entries[name].offset != start + offset * FLOAT32.itemsize:
+            return None
+    weights = file.private(start, size)
+    ends = [offsets[spec.name] + spec.size for spec in specs]
+    for end in ends:  # the bytes between two tensors may be anything in a file from outside, and count in an arena
+        gap = weights[end : -(-end // ALIGNMENT) * ALIGNMENT]
+        if gap.any():
+            gap[:] = 0
+    return weights
+
+
+def copy_weights(file: CheckpointFile, decoder: Decoder) -> None:
+    """Puts the weights of an open checkpoint into a decoder. Raises CheckpointError unless they are of its shape."""
+    try:
+        _specs(file, decoder.config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: {error}") from None
+    for name, parameter in decoder.parameters.items():
+        _copy(file, name, parameter.data)
+
+
+def _write(source: Source, path: Path, dtype: StorageType) -> None:
+    specs = parameter_specs(source.config)
+
+    def deferred(spec: ParameterSpec) -> Deferred:
+        if dtype == "f32" or not spec.decays:
+            return Deferred(spec.shape, "f32", lambda: source.array(spec.name, spec.shape))
+        return Deferred(spec.shape, "bf16", lambda: _bf16(source.array(spec.name, spec.shape)))
+
+    write_checkpoint(
+        path,
+        config=source.config.to_dict(),
+        generation=source.defaults.to_dict(),
+        tensors={spec.name: deferred(spec) for spec in specs},
+        order=tuple(arena_layout(specs)[0]),
+        tokenizer_state=None if source.tokenizer is None else source.tokenizer.to_state(),
+    )
+
+
+def _bf16(values: Array) -> Array:
+    bits = np.empty(values.shape, np.uint16)
+    kernels.to_bf16(y=bits.reshape(-1), x=values.reshape(-1))
+    return bits
+
+
+FORMAT = Format("golm", _recognises, _read, _write, ("f32", "bf16"))

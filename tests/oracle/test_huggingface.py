@@ -1,0 +1,222 @@
+"""Folders of transformers here and ours there: the same weights, logits, greedy tokens, and no word of warning."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gollm.config import ModelConfig
+from gollm.generation import GenerationDefaults
+from gollm.interop import convert, huggingface, open_model
+from gollm.interop.heads import to_half_split
+from gollm.interop.source import Source
+from gollm.specs import parameter_specs
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+safetensors_torch = pytest.importorskip("safetensors.torch")
+
+LLAMA = {
+    "hidden_size": 48,
+    "intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 96,
+    "vocab_size": 97,
+    "bos_token_id": 3,
+    "eos_token_id": 4,
+    "pad_token_id": None,
+}
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 24,
+}
+GPT_2 = {"n_embd": 36, "n_layer": 2, "n_head": 3, "n_positions": 96, "vocab_size": 101}
+GPT_2 |= {"bos_token_id": 5, "eos_token_id": 6}
+
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2", GPT_2),
+    "gpt2, untied, narrow": ("GPT2", GPT_2 | {"tie_word_embeddings": False, "n_inner": 50}),
+    "gpt2, relu": ("GPT2", GPT_2 | {"activation_function": "relu", "layer_norm_epsilon": 1e-3}),
+    "llama": ("Llama", LLAMA),
+    "one kv head, tied": ("Llama", LLAMA | {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "head size of its own": ("Llama", LLAMA | {"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 20}),
+    "biases": ("Llama", LLAMA | {"attention_bias": True, "mlp_bias": True, "vocab_size": 33}),
+    "linear": ("Llama", LLAMA | {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    "llama3": ("Llama", LLAMA | {"rope_parameters": LLAMA_3}),
+    "another gate": ("Llama", LLAMA | {"hidden_act": "gelu_pytorch_tanh", "rms_norm_eps": 1e-3}),
+    "mistral": ("Mistral", LLAMA | {"sliding_window": 16, "head_dim": 20}),
+    "mistral, no window": ("Mistral", LLAMA | {"sliding_window": None}),
+    "qwen2": ("Qwen2", LLAMA | {"tie_word_embeddings": True}),
+    "qwen2, window": ("Qwen2", LLAMA | {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}),
+}
+
+
+def model_of(name: str) -> Any:
+    """With random weights, biases and norms among them."""
+    kind, values = CONFIGS[name]
+    torch.manual_seed(1)
+    cls = getattr(transformers, f"{kind}LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")
+    model = cls(getattr(transformers, f"{kind}Config")(**values)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Fails for a warning, or a line in transformers' log."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            yield
+    finally:
+        logger.removeHandler(handler)
+    assert stream.getvalue() == ""
+
+
+def load_there(folder: Path) -> Any:
+    with silence():
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(found.values()), found
+    return model.eval()
+
+
+def test_silence_hears_transformers(tmp_path: Path) -> None:
+    model = model_of("llama")
+    state = model.state_dict() | {"model.stranger": torch.ones(2)}
+    model.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(AssertionError, match="stranger"), silence():
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+def weights_of(source: Source) -> dict[str, np.ndarray]:
+    return {spec.name: source.array(spec.name, spec.shape) for spec in parameter_specs(source.config)}
+
+
+def assert_weights_are(source: Source, state: dict[str, Any]) -> None:
+    """Bit for bit, by the names and layouts of the two architectures."""
+    config = source.config
+    for spec in parameter_specs(config):
+        ours = source.array(spec.name, spec.shape)
+        theirs = [state[name].float().numpy() for name in spec.other_names["huggingface"]]
+        if config.family == "gpt2" and spec.name.startswith("blocks.") and len(spec.shape) == 2:
+            theirs = [matrix.T for matrix in theirs]
+        if "attention.qkv" in spec.name and config.family == "llama":
+            q, k = len(theirs[0]), len(theirs[1])
+            ours = np.concatenate(
+                [
+                    *(
+                        to_half_split(rows, config.head_size).reshape(rows.shape)
+                        for rows in (ours[:q], ours[q : q + k])
+                    ),
+                    ours[q + k :],
+                ]
+            )
+        np.testing.assert_array_equal(ours, np.concatenate(theirs), err_msg=spec.name)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_theirs_here_and_back(name: str, tmp_path: Path) -> None:
+    theirs = model_of(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    with open_model(tmp_path / "theirs") as source:
+        assert_weights_are(source, theirs.state_dict())
+        eos = 6 if source.config.family == "gpt2" else 4
+        assert source.defaults == GenerationDefaults(stop_tokens=(eos,), bos_token=eos - 1)
+    convert(tmp_path / "theirs", tmp_path / "back", "huggingface")
+    back = load_there(tmp_path / "back")
+    state = back.state_dict()
+    assert state.keys() == theirs.state_dict().keys()
+    for key, value in theirs.state_dict().items():
+        assert torch.equal(state[key], value), key
+    ids = torch.randint(0, theirs.config.vocab_size, (2, 40), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        assert torch.equal(back(ids).logits, theirs(ids).logits)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3", "qwen2"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_and_shards(name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = model_of(name).to(getattr(torch, dtype))
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="40KB")
+    assert len(list((tmp_path / "theirs").glob("model-*.safetensors"))) > 1
+    with open_model(tmp_path / "theirs") as source:
+        assert_weights_are(source, theirs.state_dict())
+    monkeypatch.setattr(huggingface, "SHARD_BYTES", 30_000)
+    convert(tmp_path / "theirs", tmp_path / "back", "huggingface", "f16" if dtype == "float16" else "bf16")
+    assert len(list((tmp_path / "back").glob("model-*.safetensors"))) > 1
+    back = load_there(tmp_path / "back")
+    assert back.dtype is getattr(torch, dtype)
+    for key, value in theirs.state_dict().items():
+        assert torch.equal(back.state_dict()[key], value), key
+
+
+def test_keys_of_transformers_4(tmp_path: Path) -> None:
+    """rope_theta beside rope_scaling with "type", torch_dtype, a list of ids that end a text."""
+    model_of("llama3").save_pretrained(tmp_path)
+    with open_model(tmp_path) as source:
+        expected = source.config
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    rope = values.pop("rope_parameters")
+    values["torch_dtype"] = values.pop("dtype")
+    values["rope_theta"] = rope.pop("rope_theta")
+    values["rope_scaling"] = {"type": rope.pop("rope_type"), **rope}
+    values["eos_token_id"] = [4, 7]
+    path.write_text(json.dumps(values))
+    (tmp_path / "generation_config.json").unlink()
+    with open_model(tmp_path) as source:
+        assert source.config == expected
+        assert source.defaults.stop_tokens == (4, 7)
+
+
+def test_what_has_no_biases_of_its_own_gets_zeros(tmp_path: Path) -> None:
+    """A GPT-2 without biases, a LLaMA with them on the queries, keys, values and the MLP."""
+    for i, config in enumerate(
+        [
+            ModelConfig(n_layers=1, n_heads=2, d_model=16, vocab_size=40, context=24, bias=False),
+            ModelConfig(
+                n_layers=1, n_heads=2, d_model=16, vocab_size=40, context=24, bias=False, qkv_bias=True, mlp_bias=True,
+                norm="rmsnorm", position="rope", gated_mlp=True, activation="silu",
+            ),
+        ]
+    ):  # fmt: skip
+        generator = np.random.default_rng(i)
+        weights = {s.name: generator.standard_normal(s.shape, np.float32) for s in parameter_specs(config)}
+        source = Source(config, lambda name, out, weights=weights: np.copyto(out, weights[name]))
+        huggingface.write(source, tmp_path / str(i), "f32")
+        load_there(tmp_path / str(i))
+        with open_model(tmp_path / str(i)) as back:
+            found = weights_of(back)
+        for name, value in found.items():
+            np.testing.assert_array_equal(value, weights.get(name, np.zeros_like(value)), err_msg=name)
+        assert weights.keys() < found.keys()
+
+
+def test_the_library_reads_our_file_and_we_its(tmp_path: Path) -> None:
+    theirs = model_of("llama")
+    theirs.save_pretrained(tmp_path / "a")
+    convert(tmp_path / "a", tmp_path / "b", "huggingface", "bf16")
+    found = safetensors_torch.load_file(tmp_path / "b" / "model.safetensors")
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(found[name], value.to(torch.bfloat16)), name
