@@ -60,4 +60,5 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     bind_plan(m);
     bind_pool(m);
     bind_tokenizers(m);
+    bind_sentencepiece(m);
 }

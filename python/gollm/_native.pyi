@@ -290,3 +290,18 @@ class BpeTrainer:
     @property
     def n_tokens(self) -> int: ...
     def result(self) -> tuple[typing.Any, ...]: ...
+
+class SentencePieceEncoder(Encoder):
+    def __init__(
+        self,
+        tokens: numpy.typing.NDArray[numpy.uint8],
+        offsets: numpy.typing.NDArray[numpy.int32],
+        types: numpy.typing.NDArray[numpy.uint8],
+        scores: numpy.typing.NDArray[numpy.float32] | None,
+        merges: numpy.typing.NDArray[numpy.int32] | None,
+        charsmap: numpy.typing.NDArray[numpy.uint8],
+        prefix: str,
+        remove_extra_spaces: bool,
+        split_spaces: bool,
+        fuse_unknown: bool,
+    ) -> None: ...

@@ -19,7 +19,7 @@ from gollm.errors import GenerationError
 from gollm.generation import GenerationDefaults
 from gollm.model import Decoder
 from gollm.tensor import Array
-from gollm.tokenizers import Tokenizer
+from gollm.tokenizers import StreamDecoder, Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -94,7 +94,7 @@ class LanguageModel:
             seed=seed,
             stop=() if end is None else (end,),
         )
-        return _decode(tokens, self.tokenizer)
+        return _decode(tokens, self.tokenizer.decoder(after=ids.tolist()))
 
     def save(self, path: str | Path) -> None:
         """Writes weights, tokenizer and defaults to one *.golm file. Raises CheckpointError."""
@@ -108,8 +108,7 @@ class LanguageModel:
         )
 
 
-def _decode(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
-    decoder = tokenizer.decoder()
+def _decode(tokens: Iterator[int], decoder: StreamDecoder) -> Iterator[str]:
     for token in tokens:
         text = decoder.push(token)
         if text:

@@ -3,6 +3,7 @@
     CharacterTokenizer   a token for every character
     WordTokenizer        a token for every word
     BPETokenizer         byte-pair encoding, as GPT-2's
+    SentencePieceTokenizer  byte-pair encoding of characters by scores, as LLaMA-2's and llama2.c's
 
 Each learns from text (`train`, `train_from_files`), is saved to one JSON file (`save`), and comes back with `load`,
 which reads the files of GPT-2 and Hugging Face's tokenizer.json as well. In a checkpoint a tokenizer is the header and
@@ -19,10 +20,11 @@ from typing import Any
 import numpy.typing as npt
 
 from gollm.errors import TokenizerError
-from gollm.tokenizers import gpt2_files, huggingface, json_file
+from gollm.tokenizers import gpt2_files, huggingface, json_file, llama2c_tokenizer, sentencepiece_model
 from gollm.tokenizers.base import AllowedSpecial, StreamDecoder, Tokenizer
 from gollm.tokenizers.bpe import BPETokenizer
 from gollm.tokenizers.character import CharacterTokenizer
+from gollm.tokenizers.sentencepiece import SentencePieceTokenizer
 from gollm.tokenizers.vocabulary import Vocabulary
 from gollm.tokenizers.word import WordTokenizer
 
@@ -30,6 +32,7 @@ __all__ = [
     "AllowedSpecial",
     "BPETokenizer",
     "CharacterTokenizer",
+    "SentencePieceTokenizer",
     "StreamDecoder",
     "Tokenizer",
     "Vocabulary",
@@ -38,7 +41,12 @@ __all__ = [
     "load",
 ]
 
-_KINDS: dict[str, type[Tokenizer]] = {kind.kind: kind for kind in (CharacterTokenizer, WordTokenizer, BPETokenizer)}
+_KINDS: dict[str, type[Tokenizer]] = {
+    kind.kind: kind for kind in (CharacterTokenizer, WordTokenizer, BPETokenizer, SentencePieceTokenizer)
+}
+
+_SINGLE_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer.bin")
+"""How the files are called that hold a tokenizer alone, in the order in which a folder is searched."""
 
 
 def from_state(header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Tokenizer:
@@ -53,6 +61,7 @@ def load(path: str | os.PathLike[str], merges: str | os.PathLike[str] | None = N
     """The tokenizer in a file or folder, told by its content:
 
     - a file that `save` has written, or Hugging Face's tokenizer.json;
+    - SentencePiece's tokenizer.model, or llama2.c's tokenizer.bin;
     - GPT-2's vocab.json and merges.txt, or encoder.json and vocab.bpe, also behind a prefix: name either, or both;
     - a folder with one of these.
 
@@ -66,6 +75,11 @@ def load(path: str | os.PathLike[str], merges: str | os.PathLike[str] | None = N
     for vocab_name, merges_name in gpt2_files.PAIRS:
         if path.name.endswith(merges_name):
             return gpt2_files.read(_sibling(path, merges_name, vocab_name), path)
+    head = json_file.read_head(path)
+    if sentencepiece_model.recognises(head):
+        return sentencepiece_model.read(path)
+    if llama2c_tokenizer.recognises(head):
+        return llama2c_tokenizer.read(path)
     document = json_file.read_json(path)
     if isinstance(document, dict) and document.get("format") == json_file.FORMAT:
         return json_file.parse(document, path)
@@ -75,20 +89,21 @@ def load(path: str | os.PathLike[str], merges: str | os.PathLike[str] | None = N
         if path.name.endswith(vocab_name) and _sibling(path, vocab_name, merges_name).is_file():
             return gpt2_files.read(path, _sibling(path, vocab_name, merges_name))
     raise TokenizerError(
-        f"{path} is no tokenizer that gollm knows: it is neither a file that gollm saved, nor a tokenizer.json, nor a "
-        "vocab.json with its merges.txt beside it"
+        f"{path} is no tokenizer that gollm knows: it is neither a file that gollm saved, nor a tokenizer.json, "
+        "tokenizer.model or tokenizer.bin, nor a vocab.json with its merges.txt beside it"
     )
 
 
 def _load_folder(folder: Path) -> Tokenizer:
-    if (folder / "tokenizer.json").is_file():
-        return load(folder / "tokenizer.json")
+    for name in _SINGLE_FILES:
+        if (folder / name).is_file():
+            return load(folder / name)
     for vocab_name, merges_name in gpt2_files.PAIRS:
         for merges in sorted(folder.glob(f"*{merges_name}")):
             vocab = _sibling(merges, merges_name, vocab_name)
             if vocab.is_file():
                 return gpt2_files.read(vocab, merges)
-    names = ", ".join(["tokenizer.json", *(" with ".join(pair) for pair in gpt2_files.PAIRS)])
+    names = ", ".join([*_SINGLE_FILES, *(" with ".join(pair) for pair in gpt2_files.PAIRS)])
     raise TokenizerError(f"the folder {folder} has no tokenizer; looked for: {names}")
 
 

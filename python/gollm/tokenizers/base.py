@@ -37,7 +37,10 @@ class StreamDecoder:
 
     def push(self, token: int) -> str:
         """The characters that `token` completes, often none. Raises TokenizerError for an id that is no token."""
-        return self._utf8.decode(self._vocabulary[int(token)])
+        return self._utf8.decode(self._bytes(int(token)))
+
+    def _bytes(self, token: int) -> bytes:
+        return self._vocabulary[token]
 
     def finish(self) -> str:
         """What is left at the end: U+FFFD if a character stayed incomplete, else nothing."""
@@ -55,7 +58,7 @@ class Tokenizer(ABC):
     """
 
     kind: ClassVar[str]
-    """"character", "word" or "bpe"."""
+    """"character", "word", "bpe" or "sentencepiece"."""
 
     def __init__(
         self,
@@ -237,8 +240,14 @@ class Tokenizer(ABC):
         """The text that ids (n) stand for; bytes that are not UTF-8 become U+FFFD. Raises as decode_bytes does."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
-    def decoder(self) -> StreamDecoder:
-        """For ids that come one at a time."""
+    def decoder(self, after: Iterable[int] = ()) -> StreamDecoder:
+        """For ids that come one at a time, behind the ids `after`, such as a prompt's."""
+        decoder = self._stream_decoder()
+        for token in after:
+            decoder.push(token)
+        return decoder
+
+    def _stream_decoder(self) -> StreamDecoder:
         return StreamDecoder(self.vocabulary)
 
     # files and checkpoints

@@ -24,19 +24,35 @@ if TYPE_CHECKING:
 
 FORMAT = "gollm-tokenizer"
 _MAX_BYTES = 256 << 20
+_NUMBERS = {"types": np.uint8, "scores": np.float32}
+"""Arrays of numbers that some kinds of tokenizers have, beside merges and the bytes "charsmap"."""
+
+
+def read_head(path: Path) -> bytes:
+    """The first bytes of a file, which tell what it is. Raises TokenizerError if it can't be read."""
+    return _read(path, 16)
+
+
+def _read(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise TokenizerError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file. Raises TokenizerError if it can't be read or is too long."""
+    data = _read(path, _MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise TokenizerError(f"{path} is longer than {_MAX_BYTES >> 20} MB; no tokenizer is that large")
+    return data
 
 
 def read_text(path: Path) -> str:
-    """The text of a file. Raises TokenizerError if it can't be read, is too long, or is not UTF-8."""
+    """The text of a file. Raises TokenizerError as read_bytes does, and if it is not UTF-8."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror}") from None
-    if len(data) > _MAX_BYTES:
-        raise TokenizerError(f"{path} is longer than {_MAX_BYTES >> 20} MB; no tokenizer is that large")
-    try:
-        return data.decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{path} is not UTF-8 text (byte {error.start})") from None
 
@@ -64,6 +80,9 @@ def write(tokenizer: Tokenizer, path: Path) -> None:
     header, arrays = tokenizer.to_state()
     document = {"format": FORMAT, **header, "tokens": [_spell(token) for token in tokenizer.vocabulary]}
     lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items()]
+    lines += [f'"{name}": {json.dumps(arrays[name].tolist())}' for name in _NUMBERS if name in arrays]
+    if "charsmap" in arrays:
+        lines.append(f'"charsmap": "{arrays["charsmap"].tobytes().hex()}"')
     if "merges" in arrays:
         rows = ",\n  ".join(map(str, arrays["merges"].tolist()))
         lines.append(f'"merges": [\n  {rows}\n ]')
@@ -82,6 +101,9 @@ def parse(document: dict[str, Any], path: Path) -> Tokenizer:
         arrays: dict[str, Any] = {"tokens": vocabulary.tokens, "offsets": vocabulary.offsets}
         if "merges" in document:
             arrays["merges"] = _merges(document["merges"])
+        arrays |= {name: _numbers(name, document[name]) for name in _NUMBERS if name in document}
+        if "charsmap" in document:
+            arrays["charsmap"] = np.frombuffer(_hex("charsmap", document["charsmap"]), np.uint8)
         header = {key: value for key, value in document.items() if key not in ("format", *arrays)}
         return from_state(header, arrays)
     except TokenizerError as error:
@@ -112,3 +134,24 @@ def _merges(rows: Any) -> Any:
         return np.array(rows, np.int32).reshape(-1, 3)
     except (TypeError, ValueError, OverflowError):
         raise TokenizerError("merges must be a list of [left, right, result], three ids each") from None
+
+
+def _numbers(name: str, values: Any) -> Any:
+    """(n) of the dtype of `name`"""
+    dtype = _NUMBERS[name]
+    try:
+        if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+            raise ValueError
+        array = np.array(values, dtype)
+        if dtype == np.uint8 and array.tolist() != values:
+            raise ValueError
+        return array
+    except (TypeError, ValueError, OverflowError):
+        raise TokenizerError(f"{name} must be a list of numbers ({np.dtype(dtype)})") from None
+
+
+def _hex(name: str, value: Any) -> bytes:
+    try:
+        return bytes.fromhex(value)
+    except (TypeError, ValueError):
+        raise TokenizerError(f"{name} must be hexadecimal digits") from None

@@ -236,12 +236,11 @@ class Trainer:
         """The text that the model now makes of some tokens, from the same draws each time."""
         options = self.options
         with self.gradients.lend_memory():
-            tokens = list(
-                generate_tokens(
-                    self.model, prompt, max_new_tokens=options.sample_tokens, temperature=0.8, seed=options.seed
-                )
+            tokens = generate_tokens(
+                self.model, prompt, max_new_tokens=options.sample_tokens, temperature=0.8, seed=options.seed
             )
-        return options.sample_prompt + self.tokenizer.decode(tokens)
+            decoder = self.tokenizer.decoder(after=prompt.tolist())
+            return options.sample_prompt + "".join(map(decoder.push, tokens)) + decoder.finish()
 
     def _save(self, folder: RunFolder) -> None:
         folder.sync_metrics()

@@ -1,0 +1,253 @@
+"""SentencePiece's byte-pair encoding: LLaMA-2's, Mistral's and llama2.c's tokenizers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from gollm import _native
+from gollm.errors import TokenizerError
+from gollm.tokenizers.added_tokens import AddedToken, Finder
+from gollm.tokenizers.base import (
+    Ids,
+    State,
+    StreamDecoder,
+    Tokenizer,
+    state_arrays,
+    state_special_tokens,
+    state_template,
+    state_vocabulary,
+)
+from gollm.tokenizers.vocabulary import Vocabulary
+
+DummyPrefix: TypeAlias = Literal["always", "missing", "first", "never"]
+
+MARK = "\u2581"
+"""What stands for the space in the pieces of files."""
+
+
+class PieceType(IntEnum):
+    """The numbers of SentencePiece's own files."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    BYTE = 6
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """Byte-pair encoding of characters by the scores of pieces, as SentencePiece has it.
+
+    A space is put before the text, and a text begins as its characters; the adjacent pair that makes the piece of the
+    highest score is joined, the leftmost of equals, until no two neighbours make a piece. A character that is no piece
+    becomes the tokens of its bytes or, where the vocabulary has none, the unknown token. A user-defined piece is found
+    wherever it stands in the text, before everything else.
+
+    The vocabulary holds what the pieces stand for: spaces instead of U+2581, a byte instead of "<0x0A>". U+2581 in a
+    text is a space. The special tokens are the control tokens and the unknown one; `prefix` is the begin token of files
+    that have one.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        types: npt.NDArray[np.uint8],
+        *,
+        scores: npt.NDArray[np.float32] | None = None,
+        merges: npt.NDArray[np.int32] | None = None,
+        charsmap: npt.NDArray[np.uint8] | None = None,
+        dummy_prefix: DummyPrefix = "always",
+        remove_extra_spaces: bool = False,
+        split_spaces: bool = False,
+        fuse_unknown: bool = True,
+        added_tokens: Iterable[AddedToken] = (),
+        prefix: Sequence[int] = (),
+        suffix: Sequence[int] = (),
+    ) -> None:
+        """types (V): PieceType. Either scores (V), or merges (M, 3): left, right, result; the first listed is joined
+        first.
+
+        charsmap: SentencePiece's precompiled normalisation, bytes.
+        dummy_prefix: a space before every text ("always"), before one that begins with none ("missing"), the same but
+        not behind a special token ("first"), or "never".
+        remove_extra_spaces: leading, trailing and doubled ones.
+        split_spaces: nothing is joined with the space behind it.
+        fuse_unknown: unknown tokens in a row are one.
+
+        Whether all this fits together is checked when text is first encoded; `check` does it now.
+        """
+        if types.shape != (len(vocabulary),) or (scores is not None and scores.shape != types.shape):
+            raise TokenizerError(f"types and scores must have one entry for each of the {len(vocabulary)} tokens")
+        if dummy_prefix not in get_args(DummyPrefix):
+            known = ", ".join(get_args(DummyPrefix))
+            raise TokenizerError(f"dummy_prefix is {dummy_prefix!r}; it must be one of {known}")
+        if (scores is None) == (merges is None):
+            raise TokenizerError("a SentencePiece tokenizer has either scores or merges")
+        self.types = types
+        added_tokens = list(added_tokens)
+        added = {token.id for token in added_tokens}
+        special = np.flatnonzero((types == PieceType.CONTROL) | (types == PieceType.UNKNOWN)).tolist()
+        spellings = {vocabulary[token].decode("utf-8", "replace"): token for token in special if token not in added}
+        super().__init__(vocabulary, spellings, added_tokens=added_tokens, prefix=prefix, suffix=suffix)
+        if [token.id for token in self.added_tokens] != special:
+            raise TokenizerError("control tokens need spellings of their own, and added tokens must be among them")
+        self._special_ids = np.array(special, np.int32)
+        self.scores = scores
+        self.merges = merges
+        self.charsmap = charsmap
+        self.dummy_prefix = dummy_prefix
+        self.remove_extra_spaces = remove_extra_spaces
+        self.split_spaces = split_spaces
+        self.fuse_unknown = fuse_unknown
+
+    def check(self) -> None:
+        """Raises TokenizerError if pieces, scores, merges and normalisation don't fit together."""
+        self._encoder  # noqa: B018
+
+    # text -> ids
+
+    @cached_property
+    def _encoder(self) -> _native.SentencePieceEncoder:
+        return _native.SentencePieceEncoder(
+            self.vocabulary.tokens,
+            self.vocabulary.offsets,
+            self.types,
+            self.scores,
+            self.merges,
+            np.zeros(0, np.uint8) if self.charsmap is None else self.charsmap,
+            "never" if self.dummy_prefix == "first" else self.dummy_prefix,
+            self.remove_extra_spaces,
+            self.split_spaces,
+            self.fuse_unknown,
+        )
+
+    def _encode(self, text: str) -> Ids:
+        return self._encoder.encode(text)
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        return self._encoder.encode_batch(texts)
+
+    def _parts(self, text: str, finders: tuple[Finder | None, Finder | None]) -> list[str | int]:
+        parts = super()._parts(text, finders)
+        first = parts[0] if parts else 0
+        if self.dummy_prefix == "first" and isinstance(first, str) and first and first[0] not in (" ", MARK):
+            parts[0] = " " + first
+        return parts
+
+    # ids -> text
+
+    def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
+        """The bytes that ids (n) stand for, without the space that encoding puts before a text, or behind a special
+        token. Raises TokenizerError for an id outside of the vocabulary."""
+        data = self.vocabulary.decode(ids)
+        if not data or not self._drops_space:
+            return data
+        array = np.asarray(ids)
+        if self.dummy_prefix == "first":
+            return self._decode_text(array)
+        starts = np.flatnonzero(np.isin(array[:-1], self._special_ids)) + 1
+        return b"".join(self._decode_text(text) for text in np.split(array, starts))
+
+    def _decode_text(self, ids: npt.NDArray[Any]) -> bytes:
+        first = 0
+        while self.remove_extra_spaces and first < len(ids) - 1 and self._is_space(int(ids[first])):
+            first += 1
+        data = self.vocabulary.decode(ids[first:])
+        return data[1:] if data[:1] == b" " and self.types[ids[first]] != PieceType.BYTE else data
+
+    def _is_space(self, token: int) -> bool:
+        return self.vocabulary[token] == b" " and self.types[token] != PieceType.BYTE
+
+    @property
+    def _drops_space(self) -> bool:
+        return self.dummy_prefix != "never" or self.remove_extra_spaces
+
+    def _stream_decoder(self) -> StreamDecoder:
+        return _Decoder(self) if self._drops_space else StreamDecoder(self.vocabulary)
+
+    # files and checkpoints
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "dummy_prefix": self.dummy_prefix,
+            "remove_extra_spaces": self.remove_extra_spaces,
+            "split_spaces": self.split_spaces,
+            "fuse_unknown": self.fuse_unknown,
+        }
+
+    def to_state(self) -> State:
+        header, arrays = super().to_state()
+        own = {"types": self.types, "scores": self.scores, "merges": self.merges, "charsmap": self.charsmap}
+        return header, arrays | {name: array for name, array in own.items() if array is not None}
+
+    @classmethod
+    def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> SentencePieceTokenizer:
+        wanted = {"tokens": "uint8", "offsets": "int32", "types": "uint8"}
+        wanted |= {"merges": "int32"} if "merges" in arrays else {"scores": "float32"}
+        wanted |= {"charsmap": "uint8"} if "charsmap" in arrays else {}
+        checked: dict[str, Any] = dict(zip(wanted, state_arrays(header, arrays, **wanted), strict=True))
+        vocabulary = state_vocabulary(header, checked.pop("tokens"), checked.pop("offsets"))
+        switches: dict[str, Any] = {
+            key: header.get(key) for key in ("remove_extra_spaces", "split_spaces", "fuse_unknown")
+        }
+        for key, value in switches.items():
+            if not isinstance(value, bool):
+                raise TokenizerError(f"tokenizer state: {key} is {value!r}; it must be true or false")
+        dummy_prefix: Any = header.get("dummy_prefix")
+        tokenizer = cls(vocabulary, **checked, dummy_prefix=dummy_prefix, **switches, **state_template(header))
+        if state_special_tokens(header) != tokenizer.special_tokens:
+            raise TokenizerError("tokenizer state: special_tokens are not the control tokens and the unknown one")
+        return tokenizer
+
+    @classmethod
+    def from_model(cls, path: str | os.PathLike[str]) -> SentencePieceTokenizer:
+        """From SentencePiece's own file, tokenizer.model, if it is BPE. TokenizerError names what is not supported."""
+        from gollm.tokenizers import sentencepiece_model
+
+        return sentencepiece_model.read(Path(path))
+
+    @classmethod
+    def from_llama2c(cls, path: str | os.PathLike[str], vocab_size: int | None = None) -> SentencePieceTokenizer:
+        """From llama2.c's tokenizer.bin; `vocab_size` is how many tokens it must have. Raises TokenizerError."""
+        from gollm.tokenizers import llama2c_tokenizer
+
+        return llama2c_tokenizer.read(Path(path), vocab_size)
+
+    def save_model(self, path: str | os.PathLike[str]) -> None:
+        """Writes SentencePiece's own file. Raises TokenizerError if it can't be written or can't hold this one."""
+        from gollm.tokenizers import sentencepiece_model
+
+        sentencepiece_model.write(self, Path(path))
+
+    def save_llama2c(self, path: str | os.PathLike[str]) -> None:
+        """Writes llama2.c's tokenizer.bin. Raises TokenizerError as save_model does."""
+        from gollm.tokenizers import llama2c_tokenizer
+
+        llama2c_tokenizer.write(self, Path(path))
+
+
+class _Decoder(StreamDecoder):
+    """Leaves out the spaces that SentencePieceTokenizer.decode_bytes leaves out."""
+
+    def __init__(self, tokenizer: SentencePieceTokenizer) -> None:
+        super().__init__(tokenizer.vocabulary)
+        self._tokenizer = tokenizer
+        self._at_start = True
+
+    def _bytes(self, token: int) -> bytes:
+        piece, kind = super()._bytes(token), self._tokenizer.types[token]
+        drop = self._at_start and piece[:1] == b" " and kind != PieceType.BYTE
+        again = drop and len(piece) == 1 and self._tokenizer.remove_extra_spaces
+        special = kind in (PieceType.CONTROL, PieceType.UNKNOWN) and self._tokenizer.dummy_prefix != "first"
+        self._at_start = bool(again or special)
+        return piece[1:] if drop else piece
