@@ -15,6 +15,7 @@ from gollm.interop.source import Format, Source, StorageType
 _MODULES = {
     "golm": "golm",
     "huggingface": "huggingface",
+    "gguf": "gguf",
     "llm.c": "llmc",
     "llama2.c": "llama2c",  # after those that begin with a magic number: its oldest version has none
 }

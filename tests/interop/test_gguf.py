@@ -1,0 +1,210 @@
+"""GGUF files: what is written comes back, exactly or within the rounding of its type."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gollm.config import ModelConfig
+from gollm.errors import FormatError
+from gollm.generation import GenerationDefaults
+from gollm.interop import convert, format_named, open_model, recognise
+from gollm.interop.source import Source
+from gollm.tokenizers import BPETokenizer, CharacterTokenizer
+
+from .sources import contents, random_source
+
+gguf = pytest.importorskip("gguf")
+
+TEXT = "the cat sat on the mat, and the rat sat on the cat: 1234 naïve \U0001f600 ideas\n" * 3
+
+
+def llama(**changes) -> ModelConfig:
+    base = {
+        "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "d_model": 64, "d_ff": 96, "vocab_size": 290, "context": 32,
+        "norm": "rmsnorm", "position": "rope", "gated_mlp": True, "activation": "silu", "bias": False,
+        "tied_head": True,
+    }  # fmt: skip
+    return ModelConfig(**{**base, **changes})
+
+
+def gpt2(**changes) -> ModelConfig:
+    return ModelConfig(**{"n_layers": 2, "n_heads": 4, "d_model": 64, "vocab_size": 290, "context": 32, **changes})
+
+
+LLAMA_3 = {"rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_context": 8192, "rope_theta": 500000.0}
+CONFIGS = {
+    "llama": llama(),
+    "untied, one kv head": llama(tied_head=False, n_kv_heads=1, vocab_size=291),
+    "head size of its own": llama(n_heads=3, n_kv_heads=3, head_dim=10),
+    "qkv biases": llama(qkv_bias=True),
+    "biases": llama(qkv_bias=True, output_bias=True, mlp_bias=True),
+    "linear": llama(rope_scaling="linear", rope_factor=2.5, norm_eps=1e-6),
+    "llama3": llama(head_dim=64, **LLAMA_3),
+    "rows of 24 and 44": llama(d_model=24, d_ff=44),
+    "gpt2": gpt2(),
+    "gpt2, untied, narrow": gpt2(tied_head=False, d_ff=96),
+}
+
+
+def written(source: Source, path, dtype="f32"):
+    format_named("gguf").write(source, path, dtype)
+    return open_model(path)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_float32_comes_back_bit_for_bit(tmp_path, config):
+    source, arrays = random_source(config)
+    with written(source, tmp_path / "model.gguf") as back:
+        assert back.config == config
+        found = contents(back)
+    assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+    assert recognise(tmp_path / "model.gguf").name == "gguf"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.gguf"]
+
+
+# Of the largest number in a row of 32: half a step of each type, and of the float16 that holds the step.
+@pytest.mark.parametrize(("dtype", "share"), [("f16", 2**-11), ("bf16", 2**-8), ("q8_0", 0.5 / 127), ("q4_0", 1 / 8)])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_other_types_come_back_within_their_rounding(tmp_path, config, dtype, share):
+    source, arrays = random_source(config)
+    with written(source, tmp_path / "model.gguf", dtype) as back:
+        assert back.config == config
+        found = contents(back)
+    for name, array in arrays.items():
+        if array.ndim == 1 or name == "position_embedding":
+            assert np.array_equal(found[name], array)
+            continue
+        rows = array if array.shape[1] % 32 else array.reshape(-1, 32)
+        bound = np.abs(rows).max(1, keepdims=True) * (share + 2**-10)
+        assert (np.abs(found[name].reshape(rows.shape) - rows) <= bound).all()
+        assert not np.array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0", "q4_0"])
+def test_what_was_rounded_once_is_not_rounded_again(tmp_path, dtype):
+    source, _ = random_source(llama(tied_head=False))
+    with written(source, tmp_path / "once.gguf", dtype) as once:
+        format_named("gguf").write(once, tmp_path / "twice.gguf", dtype)
+    assert (tmp_path / "once.gguf").read_bytes() == (tmp_path / "twice.gguf").read_bytes()
+
+
+def test_rows_that_blocks_cannot_hold_are_float16(tmp_path):
+    source, _ = random_source(llama(d_ff=40))
+    format_named("gguf").write(source, tmp_path / "model.gguf", "q4_0")
+    types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    assert types["blk.0.ffn_down.weight"] == "F16" and types["blk.0.ffn_up.weight"] == "Q4_0"
+    assert types["token_embd.weight"] == "Q8_0"  # the head
+    assert types["blk.0.attn_norm.weight"] == "F32"
+
+
+def test_gpt2_without_biases_has_zeros_for_them(tmp_path):
+    source, arrays = random_source(gpt2(bias=False))
+    with written(source, tmp_path / "model.gguf") as back:
+        assert back.config == gpt2()
+        found = contents(back)
+    assert all(not array.any() for name, array in found.items() if name.endswith(".bias"))
+    assert all(np.array_equal(found[name], array) for name, array in arrays.items())
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (llama(activation="gelu"), "llama with silu, and this model has gelu"),
+        (gpt2(activation="relu"), "gpt2 with gelu_tanh, and this model has relu"),
+        (llama(sliding_window=8), "sliding_window of 8"),
+        (gpt2(head_dim=8), "4 * 8 and 64"),
+        (llama(norm="layernorm"), "norm 'layernorm'"),
+    ],
+)
+def test_what_llama_cpp_computes_otherwise_is_refused(tmp_path, config, words):
+    source, _ = random_source(config)
+    with pytest.raises(FormatError) as error:
+        format_named("gguf").write(source, tmp_path / "model.gguf", "f32")
+    assert words in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["f16", "q8_0", "q4_0"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+def test_a_weight_that_a_type_cannot_hold_is_refused(tmp_path, dtype, value):
+    source, arrays = random_source(llama())
+    arrays["blocks.1.mlp.up.weight"][3, 4] = value
+    if dtype == "f16" and not np.isfinite(value):
+        format_named("gguf").write(source, tmp_path / "model.gguf", dtype)
+        return
+    with pytest.raises(FormatError, match="f32"):
+        format_named("gguf").write(source, tmp_path / "model.gguf", dtype)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("theta", [10000.0, 500000.0])
+@pytest.mark.parametrize("head_dim", [2, 4, 8, 64, 128])
+@pytest.mark.parametrize("scaling", [(8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192), (4.0, 2.0, 3.0, 100)])
+def test_llama3_scaling_comes_back_from_its_table(tmp_path, theta, head_dim, scaling):
+    """The file has only the divisors of the angles: other numbers may come back, but the same angles."""
+    from gollm.interop.gguf_config import rope_divisors
+
+    factor, low, high, original = scaling
+    config = llama(
+        head_dim=head_dim, rope_theta=theta, rope_scaling="llama3", rope_factor=factor, rope_low_freq_factor=low,
+        rope_high_freq_factor=high, rope_original_context=original,
+    )  # fmt: skip
+    source, _ = random_source(config)
+    with written(source, tmp_path / "model.gguf") as back:
+        found = back.config
+    table = rope_divisors(config)
+    if (table == 1).all():
+        assert found.rope_scaling == "none"
+    else:
+        assert np.allclose(rope_divisors(found), table, rtol=1e-5, atol=0)
+    if head_dim >= 64 and low == 1:
+        assert found == config
+
+
+def test_tokenizer_and_defaults_come_back(tmp_path):
+    tokenizer = BPETokenizer.train(TEXT, 290, special_tokens=["<|endoftext|>", "<|user|>"])
+    defaults = GenerationDefaults(
+        stop_tokens=(tokenizer.special_tokens["<|endoftext|>"], tokenizer.special_tokens["<|user|>"]),
+        bos_token=3, pad_token=5, temperature=0.7, top_k=40, top_p=0.9, chat_template="{{ messages }}",
+    )  # fmt: skip
+    config = llama(vocab_size=tokenizer.vocab_size + 7)
+    source, _ = random_source(config)
+    source.tokenizer, source.defaults = tokenizer, defaults
+    with written(source, tmp_path / "model.gguf") as back:
+        assert back.defaults == defaults
+        assert back.config == config
+        assert back.tokenizer.to_state()[0] == tokenizer.to_state()[0]
+        assert back.tokenizer.encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+        assert list(back.tokenizer.vocabulary) == list(tokenizer.vocabulary)
+    keys = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    assert len(keys["tokenizer.ggml.tokens"].data) == config.vocab_size
+
+
+def test_the_template_of_a_tokenizer_comes_back(tmp_path):
+    learned = BPETokenizer.train(TEXT, 290, special_tokens=["<s>", "</s>"])
+    begin, end = learned.special_tokens.values()
+    tokenizer = BPETokenizer(learned.vocabulary, learned.merges, learned.special_tokens, prefix=(begin,), suffix=(end,))
+    source, _ = random_source(llama(vocab_size=tokenizer.vocab_size))
+    source.tokenizer = tokenizer
+    with written(source, tmp_path / "model.gguf") as back:
+        assert (back.tokenizer.prefix, back.tokenizer.suffix) == ((begin,), (end,))
+        assert (back.defaults.bos_token, back.defaults.stop_tokens) == (begin, (end,))
+
+
+def test_a_tokenizer_that_gguf_has_not_is_refused(tmp_path):
+    source, _ = random_source(llama())
+    source.tokenizer = CharacterTokenizer.train("some text")
+    with pytest.raises(FormatError, match="character"):
+        format_named("gguf").write(source, tmp_path / "model.gguf", "f32")
+
+
+def test_convert_goes_there_and_back(tmp_path):
+    source, _ = random_source(llama(tied_head=False))
+    format_named("gguf").write(source, tmp_path / "one.gguf", "f32")
+    convert(tmp_path / "one.gguf", tmp_path / "two.bin", "llama2.c")
+    convert(tmp_path / "two.bin", tmp_path / "three.gguf", "gguf")
+    with open_model(tmp_path / "one.gguf") as one, open_model(tmp_path / "three.gguf") as three:
+        assert one.config == three.config
+        a, b = contents(one), contents(three)
+    assert all(np.array_equal(a[name], b[name]) for name in a)
