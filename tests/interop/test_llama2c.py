@@ -8,9 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gollm
 from gollm.config import ModelConfig
 from gollm.errors import FormatError
+from gollm.generation import generate_tokens
 from gollm.interop import convert, format_named, open_model, recognise
+from gollm.interop.source import Source
+from gollm.tokenizers import Vocabulary
+from gollm.tokenizers.sentencepiece import PieceType, SentencePieceTokenizer
 
 from .sources import contents, random_source
 
@@ -208,9 +213,103 @@ def test_what_is_no_model_is_not_taken_for_version_0(tmp_path):
             recognise(tmp_path / "other.bin")
 
 
+PUBLISHED = """Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, \
+she saw a big, red ball. She wanted to play with it, but it was too high.
+Lily's mom said, "Lily, let's go to the park." Lily was sad and didn't know what to do. She said, "I want to play with \
+your ball, but I can't find it."
+Lily was sad and didn't know what to do. She said, "I'm sorry, Lily. I didn't know what to do."
+Lily didn't want to help her mom, so she"""  # by run.c -t 0 -n 200, in llama2.c's own tests
+
+
+def reference_logits(arrays: dict[str, np.ndarray], config: ModelConfig, ids: np.ndarray) -> np.ndarray:
+    """run.c's forward pass over a whole text, in float64.  ids (T) -> (T, V)"""
+    p = {name: array.astype(np.float64) for name, array in arrays.items()}
+    T, H, G, D = len(ids), config.n_heads, config.n_kv_heads, config.head_dim
+    angles = np.arange(T)[:, None] / 10000 ** (np.arange(0, D, 2) / D)
+    turn = np.exp(1j * angles)[:, None]  # (T, 1, D / 2)
+    mask = np.triu(np.full((T, T), -np.inf), 1)
+
+    def norm(x, weight):
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * weight
+
+    def rotate(x):  # (T, heads, D)
+        z = (x[..., ::2] + 1j * x[..., 1::2]) * turn
+        return np.stack([z.real, z.imag], -1).reshape(x.shape)
+
+    x = p["token_embedding"][ids]
+    for i in range(config.n_layers):
+        w = {name.split(".", 2)[2]: array for name, array in p.items() if name.startswith(f"blocks.{i}.")}
+        qkv = (norm(x, w["attention_norm.weight"]) @ w["attention.qkv.weight"].T).reshape(T, H + 2 * G, D)
+        q, k, v = rotate(qkv[:, :H]), rotate(qkv[:, H : H + G]), qkv[:, H + G :]
+        k, v = (np.repeat(a, H // G, 1) for a in (k, v))
+        scores = np.einsum("thd,shd->hts", q, k) / np.sqrt(D) + mask
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        x = x + np.einsum("hts,shd->thd", weights, v).reshape(T, H * D) @ w["attention.output.weight"].T
+        h = norm(x, w["mlp_norm.weight"])
+        gate = h @ w["mlp.gate.weight"].T
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ w["mlp.up.weight"].T)) @ w["mlp.down.weight"].T
+    return norm(x, p["norm.weight"]) @ p["token_embedding"].T
+
+
+@needs_stories
+def test_stories260k_tells_llama2cs_own_story():
+    model = gollm.load(STORIES)  # with the tok512.bin beside it
+    ids = list(generate_tokens(model.decoder, [1], max_new_tokens=200, temperature=0, stop=model.defaults.stop_tokens))
+    assert ids[:9] == [403, 407, 261, 378, 432, 383, 286, 261, 376] and len(ids) == 200
+    assert model.tokenizer.decode(ids).lstrip(" ") == PUBLISHED
+    assert model.tokenizer.encode(PUBLISHED, add_special_tokens=True).tolist()[:10] == [1, *ids[:9]]
+    text = np.array([1, *ids])
+    with open_model(STORIES) as source:
+        logits = reference_logits(contents(source), source.config, text)
+    assert logits[:-1].argmax(-1).tolist() == ids
+    found = model.logits(text)[0]
+    assert np.abs(found - logits).max() < 1e-4 * np.abs(logits).max()
+    nll = np.log(np.exp(logits).sum(-1))[:51] - logits[np.arange(51), ids[:51]]
+    assert nll.mean() == pytest.approx(0.3601, abs=5e-5)
+
+
+def with_tokenizer(config: ModelConfig) -> Source:
+    tokens = [b"<unk>", b"<s>", b"</s>", *(bytes([i]) for i in range(256)), b" ", b"t", b"h", b"e", b" t", b"he"]
+    types = np.full(len(tokens), PieceType.NORMAL, np.uint8)
+    types[:259] = [PieceType.UNKNOWN, PieceType.CONTROL, PieceType.CONTROL, *[PieceType.BYTE] * 256]
+    scores = -np.arange(len(tokens), dtype=np.float32)
+    source, _ = random_source(config.replace(vocab_size=len(tokens)))
+    source.tokenizer = SentencePieceTokenizer(Vocabulary.of(tokens), types, scores=scores, prefix=(1,))
+    return source
+
+
+def test_the_tokenizer_lies_beside_the_model(tmp_path):
+    source = with_tokenizer(config_of())
+    write = format_named("llama2.c").write
+    write(source, tmp_path / "model.bin", "f32")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "tok265.bin"]
+    with open_model(tmp_path / "model.bin") as opened:
+        assert opened.tokenizer.encode("the").tolist() == source.tokenizer.encode("the").tolist()
+        assert opened.defaults.bos_token == 1 and opened.defaults.stop_tokens == (1, 2)
+    write(source, tmp_path / "again.bin", "q8_0")  # the same tokenizer may lie there
+    (tmp_path / "tok265.bin").rename(tmp_path / "tokenizer.bin")
+    with open_model(tmp_path / "again.bin") as opened:
+        assert opened.tokenizer is not None
+    (tmp_path / "tok265.bin").write_bytes(b"another")
+    with pytest.raises(FormatError, match="another model's tokenizer"):
+        write(source, tmp_path / "third.bin", "f32")
+    assert not (tmp_path / "third.bin").exists()
+
+
+def test_a_tokenizer_that_does_not_fit_is_left_out_and_named(tmp_path):
+    source, _ = random_source(config_of())
+    format_named("llama2.c").write(source, tmp_path / "model.bin", "f32")
+    (tmp_path / "tokenizer.bin").write_bytes(b"\1\0\0\0")
+    with open_model(tmp_path / "model.bin") as opened:
+        assert opened.tokenizer is None
+        assert "tokenizer.bin has 0 tokens, but 11 are wanted" in opened.without_tokenizer
+
+
 @needs_stories
 def test_stories260k_goes_through_every_version(tmp_path):
     convert(STORIES, tmp_path / "again.bin", "llama2.c")
+    assert (tmp_path / "tok512.bin").read_bytes() == (DATA / "tok512.bin").read_bytes()
     data, again = STORIES.read_bytes(), (tmp_path / "again.bin").read_bytes()
     tables = 2 * 512 * 4 * 4  # of rotations: computed in float32 there
     assert again[:-tables] == data[:-tables]

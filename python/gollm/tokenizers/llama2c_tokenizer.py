@@ -73,6 +73,13 @@ def read(path: Path, vocab_size: int | None = None) -> SentencePieceTokenizer:
 
 
 def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
+    data = to_bytes(tokenizer, path)
+    with replacing(path, TokenizerError) as file:
+        file.write(data)
+
+
+def to_bytes(tokenizer: SentencePieceTokenizer, path: Path) -> bytes:
+    """What is to be written to `path`. Raises TokenizerError for a tokenizer that llama2.c would not read as it is."""
     from gollm.tokenizers.piece_scores import scores_of
 
     tokens = list(tokenizer.vocabulary)
@@ -92,7 +99,7 @@ def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
             "tokenizer does otherwise"
         )
     tokens[: len(_HEAD)] = _HEAD
-    with replacing(path, TokenizerError) as file:
-        file.write(struct.pack("<I", max(map(len, tokens))))
-        for token, score in zip(tokens, scores_of(tokenizer).tolist(), strict=True):
-            file.write(_ENTRY.pack(score, len(token)) + token)
+    entries = zip(tokens, scores_of(tokenizer).tolist(), strict=True)
+    return struct.pack("<I", max(map(len, tokens))) + b"".join(
+        _ENTRY.pack(score, len(token)) + token for token, score in entries
+    )
