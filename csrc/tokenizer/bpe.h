@@ -35,8 +35,8 @@ struct bpe_model {
     struct piece_map whole; // token -> id + 1, with rules.ignore_merges
 };
 
-/* merges (n_merges, 3): left, right, result. added (n_added): tokens that stand outside, such as special ones: no byte
- * and no whole piece becomes one. Everything is checked: no byte has two tokens, each merge's result is the bytes of its
+/* merges (n_merges, 3): left, right, result. added (n_added): tokens that stand outside, such as special ones: no
+ * whole piece becomes one. Everything is checked: no byte has two tokens, each merge's result is the bytes of its
  * parts, no pair comes twice. Returns NULL and says why, or with an empty `why` for lack of memory. */
 struct bpe_model *bpe_model_new(const struct vocabulary *v, const int32_t *merges, size_t n_merges,
                                 const int32_t *added, size_t n_added, struct bpe_rules rules, char *why,

@@ -3,19 +3,21 @@
 #include <stdio.h>  // snprintf
 #include <stdlib.h> // calloc, free
 
-/* The byte that each single-byte token stands for. Not all bytes need one. */
+/* The byte that each single-byte token stands for; a token that stands outside does so where no other does. Not all
+ * bytes need one. */
 static int find_bytes(struct bpe_model *model, const struct vocabulary *v, const uint8_t *outside, char *why,
                       size_t why_size) {
     for (int byte = 0; byte < 256; byte++) model->byte_id[byte] = -1;
     for (int32_t id = 0; id < v->n; id++) {
-        if (token_length(v, id) != 1 || outside[id]) continue;
+        if (token_length(v, id) != 1) continue;
         int32_t *of_byte = &model->byte_id[*token_bytes(v, id)];
-        if (*of_byte >= 0) {
+        if (*of_byte < 0 || (outside[*of_byte] && !outside[id])) {
+            *of_byte = id;
+        } else if (!outside[id]) {
             snprintf(why, why_size, "tokens %ld and %ld are the same byte 0x%02x", (long)*of_byte, (long)id,
                      *token_bytes(v, id));
             return 0;
         }
-        *of_byte = id;
     }
     for (int byte = 0; byte < 256; byte++)
         if (model->byte_id[byte] < 0) model->byte_id[byte] = model->rules.unknown;

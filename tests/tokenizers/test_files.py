@@ -145,40 +145,65 @@ def test_a_special_token_that_looks_like_a_byte_cannot_be_exported(tmp_path: Pat
 
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
+SPLIT = {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Isolated", "invert": False}
+
+
+def sequence(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "pretokenizers": list(steps)}
+
+
+def template(*pieces: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "TemplateProcessing", "single": list(pieces), "special_tokens": {"<s>": {"ids": [999]}}}
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"normalizer": {"type": "NFC"}}, "normalizer"),
+        ({"normalizer": {"type": "NFKC"}}, "normalizer is .*NFKC"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}}, "Lowercase"),
+        ({"normalizer": {"type": "Sequence", "normalizers": 3}}, "normalizers"),
         ({"truncation": {"max_length": 5}}, "truncation"),
         ({"padding": {}}, "padding"),
         ({"pre_tokenizer": None}, "pre_tokenizer"),
         ({"pre_tokenizer": {"type": "Metaspace"}}, "Metaspace"),
-        ({"pre_tokenizer": {"type": "ByteLevel"}}, "add_prefix_space is true"),
-        ({"pre_tokenizer": BYTE_LEVEL | {"use_regex": False}}, "use_regex"),
-        ({"post_processor": {"type": "TemplateProcessing"}}, "TemplateProcessing"),
+        ({"pre_tokenizer": BYTE_LEVEL | {"use_regex": 1}}, "use_regex"),
+        ({"pre_tokenizer": sequence({"type": "Digits"}, {"type": "ByteLevel"})}, "add_prefix_space behind other steps"),
+        ({"pre_tokenizer": sequence(BYTE_LEVEL, {"type": "Digits"})}, "ByteLevel as its only or last step"),
+        ({"pre_tokenizer": sequence({"type": "Punctuation"}, BYTE_LEVEL)}, "Punctuation"),
+        ({"pre_tokenizer": sequence(SPLIT | {"behavior": "MergedWithNext"}, BYTE_LEVEL)}, "MergedWithNext"),
+        ({"pre_tokenizer": sequence(SPLIT | {"behavior": "Removed"}, BYTE_LEVEL)}, "Removed"),
+        ({"pre_tokenizer": sequence(SPLIT | {"pattern": {"Regex": "a("}}, BYTE_LEVEL)}, "no regular expression"),
+        ({"pre_tokenizer": sequence(SPLIT | {"pattern": {"Regex": r"\s+$"}}, BYTE_LEVEL)}, r"with \$ in it"),
+        ({"pre_tokenizer": sequence(SPLIT | {"pattern": {"Regex": r"\d{1,3}+"}}, BYTE_LEVEL)}, r"with \{1,3\}\+ in it"),
+        ({"pre_tokenizer": sequence(SPLIT | {"pattern": "a"}, BYTE_LEVEL)}, "a Regex or a String"),
+        ({"post_processor": {"type": "TemplateProcessing"}}, "the template is null"),
+        ({"post_processor": {"type": "PairProcessing"}}, "PairProcessing"),
+        ({"post_processor": template({"Sequence": {"id": "B"}})}, "a piece of the template"),
+        ({"post_processor": template({"SpecialToken": {"id": "<x>"}})}, "a piece of the template"),
+        ({"post_processor": template({"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}})}, "prefix is .999"),
+        ({"post_processor": {"type": "RobertaProcessing", "cls": 3}}, "a token of the post_processor"),
         ({"decoder": {"type": "WordPiece"}}, "WordPiece"),
         ({"model": {"type": "WordPiece"}}, "WordPiece"),
         ({"model": {"type": "Unigram"}}, "Unigram"),
         ({"model": {"dropout": 0.1}}, "dropout"),
         ({"model": {"continuing_subword_prefix": "##"}}, "continuing_subword_prefix"),
         ({"model": {"end_of_word_suffix": "</w>"}}, "end_of_word_suffix"),
-        ({"model": {"byte_fallback": True}}, "byte_fallback"),
-        ({"model": {"ignore_merges": True}}, "ignore_merges"),
         ({"model": {"vocab": []}}, "vocabulary"),
-        ({"model": {"vocab": {"a": 0}}}, "4 tokens need the ids 0 to 3"),
+        ({"model": {"vocab": {"a": 0}, "byte_fallback": True}}, "byte_fallback"),
+        ({"model": {"vocab": {"a": 0}, "unk_token": "<unk>"}}, "unk_token"),
+        ({"model": {"vocab": {"a": 0}}}, "needs the token 'Ġ'"),
+        ({"model": {"vocab": {"a": 1 << 30}}}, "0 to 1048574 are possible"),
+        ({"model": {"vocab": {"a": -1}}}, "ids from -1"),
         ({"model": {"vocab": {"a": "0"}}}, "vocabulary"),
         ({"model": {"merges": None}}, "no list of merges"),
         ({"model": {"merges": ["a"]}}, "merge 0"),
         ({"model": {"merges": [["a", 1]]}}, "merge 0"),
-        ({"model": {"merges": [["i", "t"]] * 2}}, "made by no merge"),
-        ({"added_tokens": {}}, "made by no merge"),
+        ({"model": {"merges": [["i", "t"]] * 2}}, "join the same pair"),
+        ({"added_tokens": {}}, "not written in GPT-2's byte alphabet"),
         ({"added_tokens": [3]}, "added token"),
         ({"added_tokens": [{"content": "x", "id": 999, "special": True}]}, "id 999"),
         ({"added_tokens": [{"content": "<a b>", "id": 5, "special": True}]}, "id 5"),
-        ({"added_tokens": [{"content": "<a b>", "id": 288, "special": False}]}, "special"),
-        ({"added_tokens": [{"content": "<a b>", "id": 288, "special": True, "lstrip": True}]}, "lstrip"),
+        ({"added_tokens": [{"content": "<a b>", "id": 288, "special": 1}]}, "neither true nor false"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(change: dict[str, Any], named: str, tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gollm.errors import TokenizerError
+from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.json_file import read_json, read_text, write_text
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
@@ -40,22 +41,29 @@ def from_alphabet(token: str) -> bytes:
 
 
 def build(
-    vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], special: Iterable[str], path: Path
+    vocab: Mapping[str, int],
+    merges: Iterable[tuple[str, str]],
+    added: Iterable[AddedToken],
+    path: Path,
+    **rules: Any,
 ) -> BPETokenizer:
-    """A tokenizer from tokens and merges in the alphabet, and special tokens, which `vocab` has as they are spelled."""
+    """A tokenizer from tokens and merges in the alphabet, and added tokens, which `vocab` has as they are spelled. Ids
+    that no token has stand for nothing. rules: arguments of BPETokenizer."""
     from gollm.tokenizers.bpe import BPETokenizer
 
-    special_tokens = {spelling: vocab[spelling] for spelling in special}
-    tokens = [b""] * len(vocab)
+    added = list(added)
+    outside = {token.spelling for token in added}
+    size = max(vocab.values(), default=0) + 1
+    if min(vocab.values(), default=0) < 0 or size > MAX_TOKENS:
+        raise TokenizerError(
+            f"{path}: ids from {min(vocab.values())} to {size - 1}; 0 to {MAX_TOKENS - 1} are possible"
+        )
+    tokens = [b""] * size
     for token, index in vocab.items():
-        if type(index) is not int or not 0 <= index < len(vocab):
-            raise TokenizerError(
-                f"{path}: token {token!r} has id {index!r}; {len(vocab)} tokens need the ids 0 to {len(vocab) - 1}"
-            )
         if tokens[index]:
             raise TokenizerError(f"{path}: two tokens have id {index}; each needs its own")
         try:
-            tokens[index] = token.encode() if token in special_tokens else from_alphabet(token)
+            tokens[index] = token.encode() if token in outside else from_alphabet(token)
         except (KeyError, UnicodeEncodeError):
             raise TokenizerError(
                 f"{path}: token {token!r} (id {index}) is not written in GPT-2's byte alphabet"
@@ -70,7 +78,7 @@ def build(
             ) from None
     table = np.array(rows, np.int32).reshape(-1, 3)
     try:
-        tokenizer = BPETokenizer(Vocabulary.of(tokens), table, special_tokens)
+        tokenizer = BPETokenizer(Vocabulary.of(tokens), table, added_tokens=added, **rules)
         tokenizer.check()
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
@@ -108,26 +116,57 @@ def read(vocab_path: Path, merges_path: Path) -> BPETokenizer:
                 f"{merges_path}, line {number}: {line[:80]!r} is no merge; it must be two tokens with one space between"
             )
         merges.append((parts[0], parts[1]))
-    return build(vocab, merges, unmade(vocab, merges), vocab_path)
+    return build(vocab, merges, [AddedToken(token, vocab[token]) for token in unmade(vocab, merges)], vocab_path)
 
 
 def to_vocab(tokenizer: BPETokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """(vocab, merges) in the alphabet, special tokens as they are spelled."""
-    spellings = {token: spelling for spelling, token in tokenizer.special_tokens.items()}
+    """(vocab, merges) in the alphabet, added tokens as they are spelled, ids that stand for nothing left out."""
+    spellings = {token.id: token.spelling for token in tokenizer.added_tokens}
     names = [spellings.get(i) or to_alphabet(token) for i, token in enumerate(tokenizer.vocabulary)]
-    vocab = {name: i for i, name in enumerate(names)}
-    if len(vocab) < len(names):
-        double = next(name for i, name in enumerate(names) if vocab[name] != i)
-        raise TokenizerError(
-            f"the special token {double!r} looks like an ordinary one in GPT-2's alphabet; the format can't hold it"
-        )
+    vocab: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if name and vocab.setdefault(name, i) != i:
+            double = name if {vocab[name], i} & spellings.keys() else tokenizer.vocabulary[i]
+            raise TokenizerError(
+                f"the special token {double!r} looks like an ordinary one in GPT-2's alphabet; the format can't hold it"
+            )
     return vocab, [(names[left], names[right]) for left, right, _ in tokenizer.merges.tolist()]
+
+
+def _refuse_what_it_cannot_hold(tokenizer: BPETokenizer) -> None:
+    plain: dict[str, Any] = {
+        "pattern": "gpt2",
+        "normalizer": None,
+        "add_prefix_space": False,
+        "ignore_merges": False,
+        "lowest_id_first": False,
+        "unknown_token": None,
+        "prefix": (),
+        "suffix": (),
+    }
+    for name, value in plain.items():
+        if getattr(tokenizer, name) != value:
+            raise TokenizerError(
+                f"vocab.json and merges.txt hold nothing but GPT-2's kind; this tokenizer's {name} is "
+                f"{getattr(tokenizer, name)!r}; save it as tokenizer.json with save_huggingface"
+            )
+    for token in tokenizer.added_tokens:
+        if not token.plain:
+            raise TokenizerError(
+                f"vocab.json can't say what the added token {token.spelling!r} is; use save_huggingface"
+            )
 
 
 def write(tokenizer: BPETokenizer, folder: Path) -> None:
     import json
 
+    _refuse_what_it_cannot_hold(tokenizer)
     vocab, merges = to_vocab(tokenizer)
+    for token in set(unmade(vocab, merges)) ^ tokenizer.special_tokens.keys():
+        raise TokenizerError(
+            f"vocab.json marks no special tokens, they are those that no merge makes; {token!r} is not told by that; "
+            "use save_huggingface"
+        )
     vocab_name, merges_name = PAIRS[0]
     write_text(folder / merges_name, "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges))
     write_text(folder / vocab_name, json.dumps(vocab, ensure_ascii=False))

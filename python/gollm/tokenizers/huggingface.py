@@ -1,4 +1,4 @@
-"""Hugging Face's tokenizer.json, if it is byte-level BPE as GPT-2's; anything else is refused by name."""
+"""Hugging Face's tokenizer.json with byte-level BPE; what is not supported is refused by its name and value."""
 
 from __future__ import annotations
 
@@ -7,13 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gollm.errors import TokenizerError
-from gollm.tokenizers.gpt2_files import build, to_vocab, unmade, vocab_of
+from gollm.tokenizers.added_tokens import MAX_ADDED_TOKENS, AddedToken
+from gollm.tokenizers.gpt2_files import BYTE_OF_CHARACTER, build, to_vocab, vocab_of
+from gollm.tokenizers.huggingface_pipeline import (
+    read_decoder,
+    read_normalizer,
+    read_pre_tokenizer,
+    read_template,
+    refuse,
+    write_decoder,
+    write_normalizer,
+    write_post_processor,
+    write_pre_tokenizer,
+)
 from gollm.tokenizers.json_file import read_json, write_text
 
 if TYPE_CHECKING:
     from gollm.tokenizers.bpe import BPETokenizer
 
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def read(path: Path) -> BPETokenizer:
@@ -24,49 +36,50 @@ def parse(document: Any, path: Path) -> BPETokenizer:
     """The tokenizer that a parsed tokenizer.json describes."""
     if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
         raise TokenizerError(f'{path}: not a tokenizer.json, which has a "model"')
-    _check_pipeline(document, path)
+    for key in ("truncation", "padding"):
+        if document.get(key) is not None:
+            raise refuse(path, key, document[key], "none")
     model = document["model"]
-    _check_model(model, path)
+    if model.get("type", "BPE") != "BPE":
+        raise refuse(path, "the model's type", model.get("type"), '"BPE"')
+    normalizer = read_normalizer(document.get("normalizer"), path)
+    pattern, add_prefix_space = read_pre_tokenizer(document.get("pre_tokenizer"), path)
+    read_decoder(document.get("decoder"), path)
+    prefix, suffix = read_template(document.get("post_processor"), path)
     vocab = dict(vocab_of(model.get("vocab"), path))
-    merges = _merges(model.get("merges"), path)
-    special = _added_tokens(document.get("added_tokens") or [], vocab, path)
-    for token in unmade(vocab, merges):
-        if token not in special:
-            raise TokenizerError(
-                f"{path}: token {token!r} (id {vocab[token]}) is made by no merge and is no added token; not supported"
-            )
-    return build(vocab, merges, special, path)
-
-
-def _refuse(path: Path, what: str, value: Any, allowed: str) -> TokenizerError:
-    return TokenizerError(
-        f"{path}: {what} is {json.dumps(value)[:80]}; supported is byte-level BPE as GPT-2's, with {allowed}"
+    unknown_token = _check_model(model, vocab, path)
+    added = _added_tokens(document.get("added_tokens") or [], vocab, path)
+    if unknown_token is not None and not any(token.special and token.spelling == unknown_token for token in added):
+        raise refuse(path, "the model's unk_token", unknown_token, "one of the special added_tokens, or null")
+    return build(
+        vocab,
+        _merges(model.get("merges"), path),
+        added,
+        path,
+        pattern=pattern,
+        normalizer=normalizer,
+        add_prefix_space=add_prefix_space,
+        ignore_merges=bool(model.get("ignore_merges")),
+        unknown_token=unknown_token,
+        prefix=prefix,
+        suffix=suffix,
     )
 
 
-def _check_pipeline(document: dict[str, Any], path: Path) -> None:
-    for key in ("normalizer", "truncation", "padding"):
-        if document.get(key) is not None:
-            raise _refuse(path, key, document[key], "none")
-    before = document.get("pre_tokenizer")
-    if not isinstance(before, dict) or before.get("type") != "ByteLevel":
-        raise _refuse(path, "pre_tokenizer", before, "ByteLevel")
-    if before.get("add_prefix_space", True) is not False:
-        raise _refuse(path, "pre_tokenizer's add_prefix_space", before.get("add_prefix_space", True), "false")
-    if before.get("use_regex", True) is not True:
-        raise _refuse(path, "pre_tokenizer's use_regex", before.get("use_regex"), "true")
-    for key in ("post_processor", "decoder"):
-        part = document.get(key)
-        if part is not None and (not isinstance(part, dict) or part.get("type") != "ByteLevel"):
-            raise _refuse(path, key, part, "ByteLevel or none")
-
-
-def _check_model(model: dict[str, Any], path: Path) -> None:
-    if model.get("type", "BPE") != "BPE":
-        raise _refuse(path, "the model's type", model.get("type"), '"BPE"')
-    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
+def _check_model(model: dict[str, Any], vocab: dict[str, int], path: Path) -> str | None:
+    """The unknown token, if there are bytes that it may have to stand for."""
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
-            raise _refuse(path, f"the model's {key}", model[key], "none")
+            raise refuse(path, f"the model's {key}", model[key], "none")
+    if vocab.keys() >= BYTE_OF_CHARACTER.keys():
+        return None
+    for key in ("byte_fallback", "fuse_unk"):
+        if model.get(key) and (key == "byte_fallback" or model.get("unk_token") is not None):
+            raise refuse(path, f"the model's {key}", model[key], "false, unless all 256 bytes are in the vocabulary")
+    unknown = model.get("unk_token")
+    if unknown is not None and not isinstance(unknown, str):
+        raise refuse(path, "the model's unk_token", unknown, "text or null")
+    return unknown
 
 
 def _merges(merges: Any, path: Path) -> list[tuple[str, str]]:
@@ -82,50 +95,54 @@ def _merges(merges: Any, path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def _added_tokens(added: Any, vocab: dict[str, int], path: Path) -> list[str]:
-    """The special tokens' spellings; those that the model's vocabulary leaves out are put into `vocab`."""
-    special: list[str] = []
-    if not isinstance(added, list):
-        raise TokenizerError(f"{path}: added_tokens must be a list")
+def _added_tokens(added: Any, vocab: dict[str, int], path: Path) -> list[AddedToken]:
+    """The added tokens; those that the model's vocabulary leaves out are put into `vocab`."""
+    tokens: list[AddedToken] = []
+    if not isinstance(added, list) or len(added) > MAX_ADDED_TOKENS:
+        raise TokenizerError(f"{path}: added_tokens must be a list of up to {MAX_ADDED_TOKENS}")
     for token in added:
         spelling, index = (token.get("content"), token.get("id")) if isinstance(token, dict) else (None, None)
         if not isinstance(spelling, str) or not spelling or type(index) is not int:
             raise TokenizerError(f"{path}: an added token is {json.dumps(token)[:80]}; it needs content and id")
-        for key in ("single_word", "lstrip", "rstrip"):
-            if token.get(key):
-                raise _refuse(path, f"{key} of the added token {spelling!r}", token[key], "false")
-        if token.get("special") is not True:
-            raise _refuse(path, f"special of the added token {spelling!r}", token.get("special"), "true")
+        flags = {key: token.get(key, False) for key in _FLAGS}
+        if not all(type(flag) is bool for flag in flags.values()):
+            raise TokenizerError(f"{path}: the added token {spelling!r} has a flag that is neither true nor false")
         if vocab.setdefault(spelling, index) != index:
             raise TokenizerError(
                 f"{path}: the added token {spelling!r} has id {index}, but {vocab[spelling]} in the vocabulary"
             )
-        special.append(spelling)
-    return special
+        tokens.append(AddedToken(spelling, index, **flags))
+    return tokens
 
 
 def write(tokenizer: BPETokenizer, path: Path) -> None:
     vocab, merges = to_vocab(tokenizer)
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    special = sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
+    if tokenizer.lowest_id_first:  # the order of the list is all that the format has
+        by_result = tokenizer.merges[:, 2].argsort(kind="stable")
+        merges = [merges[i] for i in by_result]
+    names = {index: name for name, index in vocab.items()}
+    template = {index: names[index] for index in (*tokenizer.prefix, *tokenizer.suffix)}
     document = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": index, "content": spelling, **flags} for spelling, index in special],
-        "normalizer": None,
-        "pre_tokenizer": _BYTE_LEVEL,
-        "post_processor": _BYTE_LEVEL,
-        "decoder": _BYTE_LEVEL,
+        "added_tokens": [
+            {"id": token.id, "content": token.spelling, **{flag: getattr(token, flag) for flag in _FLAGS}}
+            for token in tokenizer.added_tokens
+        ],
+        "normalizer": write_normalizer(tokenizer.normalizer),
+        "pre_tokenizer": write_pre_tokenizer(tokenizer.pattern, tokenizer.add_prefix_space),
+        "post_processor": write_post_processor(tokenizer.prefix, tokenizer.suffix, template),
+        "decoder": write_decoder(),
         "model": {
             "type": "BPE",
             "dropout": None,
-            "unk_token": None,
+            "unk_token": tokenizer.unknown_token,
             "continuing_subword_prefix": None,
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": False,
+            "ignore_merges": tokenizer.ignore_merges,
             "vocab": vocab,
             "merges": [f"{left} {right}" for left, right in merges],
         },

@@ -94,7 +94,7 @@ def compiled(expression: str) -> Any:
     if len(expression) > _MAX_LENGTH:
         raise TokenizerError(f"a pattern of {len(expression)} characters; at most {_MAX_LENGTH} are allowed")
     try:
-        return regex.compile(expression)
+        return regex.compile(expression, regex.VERSION1)  # sets as other engines have them, nested too
     except (regex.error, RecursionError, MemoryError, OverflowError, ValueError) as error:
         raise TokenizerError(f"the pattern {expression[:80]!r} is no regular expression: {error}") from None
 
