@@ -78,4 +78,15 @@ static inline vec activation_gradient(int64_t kind, vec x) {
     }
 }
 
+/* f(x), and its derivative, where both are wanted: SILU shares its sigmoid. */
+static inline vec activation_and_gradient(int64_t kind, vec x, vec *gradient) {
+    if (kind == GOLLM_SILU) {
+        const vec gate = vec_sigmoid(x);
+        *gradient = gate * (vec_set(1) + x * (vec_set(1) - gate));
+        return x * gate;
+    }
+    *gradient = activation_gradient(kind, x);
+    return activation(kind, x);
+}
+
 #endif

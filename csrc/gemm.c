@@ -85,12 +85,15 @@ write_back(const struct gemm *gemm, const real *tile, // (MR, NR)
             if (g.bias) v += vec_load_n(g.bias + n + j, left);
             if (g.pre) vec_store_n(g.pre + at, v, left);
             const vec factor = g.factor ? vec_load_n(g.factor + at, left) : vec_set(1);
-            if (g.gradient_of) {
-                const vec x = vec_load_n(g.gradient_of + at, left);
-                if (g.product) vec_store_n(g.product + at, activation(g.activation, x) * factor, left);
-                if (g.dfactor) vec_store_n(g.dfactor + at, activation(g.activation, x) * v, left);
-                v *= activation_gradient(g.activation, x);
-            } else
+            if (g.product || g.dfactor) {
+                vec gradient;
+                const vec f = activation_and_gradient(g.activation, vec_load_n(g.gradient_of + at, left), &gradient);
+                if (g.product) vec_store_n(g.product + at, f * factor, left);
+                if (g.dfactor) vec_store_n(g.dfactor + at, f * v, left);
+                v *= gradient;
+            } else if (g.gradient_of)
+                v *= activation_gradient(g.activation, vec_load_n(g.gradient_of + at, left));
+            else
                 v = activation(g.activation, v);
             if (g.factor) v *= factor;
             if (g.residual) v += vec_load_n(g.residual + at, left);

@@ -142,7 +142,7 @@ def test_torch_takes_part_where_it_is_installed():
 
 def test_the_command_lists_and_measures(capsys, monkeypatch):
     assert main(["bench", "training", "--list"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert len(capsys.readouterr().out.splitlines()) == 8
     monkeypatch.setattr(turns, "TURN", 0.001)
     assert main(["bench", "matmul", "--filter", "NT 768 tokens, 128 x 128", "--turns", "1", "--json"]) == 0
     out = capsys.readouterr()

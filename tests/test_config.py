@@ -14,11 +14,19 @@ PARAMETERS = {
     "d24": 354_823_168,
     "d36": 774_030_080,
     "d48": 1_557_611_200,
-}  # as GPT-2's papers and files
+    "gollm-85m": 86_526_720,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "llama-3-8b": 8_030_261_248,
+    "tinyllama-1.1b": 1_100_048_384,
+    "smollm-135m": 134_515_008,
+    "smollm-360m": 361_821_120,
+    "qwen-2.5-0.5b": 494_032_768,
+}  # as the papers and files of their authors
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_gpt2_presets_have_gpt2s_parameters(name):
+def test_presets_have_their_originals_parameters(name):
     assert sum(spec.size for spec in parameter_specs(preset(name))) == PARAMETERS[name]
 
 
@@ -74,6 +82,16 @@ def test_a_preset_can_be_changed():
         ({"n_heads": 4, "n_kv_heads": 3}, ["n_kv_heads", "3", "4"]),
         ({"d_model": 1024, "n_heads": 2}, ["head_dim", "512", "256"]),
         ({"activation": "tanh"}, ["activation", "'tanh'", "silu"]),
+        ({"norm": "batchnorm"}, ["norm", "'batchnorm'", "rmsnorm"]),
+        ({"position": "alibi"}, ["position", "'alibi'", "rope"]),
+        ({"position": "rope", "d_model": 60, "n_heads": 4}, ["head_dim", "15", "even"]),
+        ({"rope_scaling": "linear"}, ["rope_scaling", "'linear'", "learned"]),
+        ({"position": "rope", "rope_scaling": "yarn"}, ["rope_scaling", "'yarn'", "llama3"]),
+        ({"position": "rope", "rope_scaling": "llama3"}, ["rope_original_context", "None"]),
+        ({"position": "rope", "rope_theta": 0.5}, ["rope_theta", "0.5"]),
+        ({"sliding_window": 0}, ["sliding_window", "0"]),
+        ({"qkv_bias": "yes"}, ["qkv_bias", "'yes'"]),
+        ({"gated_mlp": 1}, ["gated_mlp", "1", "true or false"]),
         ({"dropout": 1.0}, ["dropout", "1.0"]),
         ({"dropout": float("nan")}, ["dropout", "nan"]),
         ({"bias": 1}, ["bias", "1", "true or false"]),

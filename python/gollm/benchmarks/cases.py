@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from gollm.benchmarks.turns import Case, Contestant
-from gollm.config import ModelConfig
+from gollm.config import ModelConfig, preset
 from gollm.specs import parameter_specs
 from gollm.training.estimate import flops_per_token
 
@@ -30,6 +30,8 @@ MODELS: dict[str, tuple[dict[str, Any], int, int]] = {  # shape, batch size, con
     "GPT-2 124M, 4 x 64": (GPT2, 4, 64),
     "GPT-2 124M, 4 x 256": (GPT2, 4, 256),
     "GPT-2 124M, 1 x 1024": (GPT2, 1, 1024),
+    "gollm-85m, 4 x 256": (preset("gollm-85m").to_dict(), 4, 256),
+    "gollm-85m, 1 x 1024": (preset("gollm-85m").to_dict(), 1, 1024),
 }
 WEIGHTS = {  # tokens, and the (outputs, inputs) of linear layers
     "GPT-2": (

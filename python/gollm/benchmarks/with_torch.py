@@ -89,6 +89,50 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
+class LlamaBlock(nn.Module):
+    """The same with RMSNorm, rotated queries and keys, grouped heads and SwiGLU."""
+
+    def __init__(self, d_model, d_ff, n_heads, n_kv_heads, head_dim):
+        super().__init__()
+        self.sizes, self.head_dim = [n * head_dim for n in (n_heads, n_kv_heads, n_kv_heads)], head_dim
+        self.attention_norm, self.mlp_norm = nn.RMSNorm(d_model, 1e-5), nn.RMSNorm(d_model, 1e-5)
+        self.qkv = nn.Linear(d_model, sum(self.sizes), bias=False)
+        self.output = nn.Linear(self.sizes[0], d_model, bias=False)
+        self.gate, self.up = (nn.Linear(d_model, d_ff, bias=False) for _ in range(2))
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+
+    def forward(self, x, cos, sin):
+        heads = self.qkv(self.attention_norm(x)).split(self.sizes, 2)
+        q, k, v = (y.unflatten(2, (-1, self.head_dim)).transpose(1, 2) for y in heads)
+        q, k = (y * cos + torch.cat((-y.chunk(2, -1)[1], y.chunk(2, -1)[0]), -1) * sin for y in (q, k))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        x = x + self.output(y.transpose(1, 2).flatten(2))
+        z = self.mlp_norm(x)
+        return x + self.down(F.silu(self.gate(z)) * self.up(z))
+
+
+class Llama(nn.Module):
+    """(B, T) token ids and targets -> mean cross-entropy, of a configuration with the LLaMA family's parts."""
+
+    def __init__(self, n_layers, n_heads, n_kv_heads, head_dim, d_model, d_ff, vocab_size, context, rope_theta, **rest):
+        super().__init__()
+        self.tokens, self.norm = nn.Embedding(vocab_size, d_model), nn.RMSNorm(d_model, 1e-5)
+        self.blocks = nn.ModuleList(LlamaBlock(d_model, d_ff, n_heads, n_kv_heads, head_dim) for _ in range(n_layers))
+        angles = torch.arange(context)[:, None] * rope_theta ** (-torch.arange(0, head_dim, 2) / head_dim)
+        self.cos, self.sin = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
+        for name, p in self.named_parameters():
+            if p.dim() > 1:
+                residual = name.endswith(("output.weight", "down.weight"))
+                nn.init.normal_(p, std=0.02 / (2 * n_layers) ** 0.5 if residual else 0.02)
+
+    def forward(self, ids, targets):
+        x = self.tokens(ids)
+        for block in self.blocks:
+            x = block(x, self.cos, self.sin)
+        logits = self.norm(x) @ self.tokens.weight.T
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
 def make_optimizer(model, lr=1e-3):
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
@@ -99,7 +143,7 @@ def make_optimizer(model, lr=1e-3):
 def training(batch_size, compiled=False, **shape):
     """A step on random tokens: forward, backward, clipping, update, and the gradients away."""
     torch.manual_seed(0)
-    model = GPT(**shape)
+    model = Llama(**shape) if shape.get("position") == "rope" else GPT(**shape)
     optimizer = make_optimizer(model)
     forward = torch.compile(model) if compiled else model
     ids, targets = torch.randint(shape["vocab_size"], (2, batch_size, shape["context"]))
