@@ -17,6 +17,7 @@ _MODULES = {
     "huggingface": "huggingface",
     "gguf": "gguf",
     "llm.c": "llmc",
+    "json": "json_weights",
     "llama2.c": "llama2c",  # after those that begin with a magic number: its oldest version has none
 }
 NAMES = tuple(_MODULES)
