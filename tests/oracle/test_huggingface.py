@@ -14,16 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gollm
 from gollm.config import ModelConfig
-from gollm.generation import GenerationDefaults
+from gollm.generation import GenerationDefaults, generate_tokens
 from gollm.interop import convert, huggingface, open_model
 from gollm.interop.heads import to_half_split
 from gollm.interop.source import Source
+from gollm.language_model import LanguageModel
 from gollm.specs import parameter_specs
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
+
+TOLERANCE = 1e-4  # of the largest logit: both compute in float32, in another order
 
 LLAMA = {
     "hidden_size": 48,
@@ -154,6 +158,34 @@ def test_theirs_here_and_back(name: str, tmp_path: Path) -> None:
         assert torch.equal(back(ids).logits, theirs(ids).logits)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_same_logits_and_greedy_tokens(name: str, tmp_path: Path) -> None:
+    """Theirs here, then ours there: our own model's folder in their library, through gollm's own file."""
+    theirs = model_of(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = gollm.load(tmp_path / "theirs")
+    assert_same(ours, theirs)
+    generator = np.random.default_rng(3)
+    for parameter in ours.decoder.parameters.values():
+        parameter.data[...] += generator.standard_normal(parameter.shape, dtype=np.float32) / 20
+    ours.save(tmp_path / "ours.golm")
+    convert(tmp_path / "ours.golm", tmp_path / "ours")
+    assert_same(ours, load_there(tmp_path / "ours"))
+
+
+def assert_same(ours: LanguageModel, theirs: Any) -> None:
+    V = theirs.config.vocab_size
+    ids = torch.randint(0, V, (3, 96), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = theirs(ids).logits.numpy()
+    np.testing.assert_allclose(ours.logits(ids.numpy()), expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+    prompt = ids[:1, :5]
+    with torch.no_grad():
+        longer = theirs.generate(prompt, max_new_tokens=40, do_sample=False, eos_token_id=None, pad_token_id=0)
+    tokens = generate_tokens(ours.decoder, prompt[0].tolist(), max_new_tokens=40, temperature=0)
+    assert list(tokens) == longer[0, 5:].tolist()
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama3", "qwen2"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_and_shards(name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +194,9 @@ def test_half_precision_and_shards(name: str, dtype: str, tmp_path: Path, monkey
     assert len(list((tmp_path / "theirs").glob("model-*.safetensors"))) > 1
     with open_model(tmp_path / "theirs") as source:
         assert_weights_are(source, theirs.state_dict())
+    # A rotation in half precision is another one: theirs comes back from its file in float32.
+    whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "theirs", dtype=torch.float32)
+    assert_same(gollm.load(tmp_path / "theirs"), whole.eval())
     monkeypatch.setattr(huggingface, "SHARD_BYTES", 30_000)
     convert(tmp_path / "theirs", tmp_path / "back", "huggingface", "f16" if dtype == "float16" else "bf16")
     assert len(list((tmp_path / "back").glob("model-*.safetensors"))) > 1

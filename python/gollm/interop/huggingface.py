@@ -91,7 +91,8 @@ def read(path: Path) -> Source:
         defaults = read_defaults(path, values, config.vocab_size)
         tokenizer, without = _read_tokenizer(path)
         close = stack.pop_all().close
-    return Source(config, weights.read, tokenizer, defaults, close, without)
+    dtype = ", ".join(sorted({tensor.dtype for _, tensor in tensors.values()}))
+    return Source(config, weights.read, tokenizer, defaults, close, dtype=dtype, without_tokenizer=without)
 
 
 def _open_weights(folder: Path, stack: ExitStack) -> dict[str, tuple[SafetensorsFile, StoredTensor]]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gollm.errors import FormatError
+from gollm.errors import FormatError, GenerationError
 from gollm.files import reason
 from gollm.generation import GenerationDefaults
 from gollm.strict_json import parse_object, shorten
 
 MAX_JSON_BYTES = 8 << 20
+
+_TOKENS = ("eos", "bos", "pad")
 
 Values = Mapping[str, Any]
 
@@ -41,25 +43,21 @@ def read_defaults(folder: Path, model: Values, vocab_size: int) -> GenerationDef
     """From generation_config.json where it is there, else from `model`, the parsed config.json."""
     found = read_json(folder / "generation_config.json") or {}
     where = str(folder / ("generation_config.json" if found else "config.json"))
-    values = {**{key: model.get(key) for key in ("eos_token_id", "bos_token_id", "pad_token_id")}, **found}
+    values = {**{f"{key}_token_id": model.get(f"{key}_token_id") for key in _TOKENS}, **found}
 
-    def number(key: str, high: float, kinds: type[int] | tuple[type[int], type[float]]) -> Any:
-        value: Any = values.get(key)
-        if value is None or (isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value <= high):
-            return value
-        raise FormatError(f"{where}: {key} is {shorten(value)}; it must be a number from 0 to {high:g}")
-
-    def token(key: str) -> int | None:
-        return next(iter(_ids(values.get(key), key, where, vocab_size)), None)
-
-    top_p = number("top_p", 1.0, (int, float))
-    return GenerationDefaults(
-        stop_tokens=_ids(values.get("eos_token_id"), "eos_token_id", where, vocab_size),
-        bos_token=token("bos_token_id"),
-        pad_token=token("pad_token_id"),
-        temperature=0.0 if values.get("do_sample") is False else number("temperature", math.inf, (int, float)),
-        top_k=number("top_k", 2**31 - 1, int),
-        top_p=top_p or None,
+    ids = {key: _ids(values.get(f"{key}_token_id"), f"{key}_token_id", where, vocab_size) for key in _TOKENS}
+    sampling = {key: values.get(key) for key in ("temperature", "top_k", "top_p")}
+    if values.get("do_sample") is False:
+        sampling = {"temperature": 0.0}
+    try:
+        defaults = GenerationDefaults.from_dict({k: v for k, v in sampling.items() if v is not None})
+    except GenerationError as error:
+        raise FormatError(f"{where}: {error}") from None
+    return dataclasses.replace(
+        defaults,
+        stop_tokens=ids["eos"],
+        bos_token=next(iter(ids["bos"]), None),
+        pad_token=next(iter(ids["pad"]), None),
         chat_template=_chat_template(folder),
     )
 

@@ -33,6 +33,7 @@ class Source(AbstractContextManager["Source"]):
     tokenizer: Tokenizer | None = None
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     close: Callable[[], None] = lambda: None
+    dtype: str = ""  # what its weights are stored as, in the format's words
     without_tokenizer: str = ""  # why `tokenizer` is None, where the file has one that gollm cannot use
     weights: Callable[[], Array | None] = lambda: None
 
