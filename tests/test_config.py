@@ -116,3 +116,39 @@ def test_files(tmp_path):
             ModelConfig.from_file(tmp_path / name)
     with pytest.raises(ConfigError, match=r"missing\.yaml"):
         ModelConfig.from_file(tmp_path / "missing.yaml")
+
+
+ROTARY = ModelConfig(position="rope", norm="rmsnorm", gated_mlp=True, bias=False, context=100)
+
+
+def test_a_longer_context_scales_what_is_there():
+    assert ROTARY.with_context(100) is ROTARY.with_context(100, "linear") is ROTARY
+    assert ROTARY.with_context(40) == ROTARY.replace(context=40)
+    assert ROTARY.with_context(400, "none") == ROTARY.replace(context=400)
+    linear = ROTARY.with_context(400, "linear")
+    assert linear == ROTARY.replace(context=400, rope_scaling="linear", rope_factor=4.0)
+    assert linear.with_context(800, "linear").rope_factor == 8.0
+    assert linear.with_context(800, "none") == linear.replace(context=800)
+    llama3 = ROTARY.with_context(400, "llama3")
+    assert (llama3.rope_scaling, llama3.rope_factor, llama3.rope_original_context) == ("llama3", 4.0, 100)
+    longer = llama3.with_context(800, "llama3")
+    assert (longer.rope_factor, longer.rope_original_context) == (8.0, 100)
+
+
+@pytest.mark.parametrize(
+    ("config", "context", "scaling", "words"),
+    [
+        (ModelConfig(), 2048, "linear", ["2048", "1024 positions", "rotary"]),
+        (ModelConfig(), 512, None, ["512", "1024 positions"]),
+        (ROTARY, 400, None, ["400", "100", "linear, llama3 or none"]),
+        (ROTARY, 400, "yarn", ["'yarn'", "none, linear, llama3"]),
+        (ROTARY, 40, "linear", ["'linear'", "40", "100"]),
+        (ROTARY, 0, None, ["context is 0"]),
+        (ROTARY.with_context(400, "llama3"), 800, "linear", ["'linear'", "'llama3' already"]),
+    ],
+)
+def test_a_context_that_cannot_be(config, context, scaling, words):
+    with pytest.raises(ConfigError) as error:
+        config.with_context(context, scaling)
+    for word in words:
+        assert word in str(error.value)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from gollm.errors import ConfigError
 from gollm.options import load_file
+from gollm.strict_json import shorten
 
 # What other projects call our fields: the one table for configuration files, flags and imports.
 ALIASES = {
@@ -114,7 +115,7 @@ class ModelConfig:
             )
         for name in ("bias", "tied_head", "gated_mlp"):
             if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+                raise ConfigError(f"{name} is {shorten(getattr(self, name))}; it must be true or false")
         if self.d_ff is None:
             gated = -(-8 * self.d_model // (3 * 64)) * 64
             object.__setattr__(self, "d_ff", gated if self.gated_mlp else 4 * self.d_model)
@@ -126,7 +127,7 @@ class ModelConfig:
         self._check_number("dropout", 0.0, 1.0)
         for name in ("qkv_bias", "output_bias", "mlp_bias"):
             if getattr(self, name) is not None and not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be true, false or none")
+                raise ConfigError(f"{name} is {shorten(getattr(self, name))}; it must be true, false or none")
         if self.sliding_window is not None:
             self._check_count("sliding_window")
         self._check_positions()
@@ -154,17 +155,19 @@ class ModelConfig:
 
     def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
         if getattr(self, name) not in allowed:
-            raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+            raise ConfigError(f"{name} is {shorten(getattr(self, name))}; it must be one of {', '.join(allowed)}")
 
     def _check_count(self, name: str) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
-            raise ConfigError(f"{name} is {value!r}; it must be a whole number from 1 to 2147483647")
+            raise ConfigError(f"{name} is {shorten(value)}; it must be a whole number from 1 to 2147483647")
 
     def _check_number(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
-            raise ConfigError(f"{name} is {value!r}; it must be a number from {low:g} up to, not including, {high:g}")
+            raise ConfigError(
+                f"{name} is {shorten(value)}; it must be a number from {low:g} up to, not including, {high:g}"
+            )
 
     # The optional fields are never None after __post_init__; these say so to type checkers.
     @property
@@ -210,6 +213,48 @@ class ModelConfig:
 
     def replace(self, **changes: Any) -> ModelConfig:
         return dataclasses.replace(self, **changes)
+
+    def with_context(self, context: int, rope_scaling: str | None = None) -> ModelConfig:
+        """The same model for sequences of `context` tokens, be they longer than those it was trained on.
+
+        rope_scaling says how a rotary embedding turns positions that it has not seen, and must be given for a longer
+        context: "linear" squeezes all positions into the trained range (Chen et al. 2023), "llama3" the slow rotations
+        alone (Llama 3.1), "none" goes on turning. The first two multiply a scaling of their kind that the model has.
+        Raises ConfigError for learned positions, which end where training did."""
+        if rope_scaling not in (None, *ROPE_SCALINGS):
+            raise ConfigError(f"rope_scaling is {rope_scaling!r}; it must be one of {', '.join(ROPE_SCALINGS)}")
+        changed = self.replace(context=context)  # its own checks first
+        if context == self.context:
+            return self
+        if self.position == "learned":
+            raise ConfigError(
+                f"context is {context}, but this model has learned a vector for each of its {self.context} positions, "
+                "and there are no others; only models with rotary positions can have another context"
+            )
+        if context < self.context:
+            if rope_scaling not in (None, "none"):
+                raise ConfigError(
+                    f"rope_scaling is {rope_scaling!r}, but context {context} is within the {self.context} tokens that "
+                    "this model is for; leave it out"
+                )
+            return changed
+        if rope_scaling is None:
+            raise ConfigError(
+                f"context is {context}, but this model is for {self.context} tokens; choose how its rotary positions "
+                "are scaled, with rope_scaling linear, llama3 or none"
+            )
+        if rope_scaling == "none":
+            return changed
+        if self.rope_scaling not in ("none", rope_scaling):
+            raise ConfigError(
+                f"rope_scaling is {rope_scaling!r}, but this model has {self.rope_scaling!r} already; use that, or none"
+            )
+        original = self.rope_original_context if self.rope_scaling == "llama3" else self.context
+        return changed.replace(
+            rope_scaling=rope_scaling,
+            rope_factor=self.rope_factor * context / self.context,
+            rope_original_context=original if rope_scaling == "llama3" else None,
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "model configuration") -> ModelConfig:

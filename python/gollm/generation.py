@@ -148,8 +148,9 @@ def _generate(
     stop: frozenset[int],
 ) -> Iterator[int]:
     generator = np.random.Generator(np.random.Philox(seed))
-    cache = KVCache(model.config, dtype=model.parameters.dtype)
     context = model.config.context
+    capacity = min(context, len(tokens) + max_new_tokens)
+    cache = KVCache(model.config, capacity=capacity, dtype=model.parameters.dtype)
     new = tokens
     for _ in range(max_new_tokens):
         if cache.lengths[0] + len(new) > context:

@@ -15,7 +15,7 @@ import numpy as np
 from gollm import generation, interop
 from gollm.checkpoint import write_checkpoint
 from gollm.config import ModelConfig
-from gollm.errors import GenerationError
+from gollm.errors import ConfigError, GenerationError
 from gollm.generation import GenerationDefaults
 from gollm.model import Decoder
 from gollm.tensor import Array
@@ -28,11 +28,16 @@ class LanguageModel:
     """A decoder, its tokenizer (None for a model of bare token ids), and what its file says about generating."""
 
     def __init__(
-        self, decoder: Decoder, tokenizer: Tokenizer | None = None, defaults: GenerationDefaults | None = None
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer | None = None,
+        defaults: GenerationDefaults | None = None,
+        without_tokenizer: str = "",  # why the file's tokenizer could not be used
     ) -> None:
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.defaults = defaults or GenerationDefaults()
+        self.without_tokenizer = without_tokenizer
 
     @property
     def config(self) -> ModelConfig:
@@ -57,8 +62,10 @@ class LanguageModel:
         """The text that continues the prompt (without the prompt). Temperature 0 is greedy; top_k 0 and top_p 1 keep
         all tokens.
 
-        Ends after max_new_tokens, or at the tokenizer's end-of-text token. An empty prompt starts from end-of-text
-        where the tokenizer has one. Raises GenerationError for a prompt that is longer than the context."""
+        The prompt begins with the ids that the tokenizer's template puts before a text, such as a begin token; special
+        tokens that are spelled in it are plain text. Ends after max_new_tokens, or at one of the model's stop tokens,
+        the tokenizer's end-of-text among them. An empty prompt starts from the begin token, or else from end-of-text.
+        Raises GenerationError for a prompt that is longer than the context."""
         return "".join(
             self.stream(
                 prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
@@ -77,13 +84,17 @@ class LanguageModel:
     ) -> Iterator[str]:
         """generate() piece by piece, as tokens come; a character is never split."""
         if self.tokenizer is None:
-            raise GenerationError("this model has no tokenizer; use gollm.generation.generate_tokens with token ids")
+            why = f" ({self.without_tokenizer})" if self.without_tokenizer else ""
+            raise GenerationError(
+                f"this model has no tokenizer{why}; use gollm.generation.generate_tokens with token ids"
+            )
         end = self.tokenizer.special_tokens.get(END_OF_TEXT)
-        ids = self.tokenizer.encode(prompt)
-        if len(ids) == 0:
-            if end is None:
+        ids = [*self.tokenizer.prefix, *self.tokenizer.encode(prompt).tolist()]
+        if not ids:
+            start = end if self.defaults.bos_token is None else self.defaults.bos_token
+            if start is None:
                 raise GenerationError("the prompt is empty, and this model has no end-of-text token to start from")
-            ids = np.array([end], np.int32)
+            ids = [start]
         tokens = generation.generate_tokens(
             self.decoder,
             ids,
@@ -92,9 +103,9 @@ class LanguageModel:
             top_k=top_k,
             top_p=top_p,
             seed=seed,
-            stop=() if end is None else (end,),
+            stop=self.defaults.stop_tokens if end is None else (*self.defaults.stop_tokens, end),
         )
-        return _decode(tokens, self.tokenizer.decoder(after=ids.tolist()))
+        return _decode(tokens, self.tokenizer.decoder(after=ids))
 
     def save(self, path: str | Path) -> None:
         """Writes weights, tokenizer and defaults to one *.golm file. Raises CheckpointError."""
@@ -118,13 +129,19 @@ def _decode(tokens: Iterator[int], decoder: StreamDecoder) -> Iterator[str]:
         yield text
 
 
-def load(path: str | Path) -> LanguageModel:
-    """The model at `path` in any format of gollm.interop, which is told by its content. Raises FormatError for one that
-    is missing, damaged, or not supported."""
+def load(path: str | Path, *, context: int | None = None, rope_scaling: str | None = None) -> LanguageModel:
+    """The model at `path` in any format of gollm.interop, which is told by its content; a run folder's best checkpoint.
+
+    `context` is another number of tokens than the model is for; `rope_scaling` ("linear", "llama3" or "none") says how
+    the positions of a longer one are rotated: see ModelConfig.with_context. Raises FormatError for a model that is
+    missing, damaged or not supported, ConfigError for a context that it cannot have."""
+    if rope_scaling is not None and context is None:
+        raise ConfigError(f"rope_scaling is {rope_scaling!r}, but there is no context to scale to; give both")
     with interop.open_model(path) as source:
+        config = source.config if context is None else source.config.with_context(context, rope_scaling)
         weights = source.weights()
-        decoder = Decoder(source.config, weights=weights)
+        decoder = Decoder(config, weights=weights)
         if weights is None:
             for name, parameter in decoder.parameters.items():
                 source.read(name, parameter.data)
-        return LanguageModel(decoder, source.tokenizer, source.defaults)
+        return LanguageModel(decoder, source.tokenizer, source.defaults, source.without_tokenizer)

@@ -26,11 +26,21 @@ from gollm.specs import parameter_specs
 from gollm.tensor import FLOAT32, Array
 
 
+def checkpoint_of(path: Path) -> Path | None:
+    """The checkpoint itself, or in a run folder the best one, else the newest; None where there is none."""
+    if not path.is_dir():
+        return path
+    newest_first = sorted(path.glob("step-*.golm"), key=lambda p: (len(p.name), p.name), reverse=True)
+    return next((found for found in (path / "best.golm", *newest_first) if found.is_file()), None)
+
+
 def _recognises(path: Path) -> bool:
-    return head(path, len(MAGIC)) == MAGIC
+    found = checkpoint_of(path)
+    return found is not None and head(found, len(MAGIC)) == MAGIC
 
 
 def _read(path: Path) -> Source:
+    path = checkpoint_of(path) or path
     file = open_checkpoint(path)
     try:
         config = ModelConfig.from_dict(file.config)
