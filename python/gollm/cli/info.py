@@ -7,50 +7,99 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from gollm.cli.inputs import checkpoint_of
 from gollm.options import Positional
 
 
 @dataclass(frozen=True)
 class Options:
-    """Show what is inside of a checkpoint, without reading its weights."""
+    """Show what is inside of a model's file or folder of any format, without reading its weights."""
 
-    model: Annotated[Path, Positional]  # a checkpoint (*.golm), or the folder of a training run: its best one
+    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
     tensors: bool = False  # list every tensor with its type and shape
     json: bool = False  # print one JSON document, tensors included
 
 
 def run(options: Options) -> None:
-    from gollm import checkpoint
+    from gollm import checkpoint, interop
+    from gollm.interop.golm import checkpoint_of
 
-    found = checkpoint.describe(checkpoint_of(options.model))
-    print(json.dumps(found, indent=2) if options.json else in_lines(found, tensors=options.tensors))
+    golm = interop.recognise(options.model).name == "golm"
+    found = checkpoint.describe(checkpoint_of(options.model) or options.model) if golm else describe(options.model)
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print((checkpoint_in_lines if golm else in_lines)(found, tensors=options.tensors))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What is inside of a model in one of the formats of others, as JSON can hold it; parameters as gollm has them."""
+    from gollm import interop
+    from gollm.specs import parameter_specs
+
+    with interop.open_model(path) as source:
+        specs = parameter_specs(source.config)
+        tokenizer = source.tokenizer
+        return {
+            "path": str(path),
+            "format": interop.recognise(path).name,
+            "dtype": source.dtype,
+            "config": source.config.to_dict(),
+            "parameters": sum(spec.size for spec in specs),
+            "tokenizer": None if tokenizer is None else {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size},
+            "without_tokenizer": source.without_tokenizer,
+            "generation": source.defaults.to_dict(),
+            "tensors": [{"name": spec.name, "shape": list(spec.shape)} for spec in specs],
+        }
 
 
 def in_lines(found: dict[str, Any], *, tensors: bool) -> str:
-    sizes, tokenizer, step = found["bytes"], found["tokenizer"], found["training_step"]
+    tokenizer = found["tokenizer"]
+    generation = {name: value for name, value in found["generation"].items() if name != "chat_template"}
+    template = ["chat template"] if "chat_template" in found["generation"] else []
+    said = [*(f"{name} {_value(value)}" for name, value in generation.items()), *template]
+    rows = [
+        ("file", f"{found['path']}, {found['format']}"),
+        ("parameters", f"{found['parameters']:,}" + (f" as {found['dtype']}" if found["dtype"] else "")),
+        ("model", _config(found)),
+        ("tokenizer", _tokenizer(tokenizer) + (f": {found['without_tokenizer']}" if not tokenizer else "")),
+        ("generation", ", ".join(said) or "nothing is said"),
+    ]
+    return _lines(rows, [[t["name"], _shape(t)] for t in found["tensors"]] if tensors else [])
+
+
+def checkpoint_in_lines(found: dict[str, Any], *, tensors: bool) -> str:
+    sizes, step = found["bytes"], found["training_step"]
     rows = [
         ("file", f"{found['path']}, {sizes['file']:,} bytes, format version {found['version']}"),
         ("parameters", f"{found['parameters']:,} in {sizes['weights']:,} bytes"),
-        ("model", ", ".join(f"{name} {_value(value)}" for name, value in found["config"].items())),
-        ("tokenizer", f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens" if tokenizer else "none"),
-        *([("generation", _generation(found["generation"]))] if found["generation"] else []),
+        ("model", _config(found)),
+        ("tokenizer", _tokenizer(found["tokenizer"])),
         ("training", "none; the weights only" if step is None else f"after step {step:,}, {sizes['training']:,} bytes"),
     ]
-    lines = [f"{name:11}{text}" for name, text in rows]
-    if tensors:
-        width = max((len(tensor["name"]) for tensor in found["tensors"]), default=0)
-        for tensor in found["tensors"]:
-            shape = " x ".join(map(str, tensor["shape"])) or "1"
-            lines.append(f"{tensor['name']:{width}}  {tensor['dtype']:4} {shape:16} {tensor['group']}")
-    return "\n".join(lines)
+    table = [[t["name"], f"{t['dtype']:4} {_shape(t):16} {t['group']}"] for t in found["tensors"]]
+    return _lines(rows, table if tensors else [])
 
 
-def _generation(defaults: dict[str, Any]) -> str:
-    from gollm.strict_json import shorten
+def _lines(rows: list[tuple[str, str]], table: list[list[str]]) -> str:
+    width = max((len(name) for name, _ in table), default=0)
+    return "\n".join(
+        [*(f"{name:11}{text}" for name, text in rows), *(f"{name:{width}}  {rest}" for name, rest in table)]
+    )
 
-    return ", ".join(f"{name} {shorten(value)}" for name, value in defaults.items())
+
+def _config(found: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {_value(value)}" for name, value in found["config"].items())
+
+
+def _tokenizer(found: dict[str, Any] | None) -> str:
+    return f"{found['kind']}, {found['vocab_size']:,} tokens" if found else "none"
+
+
+def _shape(tensor: dict[str, Any]) -> str:
+    return " x ".join(map(str, tensor["shape"])) or "1"
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
     return "yes" if value is True else "no" if value is False else str(value)

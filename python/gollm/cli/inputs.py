@@ -1,4 +1,4 @@
-"""What commands read: text from an argument or standard input, a tokenizer, the checkpoint of a run."""
+"""What commands read: text from an argument or standard input, a tokenizer."""
 
 from __future__ import annotations
 
@@ -24,17 +24,6 @@ def text_or_stdin(text: str) -> str:
         raise DataError(
             f"standard input is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}; convert it first"
         ) from None
-
-
-def checkpoint_of(path: Path) -> Path:
-    """The checkpoint itself, or in a run folder the best one, else the newest. Raises CheckpointError for none."""
-    if not path.is_dir():
-        return path
-    found = [path / "best.golm", *sorted(path.glob("step-*.golm"), key=lambda p: (len(p.name), p.name), reverse=True)]
-    for checkpoint in found:
-        if checkpoint.is_file():
-            return checkpoint
-    raise CheckpointError(f"the folder {path} holds no checkpoint; name a file, or the folder of a training run")
 
 
 def open_tokenizer(path: Path) -> Tokenizer:

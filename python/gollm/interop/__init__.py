@@ -21,6 +21,7 @@ _MODULES = {
     "llama2.c": "llama2c",  # after those that begin with a magic number: its oldest version has none
 }
 NAMES = tuple(_MODULES)
+_ENDINGS = {".golm": "golm", ".gguf": "gguf", ".json": "json"}  # of names that can be one format only
 
 
 def format_named(name: str) -> Format:
@@ -48,12 +49,50 @@ def open_model(path: str | Path) -> Source:
     return recognise(path).read(Path(path))
 
 
-def convert(source: str | Path, target: str | Path, to: str, dtype: StorageType | None = None) -> None:
-    """Writes the model at `source` to `target` in the format named `to`, one weight after the other.
+def format_of_target(path: str | Path) -> Format:
+    """The format that a new file's or folder's name asks for. Raises FormatError where it may be several."""
+    path = Path(path)
+    if path.is_dir() or not path.suffix:
+        return format_named("huggingface")
+    if path.suffix not in _ENDINGS:
+        raise FormatError(
+            f"the ending of {path.name} does not say which format to write; name one of {', '.join(_MODULES)} with --to"
+        )
+    return format_named(_ENDINGS[path.suffix])
 
-    `dtype` is what matrices are stored as, the format's usual one unless given. Raises FormatError."""
-    goal = format_named(to)
+
+def save(
+    source: Source,
+    target: str | Path,
+    to: str | None = None,
+    dtype: StorageType | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes a model to `target`, one weight after the other: a new file or folder appears whole or not at all.
+
+    `to` is the name of the format, told by the target's ending where there is none; `dtype` what matrices are stored
+    as, the format's usual one unless given. Only with `overwrite` is something replaced. Raises FormatError."""
+    target = Path(target)
+    goal = format_of_target(target) if to is None else format_named(to)
     if dtype is not None and dtype not in goal.dtypes:
-        raise FormatError(f"dtype is {dtype!r}; {to} is written as {', '.join(goal.dtypes)}")
+        raise FormatError(f"dtype is {dtype!r}; {goal.name} is written as {', '.join(goal.dtypes)}")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        if not overwrite:
+            raise FormatError(f"{target} is there already; choose another name, or replace it with --overwrite")
+        if target.is_dir() and not goal.recognises(target):
+            raise FormatError(f"the folder {target} holds something else than a {goal.name} model; it is not replaced")
+    goal.write(source, target, dtype or goal.dtypes[0])
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    to: str | None = None,
+    dtype: StorageType | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes the model at `source` to `target`; see `save`."""
     with open_model(source) as model:
-        goal.write(model, Path(target), dtype or goal.dtypes[0])
+        save(model, target, to, dtype, overwrite=overwrite)

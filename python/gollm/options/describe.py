@@ -46,7 +46,8 @@ Fraction: TypeAlias = Annotated[float, Range(at_least=0, at_most=1)]
 
 
 class Positional:
-    """Annotation of the one option whose flag may be left out: `gollm info FILE` is `gollm info --model FILE`."""
+    """Annotation of options whose flag may be left out, `gollm info FILE` for `gollm info --model FILE`; words without
+    a flag are theirs in the order of their fields."""
 
 
 @dataclasses.dataclass(frozen=True)

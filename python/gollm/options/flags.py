@@ -196,18 +196,22 @@ def _converted_text(option: Option, text: str, annotation: Any) -> Any:
 def _use_loose_words(
     options: Mapping[str, Option], loose: list[str], values: dict[str, Any], given: Mapping[str, Any]
 ) -> None:
-    """Words without a flag: the positional option's value, or a mistake."""
+    """Words without a flag: the positional options' values, in their order, or a mistake."""
     if not loose:
         return
-    positional = next((option for option in options.values() if option.positional), None)
-    if positional is None:
+    positional = [option for option in options.values() if option.positional]
+    if not positional:
         raise ConfigError(
             f"{shown(loose[0])} belongs to no option; name it (--option value), and quote a value with spaces"
         )
-    if given[positional.name] is not None or (len(loose) > 1 and not is_sequence(positional.type)):
-        extra = loose[0] if given[positional.name] is not None else loose[1]
-        raise ConfigError(f"{shown(extra)} is one value too many for {positional.flag}; quote a value with spaces")
-    values[positional.name] = _converted_flag(positional, loose)
+    for option in positional:
+        if given[option.name] is None and loose:
+            n = len(loose) if is_sequence(option.type) else 1
+            values[option.name] = _converted_flag(option, loose[:n])
+            loose = loose[n:]
+    if loose:
+        flags = " and ".join(option.flag for option in positional)
+        raise ConfigError(f"{shown(loose[0])} is one value too many for {flags}; quote a value with spaces")
 
 
 def _refuse_flag(word: str, options: Mapping[str, Option]) -> NoReturn:

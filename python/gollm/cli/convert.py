@@ -1,0 +1,33 @@
+"""gollm convert"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from gollm.options import Positional
+
+
+@dataclass(frozen=True)
+class Options:
+    """Turn a model into another format. The source's format is told by its content."""
+
+    # a model in any format: a checkpoint, a run's folder, a Hugging Face folder, GGUF, llama2.c, llm.c, JSON
+    source: Annotated[Path, Positional]
+    target: Annotated[Path, Positional]  # the new file, or folder for Hugging Face
+    # the target's format; none: by its ending, .golm, .gguf or .json, and a folder (huggingface) where there is none
+    to: Literal["golm", "huggingface", "gguf", "llama2.c", "llm.c", "json"] | None = None
+    # what matrices are stored as, if the format can; none: what is usual there, for most float32
+    dtype: Literal["f32", "bf16", "f16", "q8_0", "q4_0"] | None = None
+    overwrite: bool = False  # replace a target that is there already
+
+
+def run(options: Options) -> None:
+    from gollm import interop
+
+    with interop.open_model(options.source) as model:
+        interop.save(model, options.target, options.to, options.dtype, overwrite=options.overwrite)
+        if model.without_tokenizer:
+            print(f"written without its tokenizer: {model.without_tokenizer}", file=sys.stderr)

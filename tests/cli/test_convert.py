@@ -1,0 +1,108 @@
+"""gollm convert, and gollm info and generate of what it wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gollm
+from gollm.config import preset
+from gollm.language_model import LanguageModel
+from gollm.model import Decoder
+from gollm.tokenizers import BPETokenizer
+
+from .conftest import Run
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    tokenizer = BPETokenizer.train("hello world, this is a text\n" * 3, 270, special_tokens=["<|endoftext|>"])
+    decoder = Decoder(preset("tiny").replace(vocab_size=tokenizer.vocab_size)).initialise(0)
+    LanguageModel(decoder, tokenizer).save(tmp_path / "model.golm")
+    return tmp_path / "model.golm"
+
+
+def test_there_and_back(model: Path, run: Run) -> None:
+    folder, back = model.parent / "folder", model.parent / "back.golm"
+    assert run("convert", model, folder) == (0, "", "")
+    assert run("convert", "--source", folder, "--target", back, "--to", "golm", "--dtype", "f32") == (0, "", "")
+    first, second, third = (gollm.load(path) for path in (model, folder, back))
+    for name, parameter in first.decoder.parameters.items():
+        np.testing.assert_array_equal(second.decoder.parameters[name].data, parameter.data)
+        np.testing.assert_array_equal(third.decoder.parameters[name].data, parameter.data)
+    words = ["--prompt", "hello", "--max-new-tokens", "8", "--temperature", "0"]
+    assert run("generate", folder, *words) == run("generate", model, *words)
+    assert json.loads(run("generate", folder, *words, "--json").out)["model"] == str(folder)
+
+
+def test_the_tree_of_a_run(model: Path, run: Run) -> None:
+    (model.parent / "run").mkdir()
+    model.rename(model.parent / "run" / "step-00000010.golm")
+    assert run("convert", model.parent / "run", model.parent / "out", "--dtype", "bf16").status == 0
+    found = run("info", model.parent / "out").out
+    for part in ("out, huggingface", " as BF16", "n_layers 2", "bpe, 270 tokens", "generation nothing is said"):
+        assert part in found
+    assert gollm.load(model.parent / "run").config == gollm.load(model.parent / "out").config.replace(
+        mlp_bias=None, qkv_bias=None, output_bias=None
+    )
+
+
+def test_info_of_a_folder(model: Path, run: Run) -> None:
+    folder = model.parent / "folder"
+    run("convert", model, folder, "--dtype", "f16")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [3, 4], "temperature": 0.5}')
+    (folder / "tokenizer.json").unlink()
+    found = run("info", folder, "--tensors").out
+    for part in (" as F16", "none: the folder", "stop_tokens 3 4, temperature 0.5", "\ntoken_embedding "):
+        assert part in found
+    document = json.loads(run("info", folder, "--json").out)
+    assert (document["format"], document["dtype"]) == ("huggingface", "F16")
+    assert document["parameters"] == gollm.load(model).decoder.parameters.n_parameters
+    result = run("generate", folder, "--prompt", "a")
+    assert (result.status, result.out) == (1, "") and "has no tokenizer (the folder" in result.err
+    assert run("convert", folder, model.parent / "new").err.startswith("written without its tokenizer: the folder")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["M"], 2, "--target is needed"),
+        (["M", "a", "b"], 2, "'b' is one value too many for --source and --target"),
+        (["none", "a"], 1, "there is no file or folder none"),
+        (["M", "a.bin"], 1, "a.bin does not say which format"),
+        (["M", "a.txt"], 1, "a.txt does not say which format"),
+        (["M", "M"], 1, "is there already; choose another name, or replace it with --overwrite"),
+        (["M", "a", "--to", "onnx"], 2, "--to is 'onnx'"),
+        (["M", "a", "--dtype", "q4_0"], 1, "huggingface is written as f32, bf16, f16"),
+        (["M", "none/a"], 1, "none/a"),
+        (["M", "OTHER", "--overwrite"], 1, "holds something else than a huggingface model"),
+    ],
+)
+def test_mistakes(words: list[str], status: int, message: str, model: Path, run: Run) -> None:
+    other = model.parent / "other"
+    other.mkdir()
+    (other / "letter.txt").write_text("dear")
+    names = {"M": str(model), "OTHER": str(other)}
+    result = run("convert", *[names.get(word, word) for word in words])
+    assert (result.status, result.out, result.err.count("\n")) == (status, "", 1)
+    assert message in result.err and "inside of gollm" not in result.err
+    assert sorted(entry.name for entry in model.parent.iterdir()) == ["model.golm", "other"]
+
+
+def test_only_overwrite_replaces(model: Path, run: Run) -> None:
+    folder = model.parent / "folder"
+    folder.mkdir()  # nothing is in it
+    assert run("convert", model, folder).status == 0
+    assert run("convert", model, folder, "--dtype", "bf16").status == 1
+    assert "as F32" in run("info", folder).out
+    assert run("convert", model, folder, "--dtype", "bf16", "--overwrite").status == 0
+    assert "as BF16" in run("info", folder).out
+
+
+def test_generate_with_another_context(model: Path, run: Run) -> None:
+    result = run("generate", model, "--prompt", "a", "--context", "128", "--rope-scaling", "linear")
+    assert (result.status, result.out) == (1, "") and "each of its 64 positions" in result.err
+    assert "give both" in run("generate", model, "--prompt", "a", "--rope-scaling", "linear").err
