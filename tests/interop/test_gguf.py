@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,9 @@ from gollm.errors import FormatError
 from gollm.generation import GenerationDefaults
 from gollm.interop import convert, format_named, open_model, recognise
 from gollm.interop.source import Source
-from gollm.tokenizers import BPETokenizer, CharacterTokenizer
+from gollm.tokenizers import BPETokenizer, CharacterTokenizer, SentencePieceTokenizer, Vocabulary
+from gollm.tokenizers.added_tokens import AddedToken
+from gollm.tokenizers.sentencepiece import PieceType
 
 from .sources import contents, random_source
 
@@ -192,11 +196,88 @@ def test_the_template_of_a_tokenizer_comes_back(tmp_path):
         assert (back.defaults.bos_token, back.defaults.stop_tokens) == (begin, (end,))
 
 
-def test_a_tokenizer_that_gguf_has_not_is_refused(tmp_path):
+# What comes back of cl100k is LLaMA-3's pattern, the nearest that has a name.
+@pytest.mark.parametrize(
+    ("pattern", "options", "name", "back"),
+    [
+        ("gpt2", {}, "gpt-2", "gpt2"),
+        ("llama3", {}, "dbrx", "llama3"),
+        ("llama3", {"ignore_merges": True}, "llama-bpe", "llama3"),
+        ("cl100k", {}, "dbrx", "llama3"),
+        ("cl100k", {"ignore_merges": True}, "llama-bpe", "llama3"),
+        ("qwen2", {}, "qwen2", "qwen2"),
+        ("o200k", {}, "gpt-4o", "o200k"),
+        ("smollm", {}, "smollm", "smollm"),
+    ],
+)
+def test_patterns_have_llama_cpps_names(tmp_path, pattern, options, name, back):
+    learned = BPETokenizer.train(TEXT, 290, pattern=pattern, special_tokens=["<|end_of_text|>"])
+    added = [
+        AddedToken("<|end_of_text|>", learned.vocab_size - 1),
+        AddedToken("<now>", learned.vocab_size, special=False),
+    ]
+    vocabulary = Vocabulary.of([*learned.vocabulary, b"<now>"])
+    tokenizer = BPETokenizer(vocabulary, learned.merges, pattern=pattern, added_tokens=added, **options)
+    source, _ = random_source(llama(vocab_size=tokenizer.vocab_size))
+    source.tokenizer = tokenizer
+    with written(source, tmp_path / "model.gguf") as found:
+        header, arrays = found.tokenizer.to_state()
+        expected, expected_arrays = tokenizer.to_state()
+        assert header == {**expected, "pattern": back}
+        assert all(np.array_equal(arrays[key], expected_arrays[key]) for key in expected_arrays)
+        assert found.defaults.stop_tokens == (learned.vocab_size - 1,)
+    assert gguf.GGUFReader(tmp_path / "model.gguf").get_field("tokenizer.ggml.pre").contents() == name
+
+
+def sentencepiece(**changes) -> SentencePieceTokenizer:
+    kinds = [PieceType.UNKNOWN, PieceType.CONTROL, PieceType.CONTROL, *[PieceType.BYTE] * 256]
+    pieces = ["a", "b", " ", "ab", " a", " ab", "é"]
+    tokens = [b"<unk>", b"<s>", b"</s>", *(bytes([byte]) for byte in range(256)), *(p.encode() for p in pieces)]
+    scores = np.array([0.0] * 259 + [-5.0, -6.0, -7.0, -1.0, -2.0, -3.0, -4.0], np.float32)
+    types = np.array([*kinds, *[PieceType.NORMAL] * 7], np.uint8)
+    return SentencePieceTokenizer(
+        Vocabulary.of(tokens), types, **{"scores": scores, "prefix": (1,), "suffix": (2,), **changes}
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"dummy_prefix": "never", "prefix": (), "suffix": ()}])
+def test_sentencepiece_comes_back(tmp_path, changes):
+    tokenizer = sentencepiece(**changes)
+    source, _ = random_source(llama(vocab_size=tokenizer.vocab_size + 2))
+    source.tokenizer = tokenizer
+    with written(source, tmp_path / "model.gguf") as found:
+        header, arrays = found.tokenizer.to_state()
+        assert header == tokenizer.to_state()[0]
+        assert all(np.array_equal(array, arrays[key]) for key, array in tokenizer.to_state()[1].items())
+        assert found.tokenizer.encode("ab é\n").tolist() == tokenizer.encode("ab é\n").tolist()
+        assert found.defaults.stop_tokens == (2,)
+
+
+def learned(text=TEXT, size=290, **options):
+    trained = BPETokenizer.train(text, size)
+    return BPETokenizer(trained.vocabulary, trained.merges, **options)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "words"),
+    [
+        (CharacterTokenizer.train("some text"), "no character tokenizers"),
+        (learned(pattern=("smollm", "llama3")), "no name for this tokenizer's rules"),
+        (learned(add_prefix_space=True), "add_prefix_space True"),
+        (learned(ignore_merges=True), "ignore_merges True"),
+        (learned(prefix=(1, 2)), "this tokenizer 2 and 0"),
+        (learned("abc", 256), "no merges"),
+        (sentencepiece(remove_extra_spaces=True), "normalises text"),
+        (BPETokenizer.train(TEXT * 50, 292), "has 292 tokens, and the model only 290"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.kind,
+)
+def test_a_tokenizer_that_gguf_has_not_is_refused(tmp_path, tokenizer, words):
     source, _ = random_source(llama())
-    source.tokenizer = CharacterTokenizer.train("some text")
-    with pytest.raises(FormatError, match="character"):
+    source.tokenizer = tokenizer
+    with pytest.raises(FormatError, match=re.escape(words)):
         format_named("gguf").write(source, tmp_path / "model.gguf", "f32")
+    assert not list(tmp_path.iterdir())
 
 
 def test_convert_goes_there_and_back(tmp_path):

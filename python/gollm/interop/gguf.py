@@ -32,6 +32,7 @@ from gollm.interop.heads import to_interleaved
 from gollm.interop.source import Format, Source, StorageType
 from gollm.parameters import ParameterSpec
 from gollm.specs import parameter_specs
+from gollm.strict_json import shorten
 from gollm.tensor import FLOAT32, Array
 
 _TYPES: dict[StorageType, BlockType] = {"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0, "q4_0": Q4_0}
@@ -126,7 +127,7 @@ def _check_tensors(header: Header, config: ModelConfig) -> None:
             known.add(name)
     for name in header.tensors.keys() - known:
         if not name.endswith(_IGNORED):
-            raise FormatError(f"the tensor {name!r} belongs to nothing that gollm has in this architecture")
+            raise FormatError(f"the tensor {shorten(name)} belongs to nothing that gollm has in this architecture")
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from gollm.config import ModelConfig
 from gollm.errors import FormatError
 from gollm.interop.flat import MAX_LAYERS
 from gollm.interop.gguf_header import Header
+from gollm.strict_json import shorten
 from gollm.tensor import Array
 
 ARCHITECTURES = ("gpt2", "llama", "qwen2")
@@ -43,7 +44,7 @@ def config_of(header: Header) -> ModelConfig:
     """The configuration that a file's keys and tensors describe. Raises FormatError for what gollm does not compute."""
     arch = header.get("general.architecture", str)
     if arch not in ARCHITECTURES:
-        raise FormatError(f"its architecture is {arch!r}; gollm computes {', '.join(ARCHITECTURES)}")
+        raise FormatError(f"its architecture is {shorten(arch)}; gollm computes {', '.join(ARCHITECTURES)}")
     _check_keys(header, arch)
     n_layers = _count(header, f"{arch}.block_count")
     if n_layers > MAX_LAYERS:
@@ -94,7 +95,7 @@ def _linear_scaling(header: Header, arch: str) -> dict[str, Any]:
     """A factor without a type is linear, as in llama.cpp; its older files have another name for the factor."""
     kind = header.get(f"{arch}.rope.scaling.type", str, "linear")
     if kind not in ("none", "linear"):
-        raise FormatError(f"its {arch}.rope.scaling.type is {kind!r}; gollm computes none and linear")
+        raise FormatError(f"its {arch}.rope.scaling.type is {shorten(kind)}; gollm computes none and linear")
     old = header.get(f"{arch}.rope.scale_linear", float, 0.0)
     factor = header.get(f"{arch}.rope.scaling.factor", float, old)
     if kind == "none" or factor in (0.0, 1.0):
@@ -105,16 +106,12 @@ def _linear_scaling(header: Header, arch: str) -> dict[str, Any]:
 def _check_keys(header: Header, arch: str) -> None:
     for key, value in header.values.items():
         if key == "split.count" and value not in (0, 1):
-            raise FormatError(f"it is one of {value} parts; put them together first: llama-gguf-split --merge")
+            raise FormatError(f"it is one of {shorten(value)} parts; put them together first: llama-gguf-split --merge")
         name = key.removeprefix(f"{arch}.")
         if name == key or name in _KNOWN[arch]:
             continue
         if name not in _NEUTRAL or value != _NEUTRAL[name]:
-            raise FormatError(f"it has the key {key} ({_short(value)}), which gollm does not compute with")
-
-
-def _short(value: Any) -> str:
-    return repr(value)[:60]
+            raise FormatError(f"it has the key {shorten(key)} ({shorten(value)}), which gollm does not compute with")
 
 
 def _count(header: Header, key: str, default: int | None = None) -> int:

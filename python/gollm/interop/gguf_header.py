@@ -22,6 +22,7 @@ import numpy.typing as npt
 from gollm.errors import FormatError
 from gollm.interop.flat import MAX_LAYERS
 from gollm.interop.gguf_blocks import OTHERS, TYPES, BlockType
+from gollm.strict_json import shorten
 from gollm.tokenizers.vocabulary import MAX_TOKENS
 
 MAGIC = b"GGUF"
@@ -31,7 +32,7 @@ ALIGNMENT = 32  # unless the file names another
 _MAX_KEYS = 1 << 16
 _MAX_TENSORS = 16 * MAX_LAYERS
 _MAX_STRINGS = MAX_TOKENS  # in all arrays
-_MAX_NAME = 1 << 10
+_MAX_NAME = 256  # characters
 _MAX_HEAD = 1 << 27  # bytes
 
 _SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 10: "<u8", 11: "<i8", 12: "<f8"}
@@ -65,7 +66,7 @@ class Header:
         one that must be there."""
         if key not in self.values:
             if default is None:
-                raise FormatError(f"it has no key {key!r}")
+                raise FormatError(f"it has no key {shorten(key)}")
             return default
         value = self.values[key]
         if type(value) is not kind:
@@ -82,7 +83,7 @@ _KINDS = {
 def _describe(value: Any) -> str:
     if isinstance(value, list | np.ndarray):
         return f"{_KINDS[type(value)]} ({len(value)})"
-    return repr(value)[:60]
+    return shorten(value)
 
 
 class _Cursor:
@@ -179,8 +180,8 @@ def read_header(file: BinaryIO, size: int) -> Header:
     for i in range(n_keys):
         key = cursor.name(f"key {i}")
         if key in values:
-            raise FormatError(f"it has the key {key!r} twice")
-        values[key] = cursor.value(cursor.u32(f"the type of {key!r}"), repr(key))
+            raise FormatError(f"it has the key {shorten(key)} twice")
+        values[key] = cursor.value(cursor.u32(f"the type of {shorten(key)}"), shorten(key))
     header = Header(values, {})
     alignment = header.get("general.alignment", int, ALIGNMENT)
     if alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:
@@ -190,14 +191,15 @@ def read_header(file: BinaryIO, size: int) -> Header:
     expected = 0  # the next tensor's place, counted from where the first one lies
     for name, shape, kind, offset in infos:
         if name in header.tensors:
-            raise FormatError(f"it has the tensor {name!r} twice")
+            raise FormatError(f"it has the tensor {shorten(name)} twice")
         if offset != expected:
-            raise FormatError(f"tensor {name!r} is at {offset:,}; behind the one before it comes {expected:,}")
+            raise FormatError(f"tensor {shorten(name)} is at {offset:,}; behind the one before it comes {expected:,}")
         tensor = Tensor(shape, kind, at + offset)
         if tensor.n_bytes > size - tensor.offset:
             left = max(0, size - tensor.offset)
             raise FormatError(
-                f"tensor {name!r} needs {tensor.n_bytes:,} bytes, and {left:,} are left: the file is cut off or damaged"
+                f"tensor {shorten(name)} needs {tensor.n_bytes:,} bytes, and {left:,} are left: the file is cut off or "
+                "damaged"
             )
         header.tensors[name] = tensor
         expected = _aligned(offset + tensor.n_bytes, alignment)
@@ -211,17 +213,19 @@ def _aligned(position: int, alignment: int) -> int:
 def _tensor_info(cursor: _Cursor, i: int) -> tuple[str, tuple[int, ...], BlockType, int]:
     """(name, shape, type, offset) of the next entry of the table."""
     name = cursor.name(f"tensor {i}")
-    what = f"the entry of tensor {name!r}"
+    what = f"the entry of tensor {shorten(name)}"
     n_dims = cursor.u32(what)
     if not 1 <= n_dims <= 4:
-        raise FormatError(f"tensor {name!r} has {n_dims} dimensions; 1 to 4 are possible")
+        raise FormatError(f"tensor {shorten(name)} has {n_dims} dimensions; 1 to 4 are possible")
     *dims, number, offset = struct.unpack(f"<{n_dims}QIQ", cursor.take(8 * n_dims + 12, what))
     if number not in TYPES:
         known = ", ".join(kind.name for kind in TYPES.values())
-        raise FormatError(f"tensor {name!r} is of the type {OTHERS.get(number, number)}; gollm reads {known}")
+        raise FormatError(f"tensor {shorten(name)} is of the type {OTHERS.get(number, number)}; gollm reads {known}")
     kind = TYPES[number]
     if dims[0] % kind.K:
-        raise FormatError(f"tensor {name!r} has rows of {dims[0]:,}, which {kind.name} cannot hold: {kind.K} at a time")
+        raise FormatError(
+            f"tensor {shorten(name)} has rows of {dims[0]:,}, which {kind.name} cannot hold: {kind.K} at a time"
+        )
     return name, without_ones(tuple(reversed(dims))), kind, offset
 
 

@@ -63,7 +63,7 @@ def _parse(data: bytes) -> SentencePieceTokenizer:
     _check_trainer(trainer)
     if not _number(normalizer, _ESCAPE_SPACES, 1):
         raise TokenizerError("the model has escape_whitespaces off, which is not supported")
-    tokens = [_token(i, *piece) for i, piece in enumerate(pieces)]
+    tokens = [token_of(i, text, kind) for i, (text, _, kind) in enumerate(pieces)]
     types = np.array([kind for _, _, kind in pieces], np.uint8)
     if bool((types == PieceType.BYTE).any()) != bool(_number(trainer, _BYTE_FALLBACK, 0)):
         raise TokenizerError("byte_fallback must be on if, and only if, there are pieces for bytes")
@@ -111,8 +111,8 @@ def _piece(index: int, data: bytes) -> tuple[bytes, float, int]:
     return text, struct.unpack("<f", score)[0], kind
 
 
-def _token(index: int, text: bytes, score: float, kind: int) -> bytes:
-    """What a piece stands for."""
+def token_of(index: int, text: bytes, kind: int) -> bytes:
+    """What a piece stands for. Raises TokenizerError."""
     if kind in (PieceType.CONTROL, PieceType.UNKNOWN):
         return text
     if kind == PieceType.BYTE:
@@ -153,7 +153,7 @@ def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
     for token, score, kind in zip(tokenizer.vocabulary, scores, types, strict=True):
         out += bytes_field(
             _PIECES,
-            bytes_field(_PIECE, _spell(token, kind)) + float_field(_SCORE, score) + number_field(_TYPE, kind),
+            bytes_field(_PIECE, piece_of(token, kind)) + float_field(_SCORE, score) + number_field(_TYPE, kind),
         )
     begin = tokenizer.prefix[0] if tokenizer.prefix else -1
     out += bytes_field(
@@ -178,7 +178,8 @@ def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
         file.write(out)
 
 
-def _spell(token: bytes, kind: int) -> bytes:
+def piece_of(token: bytes, kind: int) -> bytes:
+    """How a token is spelled."""
     if kind == PieceType.BYTE:
         return b"<0x%02X>" % token[0]
     return token if kind in (PieceType.CONTROL, PieceType.UNKNOWN) else token.replace(b" ", MARK.encode())
