@@ -55,6 +55,11 @@ def test_a_file_of_options_and_a_flag_over_it(corpus: Path, run: Run) -> None:
     assert run("train", "--config", "again.yaml", "--out", "c").status == 0
     assert not Path("b").exists()
     assert len(Path("c/metrics.jsonl").read_text().splitlines()) == 3
+    Path("epochs.yaml").write_text(yaml.safe_dump({**options, "steps": None, "epochs": 1}))
+    assert run("train", "--config", "epochs.yaml", "--out", "d", "--steps", "2").status == 0
+    assert len(Path("d/metrics.jsonl").read_text().splitlines()) == 2
+    both = run("train", "--config", "epochs.yaml", "--out", "e", "--steps", "2", "--epochs", "1")
+    assert both.status == 2 and "--steps and --epochs" in both.err
 
 
 @pytest.mark.parametrize(

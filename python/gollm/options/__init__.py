@@ -7,6 +7,7 @@
         data: tuple[Path, ...] = ()  # files or folders to train on
 
         ALIASES: ClassVar[Mapping[str, str]] = {"corpus": "data"}  # other names, understood wherever the option is
+        EITHER: ClassVar = (("steps", "epochs"),)  # a flag takes the place of the --config file's other
 
         def __post_init__(self) -> None:
             check(self)  # a Python caller gets the same checks

@@ -58,6 +58,9 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, descrip
             if found is not switches[name]:
                 values[name] = found
         elif found is not None:
+            for other in _alternatives(cls, name):
+                if given[other] is None:
+                    values.pop(other, None)  # the file's
             texts = list(found)
             if not is_sequence(option.type):
                 loose += texts[1:]
@@ -70,6 +73,12 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, descrip
         if option.default is dataclasses.MISSING and name not in values:
             raise ConfigError(f"{option.flag} is needed: {option.help}")
     return build(cls, values)
+
+
+def _alternatives(cls: type, name: str) -> list[str]:
+    """The options that this one takes the place of."""
+    groups: Sequence[Sequence[str]] = getattr(cls, "EITHER", ())
+    return [other for group in groups if name in group for other in group if other != name]
 
 
 def _canonical(words: list[str], options: Mapping[str, Option]) -> tuple[list[str], list[str]]:

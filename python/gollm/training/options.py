@@ -82,6 +82,7 @@ class TrainOptions(ModelOptions, DataOptions):
     resume: str | None = None  # the run folder of an interrupted run to go on with, under its own options
     cache_dir: str | None = None  # where tokenised data is kept; none: $GOLLM_CACHE or ~/.cache/gollm
 
+    EITHER: ClassVar = (("steps", "epochs"),)
     ALIASES: ClassVar[Mapping[str, str]] = {
         **ModelOptions.ALIASES,
         "corpus": "data",
