@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,11 @@ CONFIGS = {
 # Prints the bytes that loading needed at its worst, beyond what the process had before.
 CHILD = """
 import sys
-import gollm.language_model, gollm.interop.huggingface, gollm.interop.golm
+import gollm.language_model
+from gollm.interop import NAMES, format_named
+
+for name in NAMES:
+    format_named(name)
 
 def memory(name):
     with open("/proc/self/status") as file:
@@ -43,10 +48,18 @@ print(memory("VmHWM") - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak as Linux tells it")
-@pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize(
-    ("to", "dtype"),
-    [("huggingface", "f32"), ("huggingface", "bf16"), ("golm", "f32"), ("gguf", "f32"), ("gguf", "q8_0")],
+    ("config", "to", "dtype"),
+    [
+        *itertools.product(
+            CONFIGS,
+            ["huggingface", "golm"],
+            ["f32", "bf16"],
+        ),
+        *itertools.product(CONFIGS, ["gguf"], ["f32", "q8_0"]),
+        *itertools.product(["gpt2"], ["llm.c"], ["f32", "bf16"]),
+        *itertools.product(["llama"], ["llama2.c"], ["f32", "q8_0"]),
+    ],
 )
 def test_peak(config: str, to: str, dtype: Any, tmp_path: Path) -> None:
     if to == "gguf":
