@@ -96,6 +96,8 @@ def test_what_was_rounded_once_is_not_rounded_again(tmp_path, dtype):
 def test_rows_that_blocks_cannot_hold_are_float16(tmp_path):
     source, _ = random_source(llama(d_ff=40))
     format_named("gguf").write(source, tmp_path / "model.gguf", "q4_0")
+    with open_model(tmp_path / "model.gguf") as back:
+        assert back.dtype == "Q8_0, Q4_0, F16"
     types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
     assert types["blk.0.ffn_down.weight"] == "F16" and types["blk.0.ffn_up.weight"] == "Q4_0"
     assert types["token_embd.weight"] == "Q8_0"  # the head

@@ -101,7 +101,15 @@ def _open(path: Path, file: BinaryIO) -> Source:
             raise FormatError(f"cannot read {path}: {reason(failure)}") from None
 
     tokenizer, without = read_tokenizer(header)
-    return Source(config, read, tokenizer, read_defaults(header, config.vocab_size), file.close, without)
+    return Source(
+        config,
+        read,
+        tokenizer,
+        read_defaults(header, config.vocab_size),
+        file.close,
+        dtype=", ".join(dict.fromkeys(t.type.name for t in header.tensors.values() if len(t.shape) > 1)),
+        without_tokenizer=without,
+    )
 
 
 def _read_tensor(file: BinaryIO, tensor: Tensor, out: Array) -> None:
