@@ -125,12 +125,10 @@ static void softmax_gradient(const real *s, const real *dp, int64_t from, int64_
     const vec slope = vec_set(scale), less = vec_set(delta);
     ivec lane;
     for (int i = 0; i < VL; i++) lane[i] = (ireal)i;
-    for (int64_t j = 0; j < KEYS; j += VL) {
-        vec e = vec_set(0), g = vec_set(0);
-        if (j + VL > from && j < keys) {
-            const int64_t at = j / NR * (MR * NR) + j % NR;
-            e = exp2_negative(vec_load(s + at) * factor - shift), g = e * (vec_load(dp + at) - less) * slope;
-        }
+    const int64_t begin = min_i64(from / VL * VL, KEYS), end = max_i64(begin, round_up(keys, VL));
+    for (int64_t j = begin; j < end; j += VL) {
+        const int64_t at = j / NR * (MR * NR) + j % NR;
+        vec e = exp2_negative(vec_load(s + at) * factor - shift), g = e * (vec_load(dp + at) - less) * slope;
         if (j < from || j + VL > keys) {
             const ivec seen = (lane >= (ireal)(from - j)) & (lane < (ireal)(keys - j));
             e = vec_select(seen, e, vec_set(0));
@@ -139,6 +137,10 @@ static void softmax_gradient(const real *s, const real *dp, int64_t from, int64_
         vec_store(p + j, e);
         vec_store(ds + j, g);
     }
+    memset(p, 0, (size_t)begin * sizeof(real));
+    memset(ds, 0, (size_t)begin * sizeof(real));
+    memset(p + end, 0, (size_t)(KEYS - end) * sizeof(real));
+    memset(ds + end, 0, (size_t)(KEYS - end) * sizeof(real));
 }
 
 /* to (rows, count) = tile, or += */
