@@ -74,6 +74,23 @@ class BpeEncoder : public Encoder {
         return work->buffer.take();
     }
 
+    // The tokens that merging does not make of their own bytes.
+    Ids unreached(const Bytes &tokens, const Ids &offsets) {
+        check_vocabulary(tokens, offsets);
+        struct vocabulary v = vocabulary_of(tokens, offsets);
+        Loan work(*this);
+        struct bpe_workspace *own = work->get(bpe_workspace_new, bpe_workspace_free);
+        if (!own) throw std::bad_alloc();
+        std::vector<int32_t> found, ids;
+        for (int32_t id = 0; id < v.n; id++) {
+            size_t length = token_length(&v, id);
+            if (ids.size() < length) ids.resize(length);
+            if (length && (bpe_merge(model, own, token_bytes(&v, id), length, ids.data()) != 1 || ids[0] != id))
+                found.push_back(id);
+        }
+        return Ids(static_cast<py::ssize_t>(found.size()), found.data());
+    }
+
   private:
     struct bpe_model *model;
 };
@@ -233,7 +250,9 @@ void bind_tokenizers(py::module_ &m) {
         .def(py::init<const Bytes &, const Ids &, const Ids &, const std::string &, const Ids &, bool, bool, int32_t>(),
              py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), py::arg("merges").noconvert(), "pattern"_a,
              py::arg("added").noconvert(), "lowest_id_first"_a, "ignore_merges"_a, "unknown"_a)
-        .def("encode_pieces", &BpeEncoder::encode_pieces, "pieces"_a, "The ids (n) of pieces that were cut elsewhere.");
+        .def("encode_pieces", &BpeEncoder::encode_pieces, "pieces"_a, "The ids (n) of pieces that were cut elsewhere.")
+        .def("unreached", &BpeEncoder::unreached, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
+             "The ids (n) of tokens that merging does not make of their bytes.");
     py::class_<WordEncoder, Encoder>(m, "WordEncoder", "Words to ids.")
         .def(py::init<const Bytes &, const Ids &, int32_t, int32_t, const std::string &>(),
              py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), "n_words"_a, "unknown"_a, "pattern"_a);

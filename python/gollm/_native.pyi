@@ -267,6 +267,11 @@ class BpeEncoder(Encoder):
         unknown: int,
     ) -> None: ...
     def encode_pieces(self, pieces: collections.abc.Sequence[typing.Any]) -> numpy.typing.NDArray[numpy.int32]: ...
+    def unreached(
+        self,
+        tokens: numpy.typing.NDArray[numpy.uint8],
+        offsets: numpy.typing.NDArray[numpy.int32],
+    ) -> numpy.typing.NDArray[numpy.int32]: ...
 
 class WordEncoder(Encoder):
     def __init__(

@@ -13,14 +13,14 @@ the arrays of `to_state`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from gollm.errors import TokenizerError
-from gollm.tokenizers import gpt2_files, huggingface, json_file, llama2c_tokenizer, sentencepiece_model
+from gollm.tokenizers import gpt2_files, huggingface, json_file, llama2c_tokenizer, sentencepiece_model, tiktoken_file
 from gollm.tokenizers.base import AllowedSpecial, StreamDecoder, Tokenizer
 from gollm.tokenizers.bpe import BPETokenizer
 from gollm.tokenizers.character import CharacterTokenizer
@@ -57,25 +57,39 @@ def from_state(header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
     return _KINDS[kind].from_state(header, arrays)
 
 
-def load(path: str | os.PathLike[str], merges: str | os.PathLike[str] | None = None) -> Tokenizer:
+def load(
+    path: str | os.PathLike[str],
+    merges: str | os.PathLike[str] | None = None,
+    *,
+    pattern: str | Sequence[str] | None = None,
+    special_tokens: Mapping[str, int] | Iterable[str] | None = None,
+) -> Tokenizer:
     """The tokenizer in a file or folder, told by its content:
 
     - a file that `save` has written, or Hugging Face's tokenizer.json;
     - SentencePiece's tokenizer.model, or llama2.c's tokenizer.bin;
+    - tiktoken's rank file, or LLaMA-3's tokenizer.model; these need `pattern`, and `special_tokens` where there are any
+      (gollm.tokenizers.BPETokenizer.from_tiktoken);
     - GPT-2's vocab.json and merges.txt, or encoder.json and vocab.bpe, also behind a prefix: name either, or both;
     - a folder with one of these.
 
     Raises TokenizerError if there is no tokenizer, or one of a kind that is not supported.
     """
     path = Path(path)
+    if merges is None and path.is_dir():
+        return load(_in_folder(path), pattern=pattern, special_tokens=special_tokens)
+    vocab_name, merges_name = next((pair for pair in gpt2_files.PAIRS if path.name.endswith(pair[1])), ("", ""))
+    head = b"" if merges is not None or merges_name else json_file.read_head(path)
+    if tiktoken_file.recognises(head):
+        return tiktoken_file.read(path, pattern, special_tokens or ())
+    if pattern is not None or special_tokens is not None:
+        raise TokenizerError(
+            f"{path} is no rank file of tiktoken: only these are read with a pattern or special tokens"
+        )
     if merges is not None:
         return gpt2_files.read(path, Path(merges))
-    if path.is_dir():
-        return _load_folder(path)
-    for vocab_name, merges_name in gpt2_files.PAIRS:
-        if path.name.endswith(merges_name):
-            return gpt2_files.read(_sibling(path, merges_name, vocab_name), path)
-    head = json_file.read_head(path)
+    if merges_name:
+        return gpt2_files.read(_sibling(path, merges_name, vocab_name), path)
     if sentencepiece_model.recognises(head):
         return sentencepiece_model.read(path)
     if llama2c_tokenizer.recognises(head):
@@ -90,20 +104,22 @@ def load(path: str | os.PathLike[str], merges: str | os.PathLike[str] | None = N
             return gpt2_files.read(path, _sibling(path, vocab_name, merges_name))
     raise TokenizerError(
         f"{path} is no tokenizer that gollm knows: it is neither a file that gollm saved, nor a tokenizer.json, "
-        "tokenizer.model or tokenizer.bin, nor a vocab.json with its merges.txt beside it"
+        "tokenizer.model or tokenizer.bin, nor tiktoken's ranks, nor a vocab.json with its merges.txt beside it"
     )
 
 
-def _load_folder(folder: Path) -> Tokenizer:
+def _in_folder(folder: Path) -> Path:
+    """The file of a folder's tokenizer."""
     for name in _SINGLE_FILES:
         if (folder / name).is_file():
-            return load(folder / name)
+            return folder / name
     for vocab_name, merges_name in gpt2_files.PAIRS:
         for merges in sorted(folder.glob(f"*{merges_name}")):
-            vocab = _sibling(merges, merges_name, vocab_name)
-            if vocab.is_file():
-                return gpt2_files.read(vocab, merges)
-    names = ", ".join([*_SINGLE_FILES, *(" with ".join(pair) for pair in gpt2_files.PAIRS)])
+            if _sibling(merges, merges_name, vocab_name).is_file():
+                return merges
+    for ranks in sorted(folder.glob("*.tiktoken")):
+        return ranks
+    names = ", ".join([*_SINGLE_FILES, *(" with ".join(pair) for pair in gpt2_files.PAIRS), "*.tiktoken"])
     raise TokenizerError(f"the folder {folder} has no tokenizer; looked for: {names}")
 
 

@@ -198,6 +198,12 @@ class BPETokenizer(Tokenizer):
         """Raises TokenizerError if the merges don't fit the vocabulary, or a byte has no token; so does encoding."""
         self._encoder  # noqa: B018
 
+    def unreached(self) -> list[int]:
+        """The ordinary tokens that merging does not make of their own bytes: `ignore_merges` gives them, or nothing."""
+        added = {token.id for token in self.added_tokens}
+        found = self._encoder.unreached(self.vocabulary.tokens, self.vocabulary.offsets)
+        return [token for token in found.tolist() if token not in added]
+
     def _normalize(self, text: str) -> str:
         return nfc(text) if self.normalizer else text
 
@@ -250,6 +256,20 @@ class BPETokenizer(Tokenizer):
 
         return huggingface.read(Path(path))
 
+    @classmethod
+    def from_tiktoken(
+        cls,
+        path: str | os.PathLike[str],
+        pattern: str | Sequence[str],
+        special_tokens: Mapping[str, int] | Iterable[str] = (),
+    ) -> BPETokenizer:
+        """From a rank file of tiktoken, or LLaMA-3's tokenizer.model, which is one. The file holds neither the pattern
+        nor the special tokens: spellings with their ids, or spellings that get the ids behind the last one. Raises
+        TokenizerError."""
+        from gollm.tokenizers import tiktoken_file
+
+        return tiktoken_file.read(Path(path), pattern, special_tokens)
+
     def save_gpt2(self, folder: str | os.PathLike[str]) -> None:
         """Writes vocab.json and merges.txt. Raises TokenizerError if they can't be written or hold a special token."""
         from gollm.tokenizers import gpt2_files
@@ -261,3 +281,10 @@ class BPETokenizer(Tokenizer):
         from gollm.tokenizers import huggingface
 
         huggingface.write(self, Path(path))
+
+    def save_tiktoken(self, path: str | os.PathLike[str]) -> None:
+        """Writes a rank file that tiktoken's load_tiktoken_bpe reads; the special tokens and the pattern are not in it.
+        Raises TokenizerError, naming what tiktoken would encode otherwise."""
+        from gollm.tokenizers import tiktoken_file
+
+        tiktoken_file.write(self, Path(path))

@@ -113,9 +113,7 @@ def write_pre_tokenizer(pattern: Pattern, add_prefix_space: bool) -> dict[str, A
         raise TokenizerError(f"tokenizer.json has no space before a text for the pattern {pattern!r}, only for 'gpt2'")
     parts: list[dict[str, Any]] = []
     for cut in cuts:
-        if cut == "smollm":
-            parts += [{"type": "Digits", "individual_digits": True}, _split(REGEXES["gpt2"])]
-        elif cut == _DIGIT:
+        if cut == _DIGIT:
             parts.append({"type": "Digits", "individual_digits": True})
         else:
             parts.append(_split(REGEXES.get(cut, cut)))

@@ -30,7 +30,7 @@ _NUMBERS = {"types": np.uint8, "scores": np.float32}
 
 def read_head(path: Path) -> bytes:
     """The first bytes of a file, which tell what it is. Raises TokenizerError if it can't be read."""
-    return _read(path, 16)
+    return _read(path, 256)
 
 
 def _read(path: Path, size: int) -> bytes:

@@ -36,8 +36,9 @@ REGEXES: dict[str, str] = {
         rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
         rf"{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_SIGNS}[\r\n/]*|\s*[\r\n]+|{_SPACES}"
     ),
+    "smollm": rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}+|\p{{N}}|{_SIGNS}|\s+(?=\p{{N}})|{_SPACES}",
 }
-"""How tokenizer.json spells the patterns; "smollm" is a step for digits before "gpt2" there."""
+"""The patterns as regular expressions: for tiktoken's pat_str, and in tokenizer.json."""
 
 _SPELLINGS = {regex: name for name, regex in REGEXES.items()} | {
     # as tiktoken spells them; cl100k's also as it was before white space at the end became one piece
