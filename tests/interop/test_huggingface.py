@@ -237,6 +237,7 @@ def test_defaults_from_where_they_are(folder: Path) -> None:
         (GPT_2.replace(n_kv_heads=1), "n_kv_heads is 1"),
         (GPT_2.replace(head_dim=20), "head_dim is 20"),
         (LLAMA.replace(sliding_window=4, mlp_bias=True), "sliding_window is 4"),
+        (LLAMA.replace(sliding_window=4, bias=True), "sliding_window is 4"),
     ],
 )
 def test_what_it_cannot_hold(config: ModelConfig, words: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from gollm.interop.heads import to_half_split
 from gollm.interop.source import Source
 from gollm.language_model import LanguageModel
 from gollm.specs import parameter_specs
+from gollm.tokenizers import BPETokenizer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -255,3 +256,62 @@ def test_the_library_reads_our_file_and_we_its(tmp_path: Path) -> None:
     found = safetensors_torch.load_file(tmp_path / "b" / "model.safetensors")
     for name, value in theirs.state_dict().items():
         assert torch.equal(found[name], value.to(torch.bfloat16)), name
+
+
+TEXT = "hello  world's 12345 test,\n\n  x ü 漢字 \U0001f600 é <s> <mark>"
+SHAPES = {
+    "gpt2": ModelConfig(n_layers=1, n_heads=2, d_model=16, vocab_size=300, context=64),
+    "llama": ModelConfig(
+        n_layers=1, n_heads=2, d_model=16, vocab_size=300, context=64, bias=False,
+        norm="rmsnorm", position="rope", gated_mlp=True, activation="silu",
+    ),
+}  # fmt: skip
+SHAPES |= {"mistral": SHAPES["llama"].replace(sliding_window=8), "qwen2": SHAPES["llama"].replace(qkv_bias=True)}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("pattern", ["gpt2", "llama3", "qwen2"])
+def test_the_same_ids_text_and_conversation(shape: str, pattern: str, tmp_path: Path) -> None:
+    """The tokenizer there is the one here, whatever class the library picks for the architecture."""
+    trained = BPETokenizer.train(
+        "hello world, a test of words 1234 'tis\n\n ü" * 3, 296, special_tokens=["<s>", "</s>"]
+    )
+    begin, end = trained.special_tokens["<s>"], trained.special_tokens["</s>"]
+    tokenizer = BPETokenizer(
+        trained.vocabulary,
+        trained.merges,
+        trained.special_tokens,
+        pattern,
+        normalizer="NFC" if pattern == "qwen2" else None,
+        prefix=() if pattern == "qwen2" else (begin,),
+    )
+    template = "{% for message in messages %}{{ bos_token }}{{ message.content }}{% endfor %}"
+    defaults = GenerationDefaults((end,), begin, temperature=0.7, top_k=5, top_p=0.9, chat_template=template)
+    zeros = Source(SHAPES[shape], lambda name, out: np.copyto(out, 0), tokenizer, defaults)
+    huggingface.write(zeros, tmp_path / "m", "f32")
+    ids = tokenizer.encode(TEXT, allowed_special="all", add_special_tokens=True).tolist()
+    with silence():
+        for kind in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
+            theirs = kind.from_pretrained(tmp_path / "m")
+            assert theirs(TEXT).input_ids == ids
+            assert theirs.decode(ids) == tokenizer.decode(ids)
+            assert (theirs.bos_token_id, theirs.eos_token_id) == (begin, end)
+            messages = [{"role": "user", "content": "hi"}]
+            assert theirs.apply_chat_template(messages, tokenize=False) == "<s>hi"
+        found = transformers.GenerationConfig.from_pretrained(tmp_path / "m")
+    assert (found.bos_token_id, found.eos_token_id, found.do_sample) == (begin, end, True)
+    assert (found.temperature, found.top_k, found.top_p) == (0.7, 5, 0.9)
+    model = load_there(tmp_path / "m")
+    assert model.generation_config.eos_token_id == end
+    with open_model(tmp_path / "m") as back:
+        assert back.defaults == defaults and back.tokenizer is not None
+        assert back.tokenizer.encode(TEXT, allowed_special="all", add_special_tokens=True).tolist() == ids
+
+
+def test_a_greedy_models_generation_config_is_quiet(tmp_path: Path) -> None:
+    zeros = Source(SHAPES["gpt2"], lambda name, out: np.copyto(out, 0), None, GenerationDefaults((3, 4), temperature=0))
+    huggingface.write(zeros, tmp_path / "m", "f32")
+    model = load_there(tmp_path / "m")
+    assert (model.generation_config.do_sample, model.generation_config.eos_token_id) == (False, [3, 4])
+    with silence():
+        model.generate(torch.tensor([[1, 2]]), max_new_tokens=3, pad_token_id=0)

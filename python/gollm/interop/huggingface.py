@@ -197,17 +197,21 @@ def _read_heads(file: SafetensorsFile, name: str, out: Array, head_dim: int) -> 
 
 def _read_tokenizer(folder: Path) -> tuple[Tokenizer | None, str]:
     """The tokenizer, or why there is none: token ids are enough for a model to work."""
-    try:
-        return tokenizers.load(folder), ""
-    except TokenizerError as error:
-        return None, str(error)
+    both = (folder / "tokenizer.json", folder / "tokenizer.model")  # of SentencePiece's there are both
+    why: list[str] = []
+    for path in [path for path in both if path.is_file()] or [folder]:
+        try:
+            return tokenizers.load(path), ""
+        except TokenizerError as error:
+            why.append(str(error))
+    return None, why[0]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
 def write(source: Source, path: Path, dtype: StorageType) -> None:
-    config = huggingface_config.holdable(source.config)
+    config = huggingface_config.holdable(source.config, qwen2=_tokenizer_is_qwen2(source.tokenizer))
     shapes = {part.name: part.shape for spec in parameter_specs(config) for part in parts_of(spec, config)}
     arrays = _arrays(source, config)
     with replacing_folder(path, FormatError) as folder:
@@ -231,6 +235,13 @@ def write(source: Source, path: Path, dtype: StorageType) -> None:
             _write_json(folder / "generation_config.json", generation)
         empty = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # or transformers takes GPT-2's own
         _write_json(folder / "config.json", huggingface_config.to_json(config, dtype) | empty | ids)
+
+
+def _tokenizer_is_qwen2(tokenizer: Tokenizer | None) -> bool:
+    """transformers' AutoTokenizer gives a model of type qwen2 the normalizer and pattern of Qwen-2, always."""
+    if tokenizer is None:
+        return True
+    return isinstance(tokenizer, BPETokenizer) and (tokenizer.pattern, tokenizer.normalizer) == ("qwen2", "NFC")
 
 
 def _shards(shapes: Mapping[str, tuple[int, ...]], dtype: StorageType) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -174,8 +174,9 @@ _READERS: dict[str, Callable[[Values, str], dict[str, Any]]] = {
 }
 
 
-def holdable(config: ModelConfig) -> ModelConfig:
-    """The configuration as Hugging Face's models have it: with more biases where theirs has them together.
+def holdable(config: ModelConfig, *, qwen2: bool) -> ModelConfig:
+    """The configuration as Hugging Face's models have it: with more biases where theirs has them together. Whether
+    Qwen-2, which has fewer than LLaMA, may be among them is for the caller to say.
 
     A bias of zeros changes nothing. Raises FormatError for what none of them has."""
     if config.family is None:
@@ -193,12 +194,12 @@ def holdable(config: ModelConfig) -> ModelConfig:
                 raise FormatError(f"{name} is {getattr(config, name)}; Hugging Face's GPT-2 has {needed}")
         return config.replace(bias=True, qkv_bias=None, output_bias=None, mlp_bias=None)
     qkv, output, mlp = (config.has_bias(part) for part in ("qkv", "output", "mlp"))
-    if not (qkv and not output and not mlp):  # Qwen-2 has these alone
+    if not (qwen2 and qkv and not output and not mlp):
         qkv = output = qkv or output
     if config.sliding_window is not None and (output or mlp):
         raise FormatError(
-            f"sliding_window is {config.sliding_window} beside biases of attention's output or the MLP; Hugging Face's "
-            "Mistral has no biases, and Qwen-2 those of queries, keys and values"
+            f"sliding_window is {config.sliding_window} beside biases; Hugging Face's Mistral has none, and "
+            "Qwen-2, with its own tokenizer, those of queries, keys and values"
         )
     return config.replace(bias=False, qkv_bias=qkv, output_bias=output, mlp_bias=mlp)
 
