@@ -20,7 +20,15 @@ from typing import Any
 import numpy.typing as npt
 
 from gollm.errors import TokenizerError
-from gollm.tokenizers import gpt2_files, huggingface, json_file, llama2c_tokenizer, sentencepiece_model, tiktoken_file
+from gollm.tokenizers import (
+    gpt2_files,
+    huggingface,
+    huggingface_sentencepiece,
+    json_file,
+    llama2c_tokenizer,
+    sentencepiece_model,
+    tiktoken_file,
+)
 from gollm.tokenizers.base import AllowedSpecial, StreamDecoder, Tokenizer
 from gollm.tokenizers.bpe import BPETokenizer
 from gollm.tokenizers.character import CharacterTokenizer
@@ -98,6 +106,8 @@ def load(
     if isinstance(document, dict) and document.get("format") == json_file.FORMAT:
         return json_file.parse(document, path)
     if isinstance(document, dict) and isinstance(document.get("model"), dict):
+        if huggingface_sentencepiece.recognises(document):
+            return huggingface_sentencepiece.parse(document, path)
         return huggingface.parse(document, path)
     for vocab_name, merges_name in gpt2_files.PAIRS:
         if path.name.endswith(vocab_name) and _sibling(path, vocab_name, merges_name).is_file():

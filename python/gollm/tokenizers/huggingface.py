@@ -25,7 +25,7 @@ from gollm.tokenizers.json_file import read_json, write_text
 if TYPE_CHECKING:
     from gollm.tokenizers.bpe import BPETokenizer
 
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def read(path: Path) -> BPETokenizer:
@@ -48,12 +48,12 @@ def parse(document: Any, path: Path) -> BPETokenizer:
     prefix, suffix = read_template(document.get("post_processor"), path)
     vocab = dict(vocab_of(model.get("vocab"), path))
     unknown_token = _check_model(model, vocab, path)
-    added = _added_tokens(document.get("added_tokens") or [], vocab, path)
+    added = read_added_tokens(document.get("added_tokens") or [], vocab, path)
     if unknown_token is not None and not any(token.special and token.spelling == unknown_token for token in added):
         raise refuse(path, "the model's unk_token", unknown_token, "one of the special added_tokens, or null")
     return build(
         vocab,
-        _merges(model.get("merges"), path),
+        read_merges(model.get("merges"), path),
         added,
         path,
         pattern=pattern,
@@ -82,7 +82,7 @@ def _check_model(model: dict[str, Any], vocab: dict[str, int], path: Path) -> st
     return unknown
 
 
-def _merges(merges: Any, path: Path) -> list[tuple[str, str]]:
+def read_merges(merges: Any, path: Path) -> list[tuple[str, str]]:
     """Written "left right" by old versions, ["left", "right"] by new ones."""
     if not isinstance(merges, list):
         raise TokenizerError(f"{path}: the model has no list of merges")
@@ -95,7 +95,7 @@ def _merges(merges: Any, path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def _added_tokens(added: Any, vocab: dict[str, int], path: Path) -> list[AddedToken]:
+def read_added_tokens(added: Any, vocab: dict[str, int], path: Path) -> list[AddedToken]:
     """The added tokens; those that the model's vocabulary leaves out are put into `vocab`."""
     tokens: list[AddedToken] = []
     if not isinstance(added, list) or len(added) > MAX_ADDED_TOKENS:
@@ -104,7 +104,7 @@ def _added_tokens(added: Any, vocab: dict[str, int], path: Path) -> list[AddedTo
         spelling, index = (token.get("content"), token.get("id")) if isinstance(token, dict) else (None, None)
         if not isinstance(spelling, str) or not spelling or type(index) is not int:
             raise TokenizerError(f"{path}: an added token is {json.dumps(token)[:80]}; it needs content and id")
-        flags = {key: token.get(key, False) for key in _FLAGS}
+        flags = {key: token.get(key, False) for key in ADDED_TOKEN_FLAGS}
         if not all(type(flag) is bool for flag in flags.values()):
             raise TokenizerError(f"{path}: the added token {spelling!r} has a flag that is neither true nor false")
         if vocab.setdefault(spelling, index) != index:
@@ -127,7 +127,7 @@ def write(tokenizer: BPETokenizer, path: Path) -> None:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": token.id, "content": token.spelling, **{flag: getattr(token, flag) for flag in _FLAGS}}
+            {"id": token.id, "content": token.spelling, **{flag: getattr(token, flag) for flag in ADDED_TOKEN_FLAGS}}
             for token in tokenizer.added_tokens
         ],
         "normalizer": write_normalizer(tokenizer.normalizer),

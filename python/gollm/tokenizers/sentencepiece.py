@@ -101,7 +101,7 @@ class SentencePieceTokenizer(Tokenizer):
         super().__init__(vocabulary, spellings, added_tokens=added_tokens, prefix=prefix, suffix=suffix)
         if [token.id for token in self.added_tokens] != special:
             raise TokenizerError("control tokens need spellings of their own, and added tokens must be among them")
-        self._special_ids = np.array(special, np.int32)
+        self._control_ids = np.flatnonzero(types == PieceType.CONTROL)
         self.scores = scores
         self.merges = merges
         self.charsmap = charsmap
@@ -125,7 +125,7 @@ class SentencePieceTokenizer(Tokenizer):
             self.scores,
             self.merges,
             np.zeros(0, np.uint8) if self.charsmap is None else self.charsmap,
-            "never" if self.dummy_prefix == "first" else self.dummy_prefix,
+            "never" if self.dummy_prefix == "first" or self._normalizes_early else self.dummy_prefix,
             self.remove_extra_spaces,
             self.split_spaces,
             self.fuse_unknown,
@@ -137,6 +137,16 @@ class SentencePieceTokenizer(Tokenizer):
     def _encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         return self._encoder.encode_batch(texts)
 
+    @property
+    def _normalizes_early(self) -> bool:
+        """A Prepend normalizer comes before the search for `normalized` added tokens."""
+        return self.dummy_prefix in ("always", "never") and any(token.normalized for token in self.added_tokens)
+
+    def _normalize(self, text: str) -> str:
+        if not self._normalizes_early or not text:
+            return text
+        return (" " if self.dummy_prefix == "always" else "") + text.replace(MARK, " ")
+
     def _parts(self, text: str, finders: tuple[Finder | None, Finder | None]) -> list[str | int]:
         parts = super()._parts(text, finders)
         first = parts[0] if parts else 0
@@ -147,7 +157,7 @@ class SentencePieceTokenizer(Tokenizer):
     # ids -> text
 
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
-        """The bytes that ids (n) stand for, without the space that encoding puts before a text, or behind a special
+        """The bytes that ids (n) stand for, without the space that encoding puts before a text, or behind a control
         token. Raises TokenizerError for an id outside of the vocabulary."""
         data = self.vocabulary.decode(ids)
         if not data or not self._drops_space:
@@ -155,7 +165,7 @@ class SentencePieceTokenizer(Tokenizer):
         array = np.asarray(ids)
         if self.dummy_prefix == "first":
             return self._decode_text(array)
-        starts = np.flatnonzero(np.isin(array[:-1], self._special_ids)) + 1
+        starts = np.flatnonzero(np.isin(array[:-1], self._control_ids)) + 1
         return b"".join(self._decode_text(text) for text in np.split(array, starts))
 
     def _decode_text(self, ids: npt.NDArray[Any]) -> bytes:
@@ -235,6 +245,12 @@ class SentencePieceTokenizer(Tokenizer):
 
         llama2c_tokenizer.write(self, Path(path))
 
+    def save_huggingface(self, path: str | os.PathLike[str]) -> None:
+        """Writes Hugging Face's tokenizer.json, as LLaMA-2's. Raises TokenizerError as save_model does."""
+        from gollm.tokenizers import huggingface_sentencepiece
+
+        huggingface_sentencepiece.write(self, Path(path))
+
 
 class _Decoder(StreamDecoder):
     """Leaves out the spaces that SentencePieceTokenizer.decode_bytes leaves out."""
@@ -248,6 +264,6 @@ class _Decoder(StreamDecoder):
         piece, kind = super()._bytes(token), self._tokenizer.types[token]
         drop = self._at_start and piece[:1] == b" " and kind != PieceType.BYTE
         again = drop and len(piece) == 1 and self._tokenizer.remove_extra_spaces
-        special = kind in (PieceType.CONTROL, PieceType.UNKNOWN) and self._tokenizer.dummy_prefix != "first"
-        self._at_start = bool(again or special)
+        begins = kind == PieceType.CONTROL and self._tokenizer.dummy_prefix != "first"
+        self._at_start = bool(again or begins)
         return piece[1:] if drop else piece
