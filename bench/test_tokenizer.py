@@ -4,12 +4,15 @@ pytest bench/test_tokenizer.py
 
 `MB/s` is of UTF-8. `first` has just made the tokenizer: its caches are empty. `ratio` is the peer's median time over
 gollm's, both measured here; a peer that isn't installed is left out. GPT-2's vocabulary comes from ../shared/data;
-without it a vocabulary of the same size is trained on the standard library.
+without it a vocabulary of the same size is trained on the standard library. For the other patterns one of 32 768 tokens
+is trained on the texts.
 """
 
 import os
+import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import cache
@@ -19,14 +22,20 @@ import pytest
 
 from gollm.data import open_source
 from gollm.tokenizers import BPETokenizer, load
-from gollm.tokenizers.gpt2_files import to_vocab
+from gollm.tokenizers.patterns import PATTERNS, REGEXES
 
 os.environ["RAYON_NUM_THREADS"] = "1"  # the peers' threads
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+# Faster spellings that tiktoken has of these.
+TIKTOKEN = {
+    "gpt2": r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s""",
+    "cl100k": r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$"""
+    r"""|\s*[\r\n]|\s+(?!\S)|\s""",
+}
+
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SOURCE_CODE = 4_700_000  # characters of it are encoded and learned from
-PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
 @cache
@@ -46,25 +55,31 @@ def tokenizer() -> BPETokenizer:
     return BPETokenizer.train(open_source().iter_text(), 50257, special_tokens=["<|endoftext|>"])
 
 
-def tiktoken_encode() -> Callable[[str], object] | None:
+@cache
+def trained(pattern: str) -> BPETokenizer:
+    """A tokenizer of another pattern, with 32 768 tokens learned from all texts."""
+    return BPETokenizer.train(texts().values(), 32768, pattern=pattern, min_frequency=1)
+
+
+def tiktoken_encode(ours: BPETokenizer) -> Callable[[str], object] | None:
     try:
         import tiktoken
     except ImportError:
         return None
-    special = set(tokenizer().special_tokens.values())
-    ranks = {token: i for i, token in enumerate(tokenizer().vocabulary) if i not in special}
-    return tiktoken.Encoding("bench", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
+    special = set(ours.special_tokens.values())
+    ranks = {token: i for i, token in enumerate(ours.vocabulary) if i not in special}
+    regex = TIKTOKEN.get(str(ours.pattern)) or REGEXES[str(ours.pattern)]
+    return tiktoken.Encoding("bench", pat_str=regex, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
 
 
-def huggingface_encode() -> Callable[[str], object] | None:
+def huggingface_encode(ours: BPETokenizer) -> Callable[[str], object] | None:
     try:
         import tokenizers
     except ImportError:
         return None
-    vocab, merges = to_vocab(tokenizer())
-    peer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
-    peer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return peer.encode
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save_huggingface(Path(folder) / "tokenizer.json")
+        return tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json").encode
 
 
 def huggingface_train() -> Callable[[str], object] | None:
@@ -102,25 +117,74 @@ def report(benchmark, text: str, peers: dict[str, Callable[[str], object] | None
     print(f"\n{benchmark.name}: {benchmark.extra_info}")
 
 
-@pytest.mark.parametrize("name", sorted(texts()))
-def test_encode(benchmark, name: str) -> None:
-    text = texts()[name]
-    tokenizer().encode(text)
-    benchmark.pedantic(tokenizer().encode, (text,), rounds=15)
-    report(benchmark, text, {"tiktoken": tiktoken_encode(), "tokenizers": huggingface_encode()})
+def of_pattern(pattern: str) -> BPETokenizer:
+    return tokenizer() if pattern == "gpt2" else trained(pattern)
 
 
 @pytest.mark.parametrize("name", sorted(texts()))
-def test_encode_first(benchmark, name: str) -> None:
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_encode(benchmark, pattern: str, name: str) -> None:
+    text, ours = texts()[name], of_pattern(pattern)
+    ours.encode(text)
+    benchmark.pedantic(ours.encode, (text,), {"threads": 1}, rounds=15)
+    report(benchmark, text, {"tiktoken": tiktoken_encode(ours), "tokenizers": huggingface_encode(ours)})
+
+
+@pytest.mark.parametrize("name", sorted(texts()))
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_encode_first(benchmark, pattern: str, name: str) -> None:
     text = texts()[name]
 
     def fresh():
-        new = BPETokenizer.from_state(*tokenizer().to_state())
+        new = BPETokenizer.from_state(*of_pattern(pattern).to_state())
         new.check()
-        return (new, text), {}
+        return (new, text), {"threads": 1}
 
     benchmark.pedantic(BPETokenizer.encode, setup=fresh, rounds=7)
     report(benchmark, text, {})
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_encode_on_threads(benchmark, threads: int) -> None:
+    text = texts()["python"]
+    benchmark.pedantic(tokenizer().encode, (text,), {"threads": threads}, rounds=15, warmup_rounds=2)
+    report(benchmark, text, {})
+
+
+def test_encode_by_a_regular_expression(benchmark) -> None:
+    text = texts()["python"][:1_000_000]
+    ours = BPETokenizer.train(text, 32768, pattern=r"\p{L}+|\p{N}+|\s+|[^\s\p{L}\p{N}]+")
+    benchmark.pedantic(ours.encode, (text,), rounds=3)
+    report(benchmark, text, {})
+
+
+HORRORS = {
+    "no space": "abcdefgh",
+    "random letters": "".join(random.Random(1).choices("abcdefghijklmnop", k=8192)),
+    "spaces": " ",
+    "lines": " \n",
+    "marks": "e\u0301\u0316",
+    "upper and caseless": "漢A",
+    "apostrophes": "'",
+    "signs": "!/\n",
+    "numbers": "1",
+    "emoji": "👩\u200d👩\u200d👧",
+}
+
+
+@pytest.mark.parametrize("name", HORRORS)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_time_is_linear(benchmark, pattern: str, name: str) -> None:
+    """`times` is how much longer ten times the text takes: a million characters to 100 000."""
+    ours = of_pattern(pattern)
+    short = HORRORS[name] * (100_000 // len(HORRORS[name]))
+
+    def encode(text: str) -> float:
+        return min(seconds(lambda text: ours.encode(text, threads=1), text) for _ in range(5))
+
+    benchmark.pedantic(ours.encode, (10 * short,), {"threads": 1}, rounds=1)
+    benchmark.extra_info["times"] = round(encode(10 * short) / encode(short), 1)
+    print(f"\n{benchmark.name}: {benchmark.extra_info}")
 
 
 def test_encode_batch_of_short_texts(benchmark) -> None:

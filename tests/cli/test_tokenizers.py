@@ -53,6 +53,19 @@ def test_train_writes_what_the_library_learns(
     }
 
 
+@pytest.mark.parametrize("split", ["llama3", r"\w+|\W"])
+def test_train_with_another_split(split: str, corpus: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "t.json"
+    assert run("tokenizer", "train", corpus, "--vocab-size", "270", "--split", split, "--out", out).status == 0
+    made = tokenizers.load(out)
+    assert isinstance(made, tokenizers.BPETokenizer) and made.pattern == split
+    assert (made.merges == tokenizers.BPETokenizer.train(TEXT, 269, pattern=split).merges).all()
+    wrong = run("tokenizer", "train", corpus, "--split", "llama-3", "--out", tmp_path / "x.json")
+    assert wrong.status == 1 and "unknown pre-tokenizer pattern 'llama-3'; known are gpt2" in wrong.err
+    other = run("tokenizer", "train", corpus, "--kind", "word", "--split", split, "--out", tmp_path / "x.json")
+    assert other.status == 1 and "only bpe has a choice of patterns" in other.err
+
+
 def test_train_from_a_folder_with_a_pattern(corpus: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "other.md").write_text("XYZ" * 50)
     out = tmp_path / "out" / "t.json"

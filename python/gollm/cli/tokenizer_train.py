@@ -22,8 +22,10 @@ class Options:
     field: str | None = None  # the field of JSON lines that holds the text
     encoding: str = "utf-8"  # of text files: any that Python knows
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # what becomes of bytes that are no text
-    # byte-level BPE as GPT-2's, or a token for each character or word
+    # byte-level BPE, or a token for each character or word
     kind: Literal["bpe", "character", "word"] = "bpe"
+    # how bpe cuts text into pieces: as gpt2, cl100k, o200k, llama3, qwen2 or smollm, or by a regular expression
+    split: str = "gpt2"
     # tokens to learn, special ones included; none: 4096 for bpe, everything in the text for the others
     vocab_size: PositiveInt | None = None
     special_tokens: tuple[str, ...] = ("<|endoftext|>",)  # tokens that no text is encoded to
@@ -45,6 +47,8 @@ def run(options: Options) -> None:
 
     if options.out.exists() and not options.overwrite:
         raise ConfigError(f"{options.out} is there already; choose another file with --out, or --overwrite it")
+    if options.kind != "bpe" and options.split != "gpt2":
+        raise ConfigError(f"--split is {options.split!r}, and --kind {options.kind}; only bpe has a choice of patterns")
     source = open_source(
         list(options.corpus) or None,
         patterns=options.pattern,
@@ -62,7 +66,7 @@ def run(options: Options) -> None:
         texts = source.iter_text(show)
         if options.kind == "bpe":
             size = options.vocab_size or BPE_VOCAB_SIZE
-            tokenizer = BPETokenizer.train(texts, size, special_tokens=options.special_tokens)
+            tokenizer = BPETokenizer.train(texts, size, pattern=options.split, special_tokens=options.special_tokens)
         else:
             learner = CharacterTokenizer if options.kind == "character" else WordTokenizer
             tokenizer = learner.train(texts, options.vocab_size, special_tokens=options.special_tokens)
