@@ -7,6 +7,7 @@ from gollm.config import ModelConfig
 from gollm.errors import FormatError
 from gollm.generation import GenerationDefaults
 from gollm.interop import format_named, open_model
+from gollm.tokenizers import BPETokenizer, CharacterTokenizer
 
 from .sources import contents, random_source
 
@@ -73,6 +74,26 @@ def test_gpt2s_vocabulary_ends_at_its_last_token(tmp_path):
     format_named("llm.c").write(source, tmp_path / "model.bin", "bf16")
     with open_model(tmp_path / "model.bin") as source:
         assert source.defaults.stop_tokens == (50256,) and source.defaults.bos_token == 50256
+
+
+def test_the_tokenizer_lies_beside_the_model(tmp_path):
+    tokenizer = BPETokenizer.train("to be or not to be", 260, special_tokens=["<|endoftext|>"])
+    source, _ = random_source(config_of(vocab_size=tokenizer.vocab_size))
+    write = format_named("llm.c").write
+    source.tokenizer = CharacterTokenizer.train("abc")  # llm.c has no such
+    write(source, tmp_path / "characters.bin", "f32")
+    source.tokenizer = tokenizer
+    write(source, tmp_path / "model.bin", "f32")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["characters.bin", "gpt2_tokenizer.bin", "model.bin"]
+    with open_model(tmp_path / "model.bin") as opened:
+        assert opened.tokenizer.encode("to be").tolist() == tokenizer.encode("to be").tolist()
+    write(random_source(config_of())[0], tmp_path / "other.bin", "f32")
+    with open_model(tmp_path / "other.bin") as opened:
+        assert opened.tokenizer is None and f"{tokenizer.vocab_size} tokens, but 130" in opened.without_tokenizer
+    source.tokenizer = BPETokenizer.train("aaabdaaabac", 260, special_tokens=["<|endoftext|>"])
+    with pytest.raises(FormatError, match="another model's tokenizer"):
+        write(source, tmp_path / "third.bin", "f32")
+    assert not (tmp_path / "third.bin").exists()
 
 
 @pytest.mark.parametrize(

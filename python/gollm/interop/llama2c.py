@@ -23,15 +23,15 @@ from typing import BinaryIO
 import numpy as np
 
 from gollm.config import ModelConfig
-from gollm.errors import FormatError, TokenizerError
+from gollm.errors import FormatError
 from gollm.files import replacing
 from gollm.generation import GenerationDefaults
+from gollm.interop.beside import TokenizerBeside, read_beside
 from gollm.interop.binary import CHUNK, Float32, Storage, head, read_into
 from gollm.interop.flat import MAX_LAYERS, Layout, open_flat
 from gollm.interop.source import Format, Source, StorageType
 from gollm.tensor import Array
 from gollm.tokenizers import llama2c_tokenizer
-from gollm.tokenizers.sentencepiece import SentencePieceTokenizer
 
 MAGIC = 0x616B3432
 SIZES = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len")
@@ -185,13 +185,7 @@ def _read(path: Path) -> Source:
     V = source.config.vocab_size
     if V > END:
         source.defaults = GenerationDefaults(stop_tokens=(BEGIN, END), bos_token=BEGIN)
-    for name in _tokenizer_names(V):
-        if path.with_name(name).exists():
-            try:
-                source.tokenizer = llama2c_tokenizer.read(path.with_name(name), V)
-                break
-            except TokenizerError as error:
-                source.without_tokenizer = str(error)
+    read_beside(source, path, _tokenizer_names(V), lambda file: llama2c_tokenizer.read(file, V))
     return source
 
 
@@ -232,10 +226,12 @@ def _rotations(config: ModelConfig) -> Array:
 
 
 def _write(source: Source, path: Path, dtype: StorageType) -> None:
-    """f32: version 0, which run.c reads; q8_0: version 2, which runq.c reads. The tokenizer goes beside it."""
+    """f32: version 0, which run.c reads; q8_0: version 2, which runq.c reads. SentencePiece tokenizers go beside it."""
     config = source.config
     _check(config)
-    tokenizer = _tokenizer_file(source, path)
+    own, llama2 = _tokenizer_names(config.vocab_size)
+    name = llama2 if config.vocab_size == LLAMA2_VOCABULARY else own
+    beside = TokenizerBeside(path, name, lambda file: llama2c_tokenizer.to_bytes(source.tokenizer, file))
     sizes = (config.d_model, config.ff_size, config.n_layers, config.n_heads, config.kv_heads)
     V, context = config.vocab_size, config.context
     if dtype == "f32":
@@ -254,27 +250,7 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
             rotations = _rotations(config)
             file.seek(layout.size - rotations.nbytes - (0 if config.tied_head else 4 * V * config.d_model))
             file.write(rotations.data)
-    if tokenizer is not None:
-        target, data = tokenizer
-        with replacing(target, FormatError) as file:
-            file.write(data)
-
-
-def _tokenizer_file(source: Source, path: Path) -> tuple[Path, bytes] | None:
-    """Where the tokenizer goes, and its bytes; None for one that is not SentencePiece's, which llama2.c does not know.
-
-    Raises FormatError where another tokenizer is there already."""
-    if not isinstance(source.tokenizer, SentencePieceTokenizer):
-        return None
-    own, llama2 = _tokenizer_names(source.config.vocab_size)
-    target = path.with_name(llama2 if source.config.vocab_size == LLAMA2_VOCABULARY else own)
-    try:
-        data = llama2c_tokenizer.to_bytes(source.tokenizer, target)
-    except TokenizerError as error:
-        raise FormatError(str(error)) from None
-    if target.exists() and target.read_bytes() != data:
-        raise FormatError(f"{target} is another model's tokenizer, and this one's goes there; use another folder")
-    return target, data
+    beside.write()
 
 
 FORMAT = Format("llama2.c", _recognises, _read, _write, ("f32", "q8_0"))

@@ -19,13 +19,16 @@ from gollm.config import ModelConfig
 from gollm.errors import FormatError
 from gollm.files import replacing
 from gollm.generation import GenerationDefaults
+from gollm.interop.beside import TokenizerBeside, read_beside
 from gollm.interop.binary import BFloat16, Float32, Storage, head
 from gollm.interop.flat import MAX_LAYERS, Layout, open_flat
 from gollm.interop.source import Format, Source, StorageType
+from gollm.tokenizers import llmc_tokenizer
 
 MAGIC = 20240326
 HEADER_SIZE = 1024
 VOCABULARY_MULTIPLE = 128
+TOKENIZER_NAME = "gpt2_tokenizer.bin"
 GPT2_VOCABULARY, GPT2_END = 50257, 50256  # llm.c begins a text with this token, and ends it there
 
 _STORAGE: dict[int, Storage] = {3: Float32(), 5: BFloat16()}
@@ -89,6 +92,8 @@ def _read(path: Path) -> Source:
     source = open_flat(path, "llm.c model", HEADER_SIZE, _parse)
     if source.config.vocab_size == GPT2_VOCABULARY:
         source.defaults = GenerationDefaults(stop_tokens=(GPT2_END,), bos_token=GPT2_END)
+    V = source.config.vocab_size
+    read_beside(source, path, (TOKENIZER_NAME,), lambda file: llmc_tokenizer.read(file, V))
     return source
 
 
@@ -119,8 +124,10 @@ def _check(config: ModelConfig) -> None:
 
 
 def _write(source: Source, path: Path, dtype: StorageType) -> None:
+    """f32: version 3, bf16: version 5. A tokenizer that cuts text as GPT-2's goes beside it."""
     config = source.config
     _check(config)
+    beside = TokenizerBeside(path, TOKENIZER_NAME, lambda file: llmc_tokenizer.to_bytes(source.tokenizer, file))
     padded = -(-config.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     version = _VERSIONS[dtype]
     header = np.zeros(HEADER_SIZE // 4, "<i4")
@@ -137,6 +144,7 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
     with replacing(path, FormatError) as file:
         file.write(header.data)
         _layout(config, padded, _STORAGE[version]).write(file, source)
+    beside.write()
 
 
 FORMAT = Format("llm.c", _recognises, _read, _write, ("f32", "bf16"))

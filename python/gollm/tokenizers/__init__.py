@@ -26,6 +26,7 @@ from gollm.tokenizers import (
     huggingface_sentencepiece,
     json_file,
     llama2c_tokenizer,
+    llmc_tokenizer,
     sentencepiece_model,
     tiktoken_file,
 )
@@ -75,7 +76,7 @@ def load(
     """The tokenizer in a file or folder, told by its content:
 
     - a file that `save` has written, or Hugging Face's tokenizer.json;
-    - SentencePiece's tokenizer.model, or llama2.c's tokenizer.bin;
+    - SentencePiece's tokenizer.model, llama2.c's tokenizer.bin, or llm.c's gpt2_tokenizer.bin;
     - tiktoken's rank file, or LLaMA-3's tokenizer.model; these need `pattern`, and `special_tokens` where there are any
       (gollm.tokenizers.BPETokenizer.from_tiktoken);
     - GPT-2's vocab.json and merges.txt, or encoder.json and vocab.bpe, also behind a prefix: name either, or both;
@@ -100,6 +101,8 @@ def load(
         return gpt2_files.read(_sibling(path, merges_name, vocab_name), path)
     if sentencepiece_model.recognises(head):
         return sentencepiece_model.read(path)
+    if llmc_tokenizer.recognises(head):
+        return llmc_tokenizer.read(path)
     if llama2c_tokenizer.recognises(head):
         return llama2c_tokenizer.read(path)
     document = json_file.read_json(path)

@@ -14,6 +14,7 @@ import numpy as np
 
 from gollm.errors import TokenizerError
 from gollm.files import replacing
+from gollm.tokenizers.base import Tokenizer
 from gollm.tokenizers.json_file import read_bytes
 from gollm.tokenizers.sentencepiece import PieceType, SentencePieceTokenizer
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
@@ -78,10 +79,12 @@ def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
         file.write(data)
 
 
-def to_bytes(tokenizer: SentencePieceTokenizer, path: Path) -> bytes:
+def to_bytes(tokenizer: Tokenizer | None, path: Path) -> bytes:
     """What is to be written to `path`. Raises TokenizerError for a tokenizer that llama2.c would not read as it is."""
     from gollm.tokenizers.piece_scores import scores_of
 
+    if not isinstance(tokenizer, SentencePieceTokenizer):
+        raise TokenizerError(f"cannot write {path}: llama2.c has SentencePiece tokenizers only")
     tokens = list(tokenizer.vocabulary)
     normal = tokenizer.types[len(_HEAD) :] == PieceType.NORMAL
     if (

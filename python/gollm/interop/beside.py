@@ -1,0 +1,48 @@
+"""Tokenizers in a file of their own, beside the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from gollm.errors import FormatError, TokenizerError
+from gollm.files import replacing
+from gollm.interop.source import Source
+from gollm.tokenizers import Tokenizer
+
+
+def read_beside(source: Source, path: Path, names: Iterable[str], read: Callable[[Path], Tokenizer]) -> None:
+    """Gives the model at `path` the tokenizer in the first of these files that is one of its own, or says why none."""
+    for name in names:
+        if path.with_name(name).is_file():
+            try:
+                source.tokenizer, source.without_tokenizer = read(path.with_name(name)), ""
+                return
+            except TokenizerError as error:
+                source.without_tokenizer = str(error)
+
+
+class TokenizerBeside:
+    """What is to be written beside the model at `path`: nothing where the format has no such tokenizer (`to_bytes`
+    raises TokenizerError). Raises FormatError where another one lies there already."""
+
+    def __init__(self, path: Path, name: str, to_bytes: Callable[[Path], bytes]) -> None:
+        self._path = path.with_name(name)
+        self._data: bytes | None = None
+        try:
+            self._data = to_bytes(self._path)
+        except TokenizerError:
+            return
+        try:
+            other = self._path.exists() and self._path.read_bytes() != self._data
+        except OSError:
+            other = True
+        if other:
+            raise FormatError(
+                f"{self._path} is another model's tokenizer, and this one's goes there; write to another folder"
+            )
+
+    def write(self) -> None:
+        if self._data is not None:
+            with replacing(self._path, FormatError) as file:
+                file.write(self._data)

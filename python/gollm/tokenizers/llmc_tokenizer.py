@@ -1,0 +1,87 @@
+"""llm.c's gpt2_tokenizer.bin (karpathy/llm.c, write_tokenizer in train_gpt2.py).
+
+256 int32: 20240328, version, number of tokens, and in version 2 the token that ends a text; then for each token a byte
+with its length, and its bytes. llm.c only decodes with it; as GPT-2's ids are the order in which its merges were
+learned, the file says how to encode, too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gollm.errors import TokenizerError
+from gollm.tokenizers import tiktoken_file
+from gollm.tokenizers.base import Tokenizer
+from gollm.tokenizers.json_file import read_bytes
+from gollm.tokenizers.vocabulary import MAX_TOKENS
+
+if TYPE_CHECKING:
+    from gollm.tokenizers.bpe import BPETokenizer
+
+MAGIC = 20240328
+_HEADER = 1024
+_GPT2_END = 50256  # in version 1, which does not say
+_PATTERN = "gpt2"
+
+
+def recognises(head: bytes) -> bool:
+    return head.startswith(MAGIC.to_bytes(4, "little"))
+
+
+def read(path: Path, vocab_size: int | None = None) -> BPETokenizer:
+    """The tokenizer of a file, which must have `vocab_size` tokens if that is given. Raises TokenizerError."""
+    data = read_bytes(path)
+    if not recognises(data) or len(data) < _HEADER:
+        raise TokenizerError(f"{path} is no gpt2_tokenizer.bin of llm.c: it does not begin as one")
+    version, n, end = (int(value) for value in np.frombuffer(data, "<i4", 3, 4))
+    if version not in (1, 2):
+        raise TokenizerError(f"{path}: its version is {version}; gollm reads 1 and 2")
+    if version == 1:
+        end = _GPT2_END
+    if not 0 <= end < n <= MAX_TOKENS:
+        raise TokenizerError(
+            f"{path}: it has {n} tokens, of which {end} ends a text; at most {MAX_TOKENS} are possible"
+        )
+    if vocab_size is not None and n != vocab_size:
+        raise TokenizerError(f"{path} has {n} tokens, but {vocab_size} are wanted; it belongs to another model")
+    tokens: list[bytes] = []
+    at = _HEADER
+    for token in range(n):
+        length = data[at] if at < len(data) else 0
+        if not length or at + 1 + length > len(data):
+            raise TokenizerError(f"{path}: the file ends inside token {token}, or it is empty")
+        tokens.append(data[at + 1 : at + 1 + length])
+        at += 1 + length
+    if at != len(data):
+        raise TokenizerError(f"{path}: {len(data) - at} bytes are left behind its {n} tokens")
+    ranks = {token: i for i, token in enumerate(tokens) if i != end}
+    if len(ranks) != n - 1:
+        raise TokenizerError(f"{path}: two of its tokens are the same")
+    try:
+        return tiktoken_file.from_ranks(ranks, {tokens[end].decode("utf-8", "replace"): end}, _PATTERN)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from None
+
+
+def to_bytes(tokenizer: Tokenizer | None, path: Path) -> bytes:
+    """What is to be written to `path`. Raises TokenizerError for a tokenizer that would not come back as it is."""
+    from gollm.tokenizers.bpe import BPETokenizer
+
+    if not isinstance(tokenizer, BPETokenizer):
+        raise TokenizerError(f"cannot write {path}: llm.c has byte-level BPE tokenizers only")
+    if tokenizer.pattern != _PATTERN or len(tokenizer.special_tokens) != 1:
+        raise TokenizerError(
+            f"cannot write {path}: llm.c's tokenizer has GPT-2's pattern and one special token; this one has "
+            f"{tokenizer.pattern!r} and {list(tokenizer.special_tokens)}"
+        )
+    tiktoken_file.check(tokenizer)
+    tokens = list(tokenizer.vocabulary)
+    longest = max(tokens, key=len)
+    if len(longest) > 255 or not all(tokens):
+        raise TokenizerError(f"cannot write {path}: llm.c's tokens have 1 to 255 bytes, and one has {len(longest)}")
+    header = np.zeros(_HEADER // 4, "<i4")
+    header[:4] = (MAGIC, 2, len(tokens), *tokenizer.special_tokens.values())
+    return header.tobytes() + b"".join(bytes([len(token)]) + token for token in tokens)
