@@ -15,8 +15,8 @@ from gollm.language_model import LanguageModel
 from gollm.model import Decoder
 from gollm.tokenizers import BPETokenizer
 
-TOKENIZER = BPETokenizer.train("hello world, this is a text\n" * 3, 264, special_tokens=["<s>", "</s>"])
-BEGIN, END = TOKENIZER.special_tokens["<s>"], TOKENIZER.special_tokens["</s>"]
+TOKENIZER = BPETokenizer.train("hello world, this is a text\n" * 3, 264, special_tokens=["<begin>", "<end>"])
+BEGIN, END = TOKENIZER.special_tokens["<begin>"], TOKENIZER.special_tokens["<end>"]
 
 
 def model(*, prefix: tuple[int, ...] = (), suffix: tuple[int, ...] = (), defaults: GenerationDefaults) -> LanguageModel:

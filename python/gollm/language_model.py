@@ -88,7 +88,7 @@ class LanguageModel:
             raise GenerationError(
                 f"this model has no tokenizer{why}; use gollm.generation.generate_tokens with token ids"
             )
-        end = self.tokenizer.special_tokens.get(END_OF_TEXT)
+        end = self.tokenizer.end_of_text
         ids = [*self.tokenizer.prefix, *self.tokenizer.encode(prompt).tolist()]
         if not ids:
             start = end if self.defaults.bos_token is None else self.defaults.bos_token

@@ -43,7 +43,7 @@ def test_the_tree_of_a_run(model: Path, run: Run) -> None:
     model.rename(model.parent / "run" / "step-00000010.golm")
     assert run("convert", model.parent / "run", model.parent / "out", "--dtype", "bf16").status == 0
     found = run("info", model.parent / "out").out
-    for part in ("out, huggingface", " as BF16", "n_layers 2", "bpe, 270 tokens", "generation nothing is said"):
+    for part in ("out, huggingface", " as BF16", "n_layers 2", "bpe, 270 tokens", "stop_tokens 269, bos_token 269"):
         assert part in found
     assert gollm.load(model.parent / "run").config == gollm.load(model.parent / "out").config.replace(
         mlp_bias=None, qkv_bias=None, output_bias=None
@@ -56,7 +56,12 @@ def test_info_of_a_folder(model: Path, run: Run) -> None:
     (folder / "generation_config.json").write_text('{"eos_token_id": [3, 4], "temperature": 0.5}')
     (folder / "tokenizer.json").unlink()
     found = run("info", folder, "--tensors").out
-    for part in (" as F16", "none: the folder", "stop_tokens 3 4, temperature 0.5", "\ntoken_embedding "):
+    for part in (
+        " as F16",
+        "none: the folder",
+        "stop_tokens 3 4, bos_token 269, temperature 0.5",
+        "\ntoken_embedding ",
+    ):
         assert part in found
     document = json.loads(run("info", folder, "--json").out)
     assert (document["format"], document["dtype"]) == ("huggingface", "F16")

@@ -61,7 +61,10 @@ def in_lines(found: dict[str, Any], *, tensors: bool) -> str:
         ("file", f"{found['path']}, {found['format']}"),
         ("parameters", f"{found['parameters']:,}" + (f" as {found['dtype']}" if found["dtype"] else "")),
         ("model", _config(found)),
-        ("tokenizer", _tokenizer(tokenizer) + (f": {found['without_tokenizer']}" if not tokenizer else "")),
+        (
+            "tokenizer",
+            _tokenizer(tokenizer) + (f": {found['without_tokenizer']}" if found["without_tokenizer"] else ""),
+        ),
         ("generation", ", ".join(said) or "nothing is said"),
     ]
     return _lines(rows, [[t["name"], _shape(t)] for t in found["tensors"]] if tensors else [])

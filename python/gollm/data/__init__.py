@@ -6,14 +6,13 @@ sampler = Sampler(dataset.train, batch_size=12, context=64, seed=1)
 inputs, targets = sampler.next_batch()                  # (B, T) int32 each
 """
 
-from .cache import END_OF_TEXT, TextTokenizer, cache_folder
+from .cache import TextTokenizer, cache_folder
 from .dataset import TokenDataset, prepare
 from .sampler import Sampler, evaluation_batches
 from .shards import Tokens, open_shard, write_shard
 from .sources import DataSource, Files, StandardInput, Texts, TokenShards, files_below, open_source, standard_library
 
 __all__ = [
-    "END_OF_TEXT",
     "DataSource",
     "Files",
     "Sampler",

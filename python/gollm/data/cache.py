@@ -37,6 +37,7 @@ except ImportError:
 
 from ..errors import DataError
 from ..files import reason, replacing, sync_folder, temporary_name
+from ..tokenizers.base import END_OF_TEXT
 from .shards import HEADER_BYTES, Ids, Part, StrPath, Tokens, open_shard, shard_dtype, shard_header
 from .sources import DataSource, Files
 
@@ -48,9 +49,6 @@ BLOCK_BYTES = 1 << 20
 CHECKED_BLOCKS = 256
 REMEMBER_FROM_BYTES = 32 << 20
 BATCH_CHARACTERS = 4 << 20
-
-# The token between two documents: the first of these that the tokenizer has. Without any, a newline joins them.
-END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 
 BuildProgress = Callable[[int, int], None]
 
@@ -223,6 +221,7 @@ def _build(folder: Path, source: DataSource, tokenizer: TextTokenizer, progress:
 
 def _tokenise(source: DataSource, tokenizer: TextTokenizer, writer: _ShardWriter, progress: BuildProgress) -> None:
     special = tokenizer.special_tokens
+    # The token between two documents: the first of these that the tokenizer has. Without any, a newline joins them.
     separator = next((special[name] for name in END_OF_TEXT if name in special), None)
     bytes_read = 0
 

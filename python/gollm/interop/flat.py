@@ -36,10 +36,12 @@ class _Run:
 
 
 class Layout:
-    """Where a file of this kind has the parameters, in the order in which they are added; `size` is the file's."""
+    """Where a file of this kind has the parameters, in the order in which they are added; `size` is the file's, `dtype`
+    what its matrices are, in words."""
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, start: int, dtype: str) -> None:
         self.size = start
+        self.dtype = dtype
         self._runs: dict[str, list[_Run]] = {}
 
     def add(self, part: str, n: int, storage: Storage, layers: int = 1) -> None:
@@ -109,4 +111,4 @@ def open_flat(path: Path, kind: str, header_size: int, parse: Callable[[bytes], 
         except OSError as failure:
             raise FormatError(f"cannot read {path}: {reason(failure)}") from None
 
-    return Source(config, read, close=file.close)
+    return Source(config, read, close=file.close, dtype=layout.dtype)

@@ -30,6 +30,7 @@ from gollm.interop.gguf_header import Header
 from gollm.strict_json import shorten
 from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer
 from gollm.tokenizers.added_tokens import AddedToken
+from gollm.tokenizers.base import END_OF_TEXT
 from gollm.tokenizers.gpt2_files import build, to_vocab
 from gollm.tokenizers.piece_scores import scores_of
 from gollm.tokenizers.sentencepiece import PieceType
@@ -39,7 +40,6 @@ from gollm.tokenizers.vocabulary import Vocabulary
 _GGML = "tokenizer.ggml."
 ORDINARY, UNKNOWN, CONTROL, ADDED, UNUSED, BYTE = range(1, 7)
 _STOP_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
-_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>")  # special tokens that end a text where nothing else says so
 
 _PIECE_TYPES = {int(kind) for kind in PieceType}
 
@@ -255,7 +255,7 @@ def _id_keys(tokenizer: Tokenizer, defaults: GenerationDefaults) -> list[Key]:
             f"llama.cpp puts at most one token before and one behind a text, and this tokenizer "
             f"{len(tokenizer.prefix)} and {len(tokenizer.suffix)}"
         )
-    ends = [tokenizer.special_tokens[end] for end in _ENDS if end in tokenizer.special_tokens]
+    ends = [tokenizer.special_tokens[end] for end in END_OF_TEXT if end in tokenizer.special_tokens]
     stop = list(dict.fromkeys([*tokenizer.suffix, *(defaults.stop_tokens or ends)])) or [_never(tokenizer)]
     named = [*tokenizer.prefix, *([] if defaults.bos_token is None else [defaults.bos_token]), stop[0]]
     keys: list[Key] = [(_GGML + "bos_token_id", "UINT32", named[0])]

@@ -26,9 +26,10 @@ from gollm import tokenizers
 from gollm.config import ModelConfig
 from gollm.errors import FormatError, TokenizerError
 from gollm.files import replacing, replacing_folder
+from gollm.generation import GenerationDefaults
 from gollm.interop import huggingface_config
 from gollm.interop.heads import to_half_split, to_interleaved
-from gollm.interop.huggingface_defaults import generation_json, read_defaults, read_json
+from gollm.interop.huggingface_defaults import generation_json, read_defaults, read_json, with_tokens_of
 from gollm.interop.safetensors_file import STORAGES, SafetensorsFile, StoredTensor, write_tensors
 from gollm.interop.source import Format, Source, StorageType
 from gollm.parameters import ParameterSpec
@@ -228,8 +229,9 @@ def write(source: Source, path: Path, dtype: StorageType) -> None:
                     "weight_map": {tensor: name for name, shard in shards.items() for tensor in shard},
                 },
             )
-        _write_tokenizer(source, folder)
-        generation = generation_json(source.defaults)
+        defaults = with_tokens_of(source.tokenizer, source.defaults)
+        _write_tokenizer(source, defaults, folder)
+        generation = generation_json(defaults)
         ids = {key: value for key, value in generation.items() if key.endswith("_token_id")}
         if generation:
             _write_json(folder / "generation_config.json", generation)
@@ -274,8 +276,8 @@ def _arrays(source: Source, config: ModelConfig) -> Iterator[tuple[str, Array]]:
             yield part.name, rows
 
 
-def _write_tokenizer(source: Source, folder: Path) -> None:
-    tokenizer, defaults = source.tokenizer, source.defaults
+def _write_tokenizer(source: Source, defaults: GenerationDefaults, folder: Path) -> None:
+    tokenizer = source.tokenizer
     if tokenizer is not None:
         if not isinstance(tokenizer, BPETokenizer):
             raise FormatError(f"a {tokenizer.kind} tokenizer has no form in Hugging Face's tokenizer.json")

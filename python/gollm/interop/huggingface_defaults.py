@@ -11,6 +11,7 @@ from gollm.errors import FormatError, GenerationError
 from gollm.files import reason
 from gollm.generation import GenerationDefaults
 from gollm.strict_json import parse_object, shorten
+from gollm.tokenizers import Tokenizer
 
 MAX_JSON_BYTES = 8 << 20
 
@@ -86,6 +87,19 @@ def _chat_template(folder: Path) -> str | None:
     if found is not None and not isinstance(found, str):
         raise FormatError(f"{where}: chat_template is {shorten(found)}; it must be a Jinja template")
     return found
+
+
+def with_tokens_of(tokenizer: Tokenizer | None, defaults: GenerationDefaults) -> GenerationDefaults:
+    """The defaults with what only the tokenizer says of where a text begins and ends."""
+    end = None if tokenizer is None else tokenizer.end_of_text
+    if tokenizer is None or end is None:
+        return defaults
+    begin = tokenizer.prefix[0] if tokenizer.prefix else end  # GPT-2 has one token for both
+    return dataclasses.replace(
+        defaults,
+        stop_tokens=defaults.stop_tokens or (end,),
+        bos_token=begin if defaults.bos_token is None else defaults.bos_token,
+    )
 
 
 def generation_json(defaults: GenerationDefaults) -> dict[str, Any]:

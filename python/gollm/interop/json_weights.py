@@ -100,7 +100,7 @@ def _read(path: Path) -> Source:
             out[at : at + rows] = array
             at += rows
 
-    return Source(config, read, tokenizer, without_tokenizer=why)
+    return Source(config, read, tokenizer, dtype="numbers in text", without_tokenizer=why)
 
 
 def _parse(document: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, list[Array]]]:

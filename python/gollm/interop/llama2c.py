@@ -104,7 +104,7 @@ def _layout(config: ModelConfig, version: int, group: int = GROUP_SIZE) -> Layou
     L, C, F, V = config.n_layers, config.d_model, config.ff_size, config.vocab_size
     KV = config.kv_heads * config.head_size
     matrix: Storage = Int8Groups(group) if version == 2 else Float32()
-    layout = Layout(_LEGACY.size if version == 0 else HEADER_SIZE)
+    layout = Layout(_LEGACY.size if version == 0 else HEADER_SIZE, "int8" if version == 2 else "float32")
     embedding = partial(layout.add, "token_embedding", V * C, matrix)
     attention_norms = partial(layout.add, "attention_norm.weight", C, Float32(), L)
     mlp_norms = partial(layout.add, "mlp_norm.weight", C, Float32(), L)

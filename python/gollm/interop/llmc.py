@@ -44,7 +44,7 @@ _FIXED = {
 
 def _layout(config: ModelConfig, padded: int, storage: Storage) -> Layout:
     L, C, F, V = config.n_layers, config.d_model, config.ff_size, config.vocab_size
-    layout = Layout(HEADER_SIZE)
+    layout = Layout(HEADER_SIZE, "bfloat16" if isinstance(storage, BFloat16) else "float32")
     layout.add("token_embedding", V * C, storage)
     layout.skip(storage.n_bytes((padded - V) * C))
     layout.add("position_embedding", config.context * C, storage)

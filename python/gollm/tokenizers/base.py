@@ -25,6 +25,9 @@ State: TypeAlias = tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]
 VERSION = 1
 """Of the state and of the JSON file."""
 
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")
+"""Special tokens that end a text, where nothing else says which: the first of these that a tokenizer has."""
+
 _WORTH_A_THREAD = 1 << 16  # characters; less than that is encoded before a thread has started
 
 
@@ -95,6 +98,11 @@ class Tokenizer(ABC):
     def vocab_size(self) -> int:
         """V: ids are 0 to V - 1, special tokens included."""
         return len(self.vocabulary)
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id of the special token that ends a text, if there is one with a usual name."""
+        return next((self.special_tokens[name] for name in END_OF_TEXT if name in self.special_tokens), None)
 
     def _template_ids(self, name: str, ids: Sequence[int]) -> tuple[int, ...]:
         if not isinstance(ids, list | tuple) or not all(type(i) is int and 0 <= i < self.vocab_size for i in ids):
