@@ -129,15 +129,23 @@ def _decode(tokens: Iterator[int], decoder: StreamDecoder) -> Iterator[str]:
         yield text
 
 
-def load(path: str | Path, *, context: int | None = None, rope_scaling: str | None = None) -> LanguageModel:
+def load(
+    path: str | Path,
+    *,
+    tokenizer: Tokenizer | str | Path | None = None,
+    context: int | None = None,
+    rope_scaling: str | None = None,
+) -> LanguageModel:
     """The model at `path` in any format of gollm.interop, which is told by its content; a run folder's best checkpoint.
 
-    `context` is another number of tokens than the model is for; `rope_scaling` ("linear", "llama3" or "none") says how
-    the positions of a longer one are rotated: see ModelConfig.with_context. Raises FormatError for a model that is
-    missing, damaged or not supported, ConfigError for a context that it cannot have."""
+    `tokenizer`, one that is loaded or a file's name, replaces the model's own, or stands for the one that its format
+    does not have. `context` is another number of tokens than the model is for; `rope_scaling` ("linear", "llama3" or
+    "none") says how the positions of a longer one are rotated: see ModelConfig.with_context. Raises FormatError for a
+    model that is missing, damaged or not supported, TokenizerError for such a tokenizer, ConfigError for a context that
+    it cannot have."""
     if rope_scaling is not None and context is None:
         raise ConfigError(f"rope_scaling is {rope_scaling!r}, but there is no context to scale to; give both")
-    with interop.open_model(path) as source:
+    with interop.open_model(path, tokenizer) as source:
         config = source.config if context is None else source.config.with_context(context, rope_scaling)
         weights = source.weights()
         decoder = Decoder(config, weights=weights)

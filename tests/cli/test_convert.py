@@ -111,3 +111,18 @@ def test_generate_with_another_context(model: Path, run: Run) -> None:
     result = run("generate", model, "--prompt", "a", "--context", "128", "--rope-scaling", "linear")
     assert (result.status, result.out) == (1, "") and "each of its 64 positions" in result.err
     assert "give both" in run("generate", model, "--prompt", "a", "--rope-scaling", "linear").err
+
+
+def test_a_tokenizer_for_a_model_without(model: Path, run: Run) -> None:
+    tokenizer, bare, whole = (model.parent / name for name in ("tokenizer.json", "bare.golm", "whole.golm"))
+    first = gollm.load(model)
+    first.tokenizer.save(tokenizer)
+    LanguageModel(first.decoder).save(bare)
+    words = ["--prompt", "hello", "--max-new-tokens", "8", "--temperature", "0"]
+    assert run("generate", bare, *words).status == 1
+    assert run("generate", bare, *words, "--tokenizer", tokenizer) == run("generate", model, *words)
+    assert run("convert", bare, whole, "--tokenizer", tokenizer) == (0, "", "")
+    assert run("generate", whole, *words) == run("generate", model, *words)
+    BPETokenizer.train("hello world, this is a text\n" * 3, 271).save(tokenizer)
+    result = run("generate", bare, *words, "--tokenizer", tokenizer)
+    assert result.status == 1 and "the tokenizer has 271 tokens" in result.err and "only 270" in result.err

@@ -21,13 +21,14 @@ class Options:
     to: Literal["golm", "huggingface", "gguf", "llama2.c", "llm.c", "json"] | None = None
     # what matrices are stored as, if the format can; none: what is usual there, for most float32
     dtype: Literal["f32", "bf16", "f16", "q8_0", "q4_0"] | None = None
+    tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
     overwrite: bool = False  # replace a target that is there already
 
 
 def run(options: Options) -> None:
     from gollm import interop
 
-    with interop.open_model(options.source) as model:
+    with interop.open_model(options.source, options.tokenizer) as model:
         interop.save(model, options.target, options.to, options.dtype, overwrite=options.overwrite)
         if model.without_tokenizer:
             print(f"written without its tokenizer: {model.without_tokenizer}", file=sys.stderr)

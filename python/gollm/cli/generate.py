@@ -24,6 +24,7 @@ class Options:
     # draw among the fewest tokens whose probabilities sum to this; 1: among all
     top_p: Annotated[float, Range(above=0, at_most=1)] = 1.0
     seed: NonNegativeInt = 0  # the same seed gives the same text
+    tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
     context: PositiveInt | None = None  # tokens of prompt and text together; none: as many as the model is for
     # how rotary positions beyond those the model is for are treated; a longer context needs a choice
     rope_scaling: Literal["linear", "llama3", "none"] | None = None
@@ -34,7 +35,9 @@ class Options:
 def run(options: Options) -> None:
     import gollm
 
-    model = gollm.load(options.model, context=options.context, rope_scaling=options.rope_scaling)
+    model = gollm.load(
+        options.model, tokenizer=options.tokenizer, context=options.context, rope_scaling=options.rope_scaling
+    )
     prompt = text_or_stdin(options.prompt)
     pieces = model.stream(
         prompt,

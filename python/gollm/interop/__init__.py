@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+from gollm import tokenizers
 from gollm.errors import FormatError
 from gollm.interop.source import Format, Source, StorageType
+from gollm.tokenizers import Tokenizer
 
 # Each module has a FORMAT; looked at in this order. A package that a format needs is imported when it is used.
 _MODULES = {
@@ -44,9 +46,22 @@ def recognise(path: str | Path) -> Format:
     raise FormatError(f"{path} is no model in a format that gollm reads: {', '.join(_MODULES)}")
 
 
-def open_model(path: str | Path) -> Source:
-    """The model at `path`, whatever its format. Raises FormatError for one that is damaged or not supported."""
-    return recognise(path).read(Path(path))
+def open_model(path: str | Path, tokenizer: Tokenizer | str | Path | None = None) -> Source:
+    """The model at `path`, whatever its format; with `tokenizer` (or one in a file: gollm.tokenizers.load) for its own.
+
+    Raises FormatError for a model that is damaged or not supported, and for a tokenizer with more tokens than it has,
+    TokenizerError for a tokenizer that cannot be read."""
+    given = tokenizers.load(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+    source = recognise(path).read(Path(path))
+    if given is not None:
+        if given.vocab_size > source.config.vocab_size:
+            source.close()
+            raise FormatError(
+                f"the tokenizer has {given.vocab_size} tokens, and the model {path} only {source.config.vocab_size}; "
+                "it belongs to another model"
+            )
+        source.tokenizer, source.without_tokenizer = given, ""
+    return source
 
 
 def format_of_target(path: str | Path) -> Format:

@@ -218,11 +218,14 @@ def _check(config: ModelConfig) -> None:
         )
 
 
-def _rotations(config: ModelConfig) -> Array:
-    """The tables behind the norms of version 0: cos and sin of position / theta^(2i / D).  (2, context, D / 2)"""
-    D = config.head_size
-    angles = np.arange(config.context)[:, None] / config.rope_theta ** (np.arange(0, D, 2) / D)
-    return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+def _write_rotations(file: BinaryIO, config: ModelConfig) -> None:
+    """The tables behind the norms of version 0: cos, then sin, of position / theta^(2i / D).  (context, D / 2) each"""
+    D, step = config.head_size, 4096
+    frequencies = config.rope_theta ** (-np.arange(0, D, 2) / D)
+    for function in (np.cos, np.sin):
+        for start in range(0, config.context, step):
+            positions = np.arange(start, min(start + step, config.context))
+            file.write(function(positions[:, None] * frequencies).astype(np.float32).data)
 
 
 def _write(source: Source, path: Path, dtype: StorageType) -> None:
@@ -247,9 +250,9 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
         file.write(header)
         layout.write(file, source)
         if dtype == "f32":
-            rotations = _rotations(config)
-            file.seek(layout.size - rotations.nbytes - (0 if config.tied_head else 4 * V * config.d_model))
-            file.write(rotations.data)
+            tables, head = 2 * 4 * context * (config.head_size // 2), 0 if config.tied_head else 4 * V * config.d_model
+            file.seek(layout.size - head - tables)
+            _write_rotations(file, config)
     beside.write()
 
 
