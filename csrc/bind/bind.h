@@ -30,3 +30,4 @@ void bind_plan(py::module_ &m);
 void bind_pool(py::module_ &m);
 void bind_tokenizers(py::module_ &m);
 void bind_sentencepiece(py::module_ &m);
+void bind_wordpiece(py::module_ &m);

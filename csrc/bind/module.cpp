@@ -61,4 +61,5 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     bind_pool(m);
     bind_tokenizers(m);
     bind_sentencepiece(m);
+    bind_wordpiece(m);
 }

@@ -50,7 +50,7 @@ static int sort_tokens(struct sp_model *model, const struct sp_pieces *pieces, s
             if (!add_byte(model, v, id, why, why_size)) return 0;
             break;
         case SP_USER_DEFINED:
-            if (trie_add(&model->user_defined, bytes, length, id)) return -1; // fall through
+            if (trie_add(&model->user_defined, bytes, length, id) < 0) return -1; // fall through
         case SP_NORMAL: {
             int64_t *value = piece_map_at(ids, bytes, length, end);
             if (!value) return -1;

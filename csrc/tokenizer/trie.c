@@ -66,6 +66,7 @@ int trie_add(struct trie *trie, const uint8_t *bytes, size_t length, int32_t val
         }
         node = child;
     }
+    if (trie->value[node] != TRIE_NONE) return 1;
     trie->value[node] = value;
     return 0;
 }

@@ -240,6 +240,13 @@ def decode_tokens(
     offsets: numpy.typing.NDArray[numpy.int32],
     ids: numpy.typing.NDArray[numpy.int32],
 ) -> bytes: ...
+def bert_words(
+    text: object,
+    clean_text: bool,
+    space_chinese: bool,
+    strip_accents: bool,
+    lowercase: bool,
+) -> list[typing.Any]: ...
 
 class Plan:
     def __init__(self) -> None: ...
@@ -309,4 +316,18 @@ class SentencePieceEncoder(Encoder):
         remove_extra_spaces: bool,
         split_spaces: bool,
         fuse_unknown: bool,
+    ) -> None: ...
+
+class WordPieceEncoder(Encoder):
+    def __init__(
+        self,
+        tokens: numpy.typing.NDArray[numpy.uint8],
+        offsets: numpy.typing.NDArray[numpy.int32],
+        special: numpy.typing.NDArray[numpy.uint8],
+        unknown: int,
+        max_word: int,
+        clean_text: bool,
+        space_chinese: bool,
+        strip_accents: bool,
+        lowercase: bool,
     ) -> None: ...

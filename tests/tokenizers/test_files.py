@@ -250,7 +250,7 @@ def test_files_that_are_no_tokenizer(content: bytes, named: str, tmp_path: Path)
 def test_missing_files_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(
         TokenizerError,
-        match=r"has no tokenizer; looked for: tokenizer.json, tokenizer.model, tokenizer.bin, vocab.json with",
+        match=r"looked for: tokenizer.json, tokenizer.model, tokenizer.bin, vocab.txt, vocab.json with",
     ):
         tokenizers.load(tmp_path)
     with pytest.raises(TokenizerError, match=r"cannot read .*none.json: No such file"):

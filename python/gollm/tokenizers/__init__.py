@@ -4,6 +4,7 @@
     WordTokenizer        a token for every word
     BPETokenizer         byte-pair encoding, as GPT-2's
     SentencePieceTokenizer  byte-pair encoding of characters by scores, as LLaMA-2's and llama2.c's
+    WordPieceTokenizer   the longest tokens of words, as BERT's
 
 Each learns from text (`train`, `train_from_files`), is saved to one JSON file (`save`), and comes back with `load`,
 which reads the files of GPT-2 and Hugging Face's tokenizer.json as well. In a checkpoint a tokenizer is the header and
@@ -21,9 +22,11 @@ import numpy.typing as npt
 
 from gollm.errors import TokenizerError
 from gollm.tokenizers import (
+    bert_vocab,
     gpt2_files,
     huggingface,
     huggingface_sentencepiece,
+    huggingface_wordpiece,
     json_file,
     llama2c_tokenizer,
     llmc_tokenizer,
@@ -36,6 +39,7 @@ from gollm.tokenizers.character import CharacterTokenizer
 from gollm.tokenizers.sentencepiece import SentencePieceTokenizer
 from gollm.tokenizers.vocabulary import Vocabulary
 from gollm.tokenizers.word import WordTokenizer
+from gollm.tokenizers.wordpiece import WordPieceTokenizer
 
 __all__ = [
     "AllowedSpecial",
@@ -45,16 +49,18 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "Vocabulary",
+    "WordPieceTokenizer",
     "WordTokenizer",
     "from_state",
     "load",
 ]
 
 _KINDS: dict[str, type[Tokenizer]] = {
-    kind.kind: kind for kind in (CharacterTokenizer, WordTokenizer, BPETokenizer, SentencePieceTokenizer)
+    kind.kind: kind
+    for kind in (CharacterTokenizer, WordTokenizer, BPETokenizer, SentencePieceTokenizer, WordPieceTokenizer)
 }
 
-_SINGLE_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer.bin")
+_SINGLE_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer.bin", "vocab.txt")
 """How the files are called that hold a tokenizer alone, in the order in which a folder is searched."""
 
 
@@ -76,7 +82,7 @@ def load(
     """The tokenizer in a file or folder, told by its content:
 
     - a file that `save` has written, or Hugging Face's tokenizer.json;
-    - SentencePiece's tokenizer.model, llama2.c's tokenizer.bin, or llm.c's gpt2_tokenizer.bin;
+    - SentencePiece's tokenizer.model, llama2.c's tokenizer.bin, llm.c's gpt2_tokenizer.bin, or BERT's vocab.txt;
     - tiktoken's rank file, or LLaMA-3's tokenizer.model; these need `pattern`, and `special_tokens` where there are any
       (gollm.tokenizers.BPETokenizer.from_tiktoken);
     - GPT-2's vocab.json and merges.txt, or encoder.json and vocab.bpe, also behind a prefix: name either, or both;
@@ -105,12 +111,16 @@ def load(
         return llmc_tokenizer.read(path)
     if llama2c_tokenizer.recognises(head):
         return llama2c_tokenizer.read(path)
+    if path.suffix == ".txt":
+        return bert_vocab.read(path)
     document = json_file.read_json(path)
     if isinstance(document, dict) and document.get("format") == json_file.FORMAT:
         return json_file.parse(document, path)
     if isinstance(document, dict) and isinstance(document.get("model"), dict):
         if huggingface_sentencepiece.recognises(document):
             return huggingface_sentencepiece.parse(document, path)
+        if huggingface_wordpiece.recognises(document):
+            return huggingface_wordpiece.parse(document, path)
         return huggingface.parse(document, path)
     for vocab_name, merges_name in gpt2_files.PAIRS:
         if path.name.endswith(vocab_name) and _sibling(path, vocab_name, merges_name).is_file():

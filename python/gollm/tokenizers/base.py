@@ -61,7 +61,7 @@ class Tokenizer(ABC):
     """
 
     kind: ClassVar[str]
-    """"character", "word", "bpe" or "sentencepiece"."""
+    """"character", "word", "bpe", "sentencepiece" or "wordpiece"."""
 
     def __init__(
         self,

@@ -1,0 +1,261 @@
+"""WordPiece, BERT's tokenizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gollm import _native
+from gollm.errors import TokenizerError
+from gollm.tokenizers.added_tokens import AddedToken
+from gollm.tokenizers.base import (
+    Ids,
+    StreamDecoder,
+    Tokenizer,
+    state_arrays,
+    state_name,
+    state_special_tokens,
+    state_template,
+    state_vocabulary,
+)
+from gollm.tokenizers.corpus import Paths, texts_of, texts_of_files
+from gollm.tokenizers.vocabulary import Vocabulary
+
+CONTINUING = "##"
+"""How a token begins that does not begin a word."""
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""BERT's."""
+
+_SWITCHES = ("lowercase", "strip_accents", "clean_text", "space_chinese", "cleanup")
+# What tokenizers' decoder tidies up, in its order.
+_TIDY = [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
+         (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")]  # fmt: skip
+
+Progress = Callable[[int, int], None]
+
+
+class WordPieceTokenizer(Tokenizer):
+    """BERT's tokenizer: words, cut into the longest tokens that the vocabulary has.
+
+    Text is cleaned of control characters, in the uncased form also of accents and upper case; words are what stands
+    between white space, and every punctuation and Chinese character is one. A word begins with the longest token that
+    fits, and goes on with the longest one for the rest, which is spelled with "##" before it. A word that can't be put
+    together is the unknown token. Decoding joins words with spaces: it does not give the text back.
+
+    >>> tokenizer = WordPieceTokenizer.train("low lower lowest newer newest wider " * 9, 40)
+    >>> [tokenizer.vocabulary[i] for i in tokenizer.encode("Newest, lower!")]
+    [b'newest', b'[UNK]', b'lower', b'[UNK]']
+    """
+
+    kind = "wordpiece"
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        special_tokens: Mapping[str, int],
+        unknown_token: str = "[UNK]",
+        *,
+        lowercase: bool = True,
+        strip_accents: bool = True,
+        clean_text: bool = True,
+        space_chinese: bool = True,
+        cleanup: bool = True,
+        max_word: int = 100,
+        added_tokens: Iterable[AddedToken] = (),
+        prefix: Sequence[int] = (),
+        suffix: Sequence[int] = (),
+    ) -> None:
+        """lowercase, strip_accents, clean_text, space_chinese: the steps of the normalisation. cleanup: decoding puts
+        no space before punctuation. max_word: a word of more characters is unknown. Whether a token comes twice is
+        checked when text is first encoded; `check` does it now."""
+        super().__init__(vocabulary, special_tokens, added_tokens=added_tokens, prefix=prefix, suffix=suffix)
+        if unknown_token not in list(self.special_tokens):
+            raise TokenizerError(f"the unknown token {unknown_token!r} is not among the special tokens")
+        if type(max_word) is not int or max_word < 1:
+            raise TokenizerError(f"max_word is {max_word!r}; it must be 1 or more")
+        self.unknown_token = unknown_token
+        self.lowercase = lowercase
+        self.strip_accents = strip_accents
+        self.clean_text = clean_text
+        self.space_chinese = space_chinese
+        self.cleanup = cleanup
+        self.max_word = max_word
+        for name in _SWITCHES:
+            if type(getattr(self, name)) is not bool:
+                raise TokenizerError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+
+    @classmethod
+    def train(
+        cls,
+        texts: str | Iterable[str],
+        vocab_size: int,
+        *,
+        lowercase: bool = True,
+        special_tokens: Iterable[str] = SPECIAL_TOKENS,
+        min_frequency: int = 2,
+        progress: Progress | None = None,
+    ) -> WordPieceTokenizer:
+        """Learns tokens until there are `vocab_size`: special ones, characters at the beginning of words and behind it,
+        and then, again and again, the two neighbours that occur most often joined.
+
+        As Hugging Face's WordPieceTrainer does it, except that of pairs that are equally frequent the one with the
+        smaller ids comes first, so that the result is the same each time. Fewer tokens if no pair is left that occurs
+        `min_frequency` times. `lowercase` also removes accents. "[UNK]" must be among the special tokens; "[CLS]" and
+        "[SEP]" become the template. Raises TokenizerError for no text or no room.
+        """
+        return cls._learn(texts_of(texts), vocab_size, lowercase, special_tokens, min_frequency, progress)
+
+    @classmethod
+    def train_from_files(
+        cls,
+        paths: Paths,
+        vocab_size: int,
+        *,
+        lowercase: bool = True,
+        special_tokens: Iterable[str] = SPECIAL_TOKENS,
+        min_frequency: int = 2,
+        progress: Progress | None = None,
+    ) -> WordPieceTokenizer:
+        """`train` on the text of one or more UTF-8 files."""
+        return cls._learn(texts_of_files(paths), vocab_size, lowercase, special_tokens, min_frequency, progress)
+
+    @classmethod
+    def _learn(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        lowercase: bool,
+        special_tokens: Iterable[str],
+        min_frequency: int,
+        progress: Progress | None,
+    ) -> WordPieceTokenizer:
+        from gollm.tokenizers.wordpiece_train import learn
+
+        def words_of(text: str) -> list[str]:
+            return _native.bert_words(text, True, True, lowercase, lowercase)
+
+        tokens, special = learn(map(words_of, texts), vocab_size, special_tokens, min_frequency, progress)
+        return cls(
+            Vocabulary.of(token.encode() for token in tokens),
+            special,
+            lowercase=lowercase,
+            strip_accents=lowercase,
+            **template_of(special),
+        )
+
+    def check(self) -> None:
+        """Raises TokenizerError if a token comes twice, or there are too many."""
+        self._encoder  # noqa: B018
+
+    # text -> ids
+
+    @cached_property
+    def _encoder(self) -> _native.WordPieceEncoder:
+        special = np.zeros(self.vocab_size, np.uint8)
+        special[[token.id for token in self.added_tokens]] = 1
+        return _native.WordPieceEncoder(
+            self.vocabulary.tokens,
+            self.vocabulary.offsets,
+            special,
+            self.special_tokens[self.unknown_token],
+            self.max_word,
+            self.clean_text,
+            self.space_chinese,
+            self.strip_accents,
+            self.lowercase,
+        )
+
+    def _encode(self, text: str) -> Ids:
+        return self._encoder.encode(text)
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        return self._encoder.encode_batch(texts)
+
+    # ids -> text
+
+    def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
+        """The tokens, those that begin a word with a space before them. Raises TokenizerError for an id outside of the
+        vocabulary."""
+        if not self.vocabulary.decode(ids):  # refuses what is no id
+            return b""
+        first, *others = np.asarray(ids).tolist()
+        return self._tidied(self.vocabulary[first].decode("utf-8", "replace")) + b"".join(
+            [self._behind[token] for token in others]
+        )
+
+    def _stream_decoder(self) -> _Decoder:
+        return _Decoder(self)
+
+    @cached_property
+    def _behind(self) -> list[bytes]:
+        """(V): how each token is written behind others."""
+        texts = [token.decode("utf-8", "replace") for token in self.vocabulary]
+        mark = len(CONTINUING)
+        return [self._tidied(text[mark:] if text.startswith(CONTINUING) else " " + text) for text in texts]
+
+    def _tidied(self, text: str) -> bytes:
+        for untidy, tidy in _TIDY if self.cleanup else ():
+            text = text.replace(untidy, tidy)
+        return text.encode()
+
+    # files and checkpoints
+
+    def _header(self) -> dict[str, Any]:
+        switches = {name: getattr(self, name) for name in _SWITCHES}
+        return {"unknown_token": self.unknown_token, "max_word": self.max_word, **switches}
+
+    @classmethod
+    def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> WordPieceTokenizer:
+        tokens, offsets = state_arrays(header, arrays, tokens="uint8", offsets="int32")
+        vocabulary = state_vocabulary(header, tokens, offsets)
+        rules: dict[str, Any] = {name: header.get(name) for name in (*_SWITCHES, "max_word")}
+        unknown_token = state_name(header, "unknown_token") or ""
+        return cls(vocabulary, state_special_tokens(header), unknown_token, **rules, **state_template(header))
+
+    @classmethod
+    def from_vocab(cls, path: str | os.PathLike[str], *, lowercase: bool | None = None) -> WordPieceTokenizer:
+        """From BERT's vocab.txt. `lowercase` says whether text is made lower case and loses its accents, which the file
+        does not: by default, if no token has an upper-case letter. Raises TokenizerError."""
+        from gollm.tokenizers import bert_vocab
+
+        return bert_vocab.read(Path(path), lowercase)
+
+    def save_vocab(self, path: str | os.PathLike[str]) -> None:
+        """Writes vocab.txt. Raises TokenizerError if it can't be written or can't hold a token."""
+        from gollm.tokenizers import bert_vocab
+
+        bert_vocab.write(self, Path(path))
+
+    def save_huggingface(self, path: str | os.PathLike[str]) -> None:
+        """Writes Hugging Face's tokenizer.json. Raises TokenizerError as save_vocab does."""
+        from gollm.tokenizers import huggingface_wordpiece
+
+        huggingface_wordpiece.write(self, Path(path))
+
+
+def template_of(special_tokens: Mapping[str, int]) -> dict[str, Any]:
+    """BERT's template, where its two tokens are there: [CLS] text [SEP]"""
+    if not {"[CLS]", "[SEP]"} <= special_tokens.keys():
+        return {}
+    return {"prefix": (special_tokens["[CLS]"],), "suffix": (special_tokens["[SEP]"],)}
+
+
+class _Decoder(StreamDecoder):
+    def __init__(self, tokenizer: WordPieceTokenizer) -> None:
+        super().__init__(tokenizer.vocabulary)
+        self._tokenizer = tokenizer
+        self._first = True
+
+    def _bytes(self, token: int) -> bytes:
+        self._vocabulary[token]  # refuses what is no id
+        if not self._first:
+            return self._tokenizer._behind[token]
+        self._first = False
+        return self._tokenizer.decode_bytes([token])
