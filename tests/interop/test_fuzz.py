@@ -5,6 +5,7 @@ MemoryError, a hang, or an exception of another kind fails the test. What is not
 """
 
 import os
+import struct
 import subprocess
 import sys
 import textwrap
@@ -12,10 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gollm.config import ModelConfig
+from gollm.errors import FormatError
 from gollm.generation import GenerationDefaults
-from gollm.interop import format_named
+from gollm.interop import format_named, open_model
+from gollm.specs import parameter_specs
 from gollm.tokenizers import CharacterTokenizer
 
 from .sources import random_source
@@ -112,6 +117,32 @@ LLAMA = ModelConfig(
     n_layers=2, n_heads=4, n_kv_heads=2, d_model=16, d_ff=24, vocab_size=9, context=8, norm="rmsnorm", position="rope",
     gated_mlp=True, activation="silu", bias=False,
 )  # fmt: skip
+
+
+SIZE = st.integers(-(2**31), 2**31 - 1) | st.integers(0, 9) | st.sampled_from([2**16, 2**24, 2**30, 2**31 - 1])
+BEGINNINGS = [
+    struct.pack("<2i", 20240326, 3),
+    struct.pack("<2i", 20240326, 5),
+    struct.pack("<Ii", 0x616B3432, 1),
+    struct.pack("<Ii", 0x616B3432, 2),
+    b"",  # llama2.c's version 0
+    b"GoLM" + struct.pack("<i", 1),
+]
+
+
+@given(st.sampled_from(BEGINNINGS), st.lists(SIZE, max_size=12), st.binary(max_size=40), st.integers(0, 3000))
+@settings(max_examples=600, deadline=None)
+def test_any_header(tmp_path_factory, beginning, sizes, more, room):
+    """Whatever the sizes at its start are: a file is refused, or it is as large as they say."""
+    path = tmp_path_factory.getbasetemp() / "any.bin"
+    path.write_bytes((beginning + struct.pack(f"<{len(sizes)}i", *sizes) + more).ljust(room, b"\0"))
+    try:
+        with open_model(path) as source:
+            n = sum(source.array(spec.name, spec.shape).size for spec in parameter_specs(source.config))
+    except FormatError as error:
+        assert len(str(error)) < 500
+    else:
+        assert n <= path.stat().st_size
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")

@@ -250,8 +250,9 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
         file.write(header)
         layout.write(file, source)
         if dtype == "f32":
-            tables, head = 2 * 4 * context * (config.head_size // 2), 0 if config.tied_head else 4 * V * config.d_model
-            file.seek(layout.size - head - tables)
+            tables = 2 * 4 * context * (config.head_size // 2)
+            behind = 0 if config.tied_head else 4 * V * config.d_model
+            file.seek(layout.size - behind - tables)
             _write_rotations(file, config)
     beside.write()
 
