@@ -51,7 +51,7 @@ static int add_merges(struct bpe_model *model, const struct vocabulary *v, const
         }
         if (model->rules.lowest_id_first) model->merges.priority[rank] = (uint32_t)merge[2];
     }
-    return 1;
+    return merge_table_finish(&model->merges) == 0;
 }
 
 struct bpe_model *bpe_model_new(const struct vocabulary *v, const int32_t *merges, size_t n_merges,

@@ -3,10 +3,7 @@
 #include <stdlib.h> // malloc, free
 #include <string.h> // memset
 
-enum {
-    SCAN_MAX = 48,          // up to here the ranks are scanned for every merge, O(n^2) with a small constant
-    SCRATCH_KEPT = 1 << 24, // bytes of scratch memory that are kept between calls
-};
+enum { SCRATCH_KEPT = 1 << 24 }; // bytes of scratch memory that are kept between calls
 
 int merge_table_init(struct merge_table *table, size_t capacity, int with_priorities) {
     size_t slots = 512;
@@ -40,9 +37,40 @@ uint32_t merge_table_add(struct merge_table *table, int32_t left, int32_t right,
     return table->n++;
 }
 
+int merge_table_finish(struct merge_table *table) {
+    uint32_t n_ids = 0;
+    for (uint32_t i = 0; i < table->n; i++)
+        if ((uint32_t)table->result[i] >= n_ids) n_ids = (uint32_t)table->result[i] + 1;
+    uint32_t *made = calloc((size_t)n_ids + 1, sizeof *made); // the last priority, plus 1, of a merge that makes an id
+    if (!made) return -1;
+    for (uint32_t i = 0; i < table->n; i++) {
+        uint32_t next = merge_priority(table, i) + 1, *last = &made[table->result[i]];
+        if (next > *last) *last = next;
+    }
+    table->rising = 1;
+    for (uint64_t slot = 0; slot <= table->mask; slot++) {
+        uint64_t pair = table->pairs[slot];
+        if ((pair & NO_MERGE) == NO_MERGE) continue;
+        uint64_t left = pair >> (MERGE_ID_BITS + MERGE_RANK_BITS);
+        uint64_t right = pair >> MERGE_RANK_BITS & ((1u << MERGE_ID_BITS) - 1);
+        uint32_t priority = merge_priority(table, (uint32_t)(pair & NO_MERGE));
+        if ((left < n_ids && made[left] > priority) || (right < n_ids && made[right] > priority)) table->rising = 0;
+    }
+    free(made);
+    return 0;
+}
+
 void merge_scratch_free(struct merge_scratch *scratch) {
     free(scratch->memory);
     *scratch = (struct merge_scratch){0};
+}
+
+int merge_scratch_reserve(struct merge_scratch *scratch, size_t size) {
+    if (size <= scratch->size) return 0;
+    merge_scratch_free(scratch);
+    scratch->memory = malloc(size);
+    scratch->size = scratch->memory ? size : 0;
+    return scratch->memory ? 0 : -1;
 }
 
 void merge_scratch_shrink(struct merge_scratch *scratch) {
@@ -53,11 +81,11 @@ void merge_scratch_shrink(struct merge_scratch *scratch) {
 static inline uint64_t rank_of(const struct merge_table *table, int32_t left, int32_t right) {
     uint32_t merge = merge_find(table, left, right);
     if (merge == NO_MERGE) return UINT64_MAX;
-    return (uint64_t)(table->priority ? table->priority[merge] : merge) << 32 | merge;
+    return (uint64_t)merge_priority(table, merge) << 32 | merge;
 }
 
 static size_t merge_by_scan(const struct merge_table *table, int32_t *id, size_t n) {
-    uint64_t rank[SCAN_MAX]; // of the pair that begins at i; behind the last pair: UINT64_MAX
+    uint64_t rank[MERGE_SCAN_MAX]; // of the pair that begins at i; behind the last pair: UINT64_MAX
     for (size_t i = 0; i + 1 < n; i++) rank[i] = rank_of(table, id[i], id[i + 1]);
     rank[n - 1] = UINT64_MAX;
     for (;;) {
@@ -109,7 +137,7 @@ static void push(uint64_t *heap, size_t *n, uint64_t entry) {
 }
 
 static inline uint64_t entry_of(const struct merge_table *table, uint32_t merge, uint32_t at) {
-    return (uint64_t)(table->priority ? table->priority[merge] : merge) << 32 | at;
+    return (uint64_t)merge_priority(table, merge) << 32 | at;
 }
 
 static void rank_pair(const struct merge_table *table, struct node *node, uint32_t at, uint64_t *heap, size_t *n_heap) {
@@ -118,8 +146,11 @@ static void rank_pair(const struct merge_table *table, struct node *node, uint32
     if (node[at].merge != NO_MERGE) push(heap, n_heap, entry_of(table, node[at].merge, at));
 }
 
-static size_t merge_by_heap(const struct merge_table *table, struct node *node, uint64_t *heap, int32_t *id,
-                            uint32_t n) {
+size_t merge_heap_bytes(size_t n) { return n * (sizeof(struct node) + 2 * sizeof(uint64_t)); }
+
+size_t merge_by_heap(const struct merge_table *table, void *memory, int32_t *id, uint32_t n, uint32_t *at_of) {
+    uint64_t *heap = memory;
+    struct node *node = (struct node *)(heap + 2 * (size_t)n);
     size_t n_heap = 0, n_ids = 0;
     for (uint32_t i = 0; i < n; i++)
         node[i] = (struct node){id[i], NO_MERGE, i ? i - 1 : NOWHERE, i + 1 < n ? i + 1 : NOWHERE};
@@ -142,20 +173,20 @@ static size_t merge_by_heap(const struct merge_table *table, struct node *node, 
         rank_pair(table, node, at, heap, &n_heap);
         if (node[at].left != NOWHERE) rank_pair(table, node, node[at].left, heap, &n_heap);
     }
-    for (uint32_t i = 0; i != NOWHERE; i = node[i].right) id[n_ids++] = node[i].id;
+    for (uint32_t i = 0; i != NOWHERE; i = node[i].right) {
+        if (at_of) at_of[n_ids] = i;
+        id[n_ids++] = node[i].id;
+    }
     return n_ids;
 }
 
 size_t merge_ids(const struct merge_table *table, struct merge_scratch *scratch, int32_t *id, size_t n) {
-    if (n <= SCAN_MAX) return merge_by_scan(table, id, n);
+    if (n <= MERGE_SCAN_MAX) return merge_by_scan(table, id, n);
     if (n >= NOWHERE) return 0;
-    size_t needed = n * (sizeof(struct node) + 2 * sizeof(uint64_t));
-    if (needed > scratch->size) {
-        merge_scratch_free(scratch);
-        scratch->memory = malloc(needed);
-        if (!scratch->memory) return 0;
-        scratch->size = needed;
+    if (table->rising) {
+        size_t left = merge_by_windows(table, scratch, id, n);
+        if (left) return left;
     }
-    uint64_t *heap = scratch->memory;
-    return merge_by_heap(table, (struct node *)(heap + 2 * n), heap, id, (uint32_t)n);
+    if (merge_scratch_reserve(scratch, merge_heap_bytes(n))) return 0;
+    return merge_by_heap(table, scratch->memory, id, (uint32_t)n, NULL);
 }

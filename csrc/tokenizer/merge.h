@@ -23,6 +23,7 @@ struct merge_table {
     uint64_t *pairs;    // hash table, at most half full; a slot is left:20 right:20 merge:24, NO_MERGE in a free one
     uint64_t mask;      // slots - 1
     uint64_t seed;
+    int rising; // see merge_table_finish
 };
 
 /* Room for `capacity` < NO_MERGE merges. Returns 0, or -1 without memory. */
@@ -31,6 +32,11 @@ void merge_table_free(struct merge_table *table);
 
 /* Adds the next merge. Returns its index, or that of an earlier merge of the same pair. */
 uint32_t merge_table_add(struct merge_table *table, int32_t left, int32_t right, int32_t result);
+
+/* To be called behind the last merge: finds out whether every merge comes after all those that make its parts. Then
+ * merging goes through the priorities in order, and long sequences are merged in windows. Returns 0, or -1 without
+ * memory. */
+int merge_table_finish(struct merge_table *table);
 
 /* The index of a pair's merge, NO_MERGE if there is none. */
 static inline uint32_t merge_find(const struct merge_table *table, int32_t left, int32_t right) {
@@ -49,11 +55,30 @@ struct merge_scratch {
     size_t size;
 };
 
-void merge_scratch_shrink(struct merge_scratch *scratch); // gives back what only a giant needs
+int merge_scratch_reserve(struct merge_scratch *scratch, size_t size); // 0, or -1 without memory; what it held is lost
+void merge_scratch_shrink(struct merge_scratch *scratch);              // gives back what only a giant needs
 void merge_scratch_free(struct merge_scratch *scratch);
 
 /* Merges id[0 : n] in place and returns how many are left: n >= 1, or 0 without memory. By scanning an array when short,
- * by a heap when long: O(n log n) time and 32 bytes of memory an id. */
+ * by a heap when long: O(n log n) time and 32 bytes of memory an id. If the table is rising, a very long sequence is
+ * merged in windows that stay in the cache: O(n) time (merge_window.c). */
 size_t merge_ids(const struct merge_table *table, struct merge_scratch *scratch, int32_t *id, size_t n);
+
+/* What merge.c and merge_window.c share. */
+enum { MERGE_SCAN_MAX = 48 }; // up to here the ranks are scanned for every merge, O(n^2) with a small constant
+
+static inline uint32_t merge_priority(const struct merge_table *table, uint32_t merge) {
+    return table->priority ? table->priority[merge] : merge;
+}
+
+/* The bytes of scratch memory that merge_by_heap needs for n ids. */
+size_t merge_heap_bytes(size_t n);
+
+/* at (ids left), or NULL: where in id[0 : n] each id begins that is left. */
+size_t merge_by_heap(const struct merge_table *table, void *memory, int32_t *id, uint32_t n, uint32_t *at);
+
+/* merge_ids for a rising table; 0, with id as it was, if n is no more than a few windows, if no walls hold, or without
+ * memory. */
+size_t merge_by_windows(const struct merge_table *table, struct merge_scratch *scratch, int32_t *id, size_t n);
 
 #endif

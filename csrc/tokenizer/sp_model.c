@@ -194,6 +194,7 @@ static int merges_of_scores(struct sp_model *model, const struct sp_pieces *piec
         uint32_t merge = merge_table_add(&model->merges, halves.ids[i], halves.ids[i + 1], halves.ids[i + 2]);
         model->merges.priority[merge] = order[halves.ids[i + 2]];
     }
+    if (status == 1 && merge_table_finish(&model->merges)) status = -1;
     free(order);
     free(halves.ids);
     return status;
@@ -222,7 +223,7 @@ static int add_merges(struct sp_model *model, const struct sp_pieces *pieces, ch
             return 0;
         }
     }
-    return 1;
+    return merge_table_finish(&model->merges) ? -1 : 1;
 }
 
 static int build(struct sp_model *model, const struct sp_pieces *pieces, struct piece_map *ids, char *why,

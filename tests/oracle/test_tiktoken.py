@@ -103,6 +103,7 @@ def test_ids_of_long_texts(kind: str) -> None:
     mine, again, theirs = both(kind)
     generator = random.Random(kind)
     texts = [*CORPUS, " " * 20_000, "a" * 5000, "é漢" * 2000, "".join(generator.choices(HORRORS, k=5000)), "ab<|end|>"]
+    texts += ["".join(generator.choices("abcdefghit", k=30_000)), "self" * 5000]
     for text in texts:
         expected = theirs.encode_ordinary(text)
         assert mine.encode(text, threads=2).tolist() == expected

@@ -22,7 +22,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     probe = subprocess.run([compiler, *SANITIZE, "empty.c", "-o", "empty"], cwd=folder, capture_output=True)
     if probe.returncode:
         pytest.skip("this compiler has no sanitizers")
-    flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", *SANITIZE]
+    flags = ["-DMERGE_WINDOW=16", "-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", *SANITIZE]
     files = [str(path) for path in sorted(SOURCES.glob("*.c"))]
     built = subprocess.run(
         [compiler, *flags, str(HERE / "fuzz.c"), *files, "-o", "fuzz"], cwd=folder, capture_output=True

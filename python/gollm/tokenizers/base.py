@@ -165,8 +165,12 @@ class Tokenizer(ABC):
             raise TokenizerError("encode_batch takes a sequence of texts, not one text; use encode for that")
         finders = self._finders_of(allowed_special)
         parts = [self._parts(text, finders) for text in texts]
-        encoded = iter(self._encode_texts([part for text in parts for part in text if isinstance(part, str)], threads))
-        batch = [self._joined(text, [next(encoded) for part in text if isinstance(part, str)]) for text in parts]
+        encoded = self._encode_texts([part for text in parts for part in text if isinstance(part, str)], threads)
+        if finders == (None, None):  # each text is one part
+            batch = encoded
+        else:
+            left = iter(encoded)
+            batch = [self._joined(text, [next(left) for part in text if isinstance(part, str)]) for text in parts]
         return [self._in_template(ids) for ids in batch] if add_special_tokens else batch
 
     def _parts(self, text: str, finders: tuple[Finder | None, Finder | None]) -> list[str | int]:
@@ -174,6 +178,8 @@ class Tokenizer(ABC):
         if not isinstance(text, str):
             raise TypeError(f"text must be a str, not {type(text).__name__}")
         before, behind = finders
+        if before is None and behind is None:
+            return [self._prepare(self._normalize(text))]
         parts: list[str | int] = []
         for part in before.split(text) if before else [text]:
             if isinstance(part, int):
