@@ -3,13 +3,15 @@
     python tools/run_docs.py [PAGE ...]
 
 A page's blocks run in order, in one empty folder: shell blocks with `bash -e`, Python blocks each after the page's
-earlier Python blocks, which run again. A block below a comment `<!-- not run: REASON -->` is only counted. `pip
-install` lines are left to the caller, who has installed gollm already; `$DATA` stands for a folder with
-tinyshakespeare.txt where there is one, and a block that needs it is skipped elsewhere.
+earlier Python blocks, which run again. A block below a comment `<!-- not run: REASON -->` is only counted, and so is
+one below `<!-- needs: MODULE, MODULE -->` where one of these is not installed. `pip install` lines are left to the
+caller, who has installed gollm already; `$DATA` stands for a folder with tinyshakespeare.txt where there is one, and a
+block that needs it is skipped elsewhere.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -20,7 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
-    r"(?:<!-- not run: (?P<reason>[^>]*) -->\n+)?^```(?P<language>sh|python)\n(?P<code>.*?)^```$", re.M | re.S
+    r"(?:<!-- (?:not run: (?P<reason>[^>]*)|needs: (?P<modules>[\w, ]+)) -->\n+)?"
+    r"^```(?P<language>sh|python)\n(?P<code>.*?)^```$",
+    re.M | re.S,
 )
 DATA = ROOT.parent / "shared" / "data"
 TIMEOUT = 600  # seconds a block
@@ -33,6 +37,10 @@ for number, code in enumerate(sys.argv[1:], 1):
 """
 
 
+def _installed(modules: str | None) -> bool:
+    return all(importlib.util.find_spec(module) for module in (modules or "").replace(",", " ").split())
+
+
 def run_page(page: Path) -> tuple[int, int]:
     """Runs a page's blocks; returns how many ran and how many did not."""
     python: list[str] = []
@@ -42,7 +50,7 @@ def run_page(page: Path) -> tuple[int, int]:
         for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
             code = match["code"]
             needs_data = "$DATA" in code or 'environ["DATA"]' in code
-            if match["reason"] or (needs_data and not DATA.exists()):
+            if match["reason"] or (needs_data and not DATA.exists()) or not _installed(match["modules"]):
                 skipped += 1
                 continue
             if match["language"] == "sh":
