@@ -14,7 +14,7 @@ from gollm.interop import convert, format_named, open_model
 from gollm.interop.source import Source
 from gollm.language_model import LanguageModel
 from gollm.model import Decoder
-from gollm.tokenizers import CharacterTokenizer, WordTokenizer
+from gollm.tokenizers import BPETokenizer, CharacterTokenizer, WordPieceTokenizer, WordTokenizer
 
 from .sources import contents, random_source
 
@@ -127,15 +127,32 @@ def test_vocabularies(tmp_path, tokenizer):
     assert again.encode("not to be").tolist() == tokenizer.encode("not to be").tolist()
 
 
-def test_a_tokenizer_that_is_no_list_of_words_is_refused(tmp_path):
+def test_words_between_spaces(tmp_path):
+    document = {**by_hand(), "vocab": ["one", "Two", "<unk>"]}
+    (tmp_path / "model.json").write_text(json.dumps(document))
+    model = gollm.load(tmp_path / "model.json")
+    assert model.tokenizer.encode("one Two  two one").tolist() == [0, 1, 2, 0]
+    assert model.tokenizer.decode([0, 1, 0]) == "one Two one"
+    model.save(tmp_path / "model.golm")
+    convert(tmp_path / "model.golm", tmp_path / "again.json", "json")
+    assert json.loads((tmp_path / "again.json").read_text()) == document
+    document["vocab"] = ["one", "two", "three"]
+    (tmp_path / "model.json").write_text(json.dumps(document))
+    with open_model(tmp_path / "model.json") as source:
+        assert source.tokenizer is None and "no token for unknown ones" in source.without_tokenizer
+
+
+def test_a_tokenizer_that_is_no_list_of_words_is_left_out_and_named(tmp_path):
     source, _ = random_source(GPT2)
-    source.tokenizer = gollm.tokenizers.BPETokenizer.train("aaabdaaabac", 259)
-    with pytest.raises(FormatError, match="kind 'bpe'"):
+    for tokenizer, words in (
+        (BPETokenizer.train("aaabdaaabac", 259), "no tokenizer of the kind 'bpe'"),
+        (CharacterTokenizer.train("abc", special_tokens=["end of text"]), "special tokens that do not look like"),
+        (WordPieceTokenizer.train("to be or not to be", 30), "does more than a list of words says"),
+    ):
+        source.tokenizer, source.without_tokenizer = tokenizer, ""
         write(source, tmp_path / "a.json")
-    source.tokenizer = CharacterTokenizer.train("abc", special_tokens=["end of text"])
-    with pytest.raises(FormatError, match="end of text"):
-        write(source, tmp_path / "a.json")
-    assert not list(tmp_path.iterdir())
+        assert words in source.without_tokenizer
+        assert json.loads((tmp_path / "a.json").read_text())["vocab"] == 5
 
 
 def test_what_json_cannot_hold_is_refused(tmp_path):

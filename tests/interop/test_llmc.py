@@ -82,6 +82,7 @@ def test_the_tokenizer_lies_beside_the_model(tmp_path):
     write = format_named("llm.c").write
     source.tokenizer = CharacterTokenizer.train("abc")  # llm.c has no such
     write(source, tmp_path / "characters.bin", "f32")
+    assert "byte-level BPE tokenizers only" in source.without_tokenizer
     source.tokenizer = tokenizer
     write(source, tmp_path / "model.bin", "f32")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["characters.bin", "gpt2_tokenizer.bin", "model.bin"]

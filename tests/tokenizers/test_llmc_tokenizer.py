@@ -56,7 +56,6 @@ def test_tokenizers_that_would_not_come_back_are_refused(tmp_path):
             llmc_tokenizer.to_bytes(tokenizer, tmp_path / "gpt2_tokenizer.bin")
 
     refused(CharacterTokenizer.train("abc"), "byte-level BPE tokenizers only")
-    refused(None, "byte-level BPE tokenizers only")
     refused(BPETokenizer.train("to be or not to be", 258), "one special token")
     refused(BPETokenizer.train("to be or not to be", 260, special_tokens=["<a>", "<b>"]), "one special token")
     refused(BPETokenizer.train("to be or not to be", 259, special_tokens=[END], pattern="cl100k"), "GPT-2's pattern")

@@ -23,15 +23,18 @@ def read_beside(source: Source, path: Path, names: Iterable[str], read: Callable
 
 
 class TokenizerBeside:
-    """What is to be written beside the model at `path`: nothing where the format has no such tokenizer (`to_bytes`
-    raises TokenizerError). Raises FormatError where another one lies there already."""
+    """What is to be written beside the model at `path`: nothing where the format has no such tokenizer, which the
+    source is told. Raises FormatError where another one lies there already."""
 
-    def __init__(self, path: Path, name: str, to_bytes: Callable[[Path], bytes]) -> None:
+    def __init__(self, source: Source, path: Path, name: str, to_bytes: Callable[[Tokenizer, Path], bytes]) -> None:
         self._path = path.with_name(name)
         self._data: bytes | None = None
+        if source.tokenizer is None:
+            return
         try:
-            self._data = to_bytes(self._path)
-        except TokenizerError:
+            self._data = to_bytes(source.tokenizer, self._path)
+        except TokenizerError as error:
+            source.without_tokenizer = str(error)
             return
         try:
             other = self._path.exists() and self._path.read_bytes() != self._data

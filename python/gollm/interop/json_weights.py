@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gollm.config import ModelConfig
-from gollm.errors import ConfigError, FormatError
+from gollm.errors import ConfigError, FormatError, TokenizerError
 from gollm.files import open_regular, reason, replacing
 from gollm.interop.binary import head
 from gollm.interop.source import Format, Source, StorageType
@@ -262,7 +262,12 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
         raise FormatError(
             f"this model has {n:,} parameters; JSON is for small ones, up to {MAX_PARAMETERS:,}: use a binary format"
         )
-    vocab = config.vocab_size if source.tokenizer is None else words_of(source.tokenizer)
+    vocab: int | list[str] = config.vocab_size
+    if source.tokenizer is not None:
+        try:
+            vocab = words_of(source.tokenizer)
+        except TokenizerError as error:
+            source.without_tokenizer = str(error)
     with replacing(path, FormatError) as file:
         sizes = {
             "d_model": config.d_model,

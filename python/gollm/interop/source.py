@@ -34,7 +34,7 @@ class Source(AbstractContextManager["Source"]):
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     close: Callable[[], None] = lambda: None
     dtype: str = ""  # what its weights are stored as, in the format's words
-    without_tokenizer: str = ""  # why `tokenizer` is None, where the file has one that gollm cannot use
+    without_tokenizer: str = ""  # why there is none, where the file has one that gollm cannot use, or is to have one
     weights: Callable[[], Array | None] = lambda: None
 
     def array(self, name: str, shape: tuple[int, ...]) -> Array:

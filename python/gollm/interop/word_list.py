@@ -8,7 +8,7 @@ from typing import Any
 
 from gollm.errors import FormatError, TokenizerError
 from gollm.strict_json import shorten
-from gollm.tokenizers import CharacterTokenizer, Tokenizer, Vocabulary, WordTokenizer
+from gollm.tokenizers import CharacterTokenizer, Tokenizer, Vocabulary, WordPieceTokenizer, WordTokenizer
 
 UNKNOWN = ("<unk>", "<UNK>", "[UNK]", "<|unk|>")
 _SPECIAL = re.compile(r"<[^<> ]+>|\[[A-Z]+\]")  # <unk>, <|endoftext|>, [PAD]
@@ -17,8 +17,9 @@ _SPECIAL = re.compile(r"<[^<> ]+>|\[[A-Z]+\]")  # <unk>, <|endoftext|>, [PAD]
 def tokenizer_of(words: Sequence[Any]) -> tuple[Tokenizer | None, str]:
     """The tokenizer whose tokens are these words, or None and why there is none.
 
-    Of characters where every word is one; of words, with the spaces before them, where one of them is the space. What
-    looks like <unk> or [PAD] is a special token. Raises FormatError for a list with a word twice, or with
+    Of characters where every word is one; of words and the spaces before them where one of them is the space; else of
+    words that stand between spaces, for which there must be an unknown token. What looks like <unk> or [PAD] is a
+    special token. Raises FormatError for a list with a word twice, or with
     something else than words."""
     seen: dict[str, int] = {}
     for i, word in enumerate(words):
@@ -34,23 +35,25 @@ def tokenizer_of(words: Sequence[Any]) -> tuple[Tokenizer | None, str]:
             return CharacterTokenizer(vocabulary, special, unknown), ""
         if " " in seen:
             return WordTokenizer(vocabulary, special, unknown or UNKNOWN[0]), ""
-        return None, "its vocabulary is neither of characters nor of words and spaces"
+        if unknown is None:
+            return None, f"its vocabulary of words has no token for unknown ones, such as {UNKNOWN[0]}"
+        return WordPieceTokenizer(vocabulary, special, unknown, lowercase=False, strip_accents=False), ""
     except (TokenizerError, UnicodeEncodeError) as error:
         return None, str(error)
 
 
 def words_of(tokenizer: Tokenizer) -> list[str]:
-    """The words of a tokenizer that `tokenizer_of` gives back. Raises FormatError for one of another kind."""
-    if not isinstance(tokenizer, CharacterTokenizer | WordTokenizer):
-        raise FormatError(
-            f"the tokenizer is of the kind {tokenizer.kind!r}, and a list of words holds character and word "
-            "tokenizers only"
-        )
-    words = [token.decode() for token in tokenizer.vocabulary]
-    again, why = tokenizer_of(words)
+    """The words of a tokenizer that `tokenizer_of` gives back. Raises TokenizerError for one that it would not."""
+    if not isinstance(tokenizer, CharacterTokenizer | WordTokenizer | WordPieceTokenizer):
+        raise TokenizerError(f"a list of words holds no tokenizer of the kind {tokenizer.kind!r}")
+    try:
+        words = [token.decode() for token in tokenizer.vocabulary]
+        again, _ = tokenizer_of(words)
+    except (UnicodeDecodeError, FormatError) as error:
+        raise TokenizerError(f"its tokens are no list of words: {error}") from None
     if again is None or again.to_state()[0] != tokenizer.to_state()[0]:
-        raise FormatError(
-            f"the tokenizer's special tokens ({', '.join(tokenizer.special_tokens)}) are not told from words: "
-            f"they must look like <unk> or [PAD]{' (' + why + ')' if why else ''}"
+        raise TokenizerError(
+            "its tokenizer does more than a list of words says, or has special tokens that do not look like <unk> or "
+            f"[PAD]: {', '.join(tokenizer.special_tokens)}"
         )
     return words

@@ -79,7 +79,7 @@ def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
         file.write(data)
 
 
-def to_bytes(tokenizer: Tokenizer | None, path: Path) -> bytes:
+def to_bytes(tokenizer: Tokenizer, path: Path) -> bytes:
     """What is to be written to `path`. Raises TokenizerError for a tokenizer that llama2.c would not read as it is."""
     from gollm.tokenizers.piece_scores import scores_of
 

@@ -66,7 +66,7 @@ def read(path: Path, vocab_size: int | None = None) -> BPETokenizer:
         raise TokenizerError(f"{path}: {error}") from None
 
 
-def to_bytes(tokenizer: Tokenizer | None, path: Path) -> bytes:
+def to_bytes(tokenizer: Tokenizer, path: Path) -> bytes:
     """What is to be written to `path`. Raises TokenizerError for a tokenizer that would not come back as it is."""
     from gollm.tokenizers.bpe import BPETokenizer
 
