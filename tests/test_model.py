@@ -193,6 +193,13 @@ def test_initialisation_is_gpt2s():
     np.testing.assert_array_equal(again["token_embedding"].data, parameters["token_embedding"].data)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_no_sequences_and_empty_ones(kind):
+    model = make(kind)
+    assert model.logits(np.zeros((0, 3), np.int32)).shape == (0, 3, 61)
+    assert model.logits(np.zeros((2, 0), np.int32)).shape == (2, 0, 61)
+
+
 def test_mistakes_are_clear():
     model = make("gpt2")
     with pytest.raises(ShapeError, match=r"\(1, 151\).*150"):

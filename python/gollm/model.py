@@ -217,7 +217,8 @@ class Decoder:
             positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape).copy()
         else:
             positions = cache.positions
-        rotations = self.rotations(int(positions.max(initial=0)) + 1) if self.rotations else None
+        n_positions = tokens.shape[1] if cache is None else int(positions.max(initial=0)) + 1
+        rotations = self.rotations(n_positions) if self.rotations else None
         learned = None if self.position_embedding is None else positions
         x = Embedding.apply(self.token_embedding, self.position_embedding, tokens=tokens, positions=learned)
         if self.dropout.active:

@@ -49,9 +49,11 @@ class Rotations:
 
     def __call__(self, n_positions: int) -> Array:
         """Rows for positions 0 to n_positions - 1 at least: (P, head_dim), cos and sin of each pair side by side"""
-        if n_positions > len(self._table):
-            n = max(n_positions, min(self._largest, 2 * len(self._table), 1 << 16))
+        table = self._table
+        if n_positions > len(table):
+            n = max(n_positions, min(self._largest, 2 * len(table)))  # doubled: token by token, few are made
             angles = np.arange(n)[:, None] * self._frequencies  # in float64: position 100 000 is as exact as position 1
-            self._table = empty((n, self._table.shape[1]), self._table.dtype)
-            self._table[:, 0::2], self._table[:, 1::2] = np.cos(angles), np.sin(angles)
-        return self._table
+            table = empty((n, table.shape[1]), table.dtype)
+            table[:, 0::2], table[:, 1::2] = np.cos(angles), np.sin(angles)
+            self._table = table  # whole: other threads may be reading it
+        return table
