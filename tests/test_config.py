@@ -69,6 +69,10 @@ def test_a_preset_can_be_changed():
     assert (config.n_layers, config.head_dim, config.d_ff, config.n_kv_heads) == (2, 32, 384, 3)
     assert ModelConfig.from_dict({"preset": "tiny", "d_model": 16, "head_dim": 4}).d_ff == 64
     assert ModelConfig.from_dict({"preset": "tiny", "n_heads": 4, "d_ff": 50}).head_dim == 16
+    grouped = ModelConfig.from_dict({"preset": "llama-3.2-1b", "n_heads": 16})
+    assert (grouped.n_kv_heads, grouped.head_dim) == (8, 128)
+    with pytest.raises(ConfigError, match=r"n_kv_heads is 8; it must divide n_heads \(12\)"):
+        ModelConfig.from_dict({"preset": "llama-3.2-1b", "n_heads": 12, "head_dim": 64})
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,7 @@ def test_a_preset_can_be_changed():
         ({"n_heads": 4, "n_kv_heads": 3}, ["n_kv_heads", "3", "4"]),
         ({"d_model": 1024, "n_heads": 2}, ["head_dim", "512", "256"]),
         ({"activation": "tanh"}, ["activation", "'tanh'", "silu"]),
+        ({"activation": ["silu"]}, ["activation", "['silu']", "silu"]),
         ({"norm": "batchnorm"}, ["norm", "'batchnorm'", "rmsnorm"]),
         ({"position": "alibi"}, ["position", "'alibi'", "rope"]),
         ({"position": "rope", "d_model": 60, "n_heads": 4}, ["head_dim", "15", "even"]),
@@ -89,6 +94,8 @@ def test_a_preset_can_be_changed():
         ({"position": "rope", "rope_scaling": "yarn"}, ["rope_scaling", "'yarn'", "llama3"]),
         ({"position": "rope", "rope_scaling": "llama3"}, ["rope_original_context", "None"]),
         ({"position": "rope", "rope_theta": 0.5}, ["rope_theta", "0.5"]),
+        ({"rope_original_context": -1}, ["rope_original_context", "-1"]),
+        ({"position": "rope", "rope_original_context": "x"}, ["rope_original_context", "'x'"]),
         ({"sliding_window": 0}, ["sliding_window", "0"]),
         ({"qkv_bias": "yes"}, ["qkv_bias", "'yes'"]),
         ({"gated_mlp": 1}, ["gated_mlp", "1", "true or false"]),

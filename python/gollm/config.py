@@ -120,7 +120,7 @@ class ModelConfig:
             gated = -(-8 * self.d_model // (3 * 64)) * 64
             object.__setattr__(self, "d_ff", gated if self.gated_mlp else 4 * self.d_model)
         self._check_count("d_ff")
-        object.__setattr__(self, "activation", _ACTIVATION_ALIASES.get(self.activation, self.activation))
+        object.__setattr__(self, "activation", _ACTIVATION_ALIASES.get(str(self.activation), self.activation))
         self._check_choice("activation", ACTIVATION_NAMES)
         self._check_choice("norm", NORMS)
         self._check_number("norm_eps", 0.0, 1.0)
@@ -137,6 +137,8 @@ class ModelConfig:
         self._check_choice("rope_scaling", ROPE_SCALINGS)
         for name in ("rope_theta", "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor"):
             self._check_number(name, 1.0, 1e12)
+        if self.rope_original_context is not None:
+            self._check_count("rope_original_context")
         if self.position == "learned":
             if self.rope_scaling != "none":
                 raise ConfigError(
@@ -280,8 +282,8 @@ class ModelConfig:
             base.update(head_dim=None)
         if base and {"d_model", "gated_mlp"} & named.keys():
             base.update(d_ff=None)
-        if base and "n_heads" in named:
-            base.update(n_kv_heads=None)
+        if base and "n_heads" in named and base["n_kv_heads"] == base["n_heads"]:
+            base.update(n_kv_heads=None)  # grouped heads stay as many as the preset has
         try:
             return cls(**{**base, **named})
         except ConfigError as error:

@@ -22,7 +22,7 @@ class ModelOptions:
     preset: str = "small"
     n_layers: PositiveInt | None = None  # blocks; this and the following change the preset
     n_heads: PositiveInt | None = None  # attention heads
-    n_kv_heads: PositiveInt | None = None  # heads of keys and values; none: n_heads
+    n_kv_heads: PositiveInt | None = None  # heads of keys and values; none: the preset's where fewer, else n_heads
     head_dim: PositiveInt | None = None  # width of a head; none: d_model / n_heads
     d_model: PositiveInt | None = None  # width of the residual stream
     d_ff: PositiveInt | None = None  # width of the MLP; none: 4 * d_model, with a gate 8/3 * d_model
