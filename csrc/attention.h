@@ -32,10 +32,11 @@ static inline int attention_shape_is_good(int64_t H, int64_t G, int64_t D, int64
     return 0 < G && G <= H && H <= E && H % G == 0 && 0 < D && D <= MAX_HEAD_DIM && E % D == 0 && E / D == H + 2 * G;
 }
 
-/* Whether `positions` have a row each among the A rotations, of pairs, and the window is none or some. */
+/* Whether `positions` have a row each among the A rotations, of pairs, and the window is none or some: at most what
+ * lengths go to, so that sums with it do not overflow. */
 static inline int attention_positions_status(const real *rotations, int64_t A, int64_t D, int64_t positions,
                                              int64_t window) {
-    if (window < 0) return GOLLM_BAD_VALUE;
+    if (window < 0 || window > INT32_MAX) return GOLLM_BAD_VALUE;
     if (rotations && D % 2) return GOLLM_BAD_SHAPE;
     return rotations && positions > A ? GOLLM_BAD_INDEX : GOLLM_OK;
 }

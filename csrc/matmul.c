@@ -5,7 +5,7 @@
  *        (Shazeer 2020), and the other half of it the factor.
  *   nn   c (M, N) = v * f'(pre) * factor with v = a (M, K) b (K, N)
  *        its gradient for x, through the activation before it; dfactor = v * f(pre) is the factor's. product = f(pre) *
- *        factor, what the gradient of w needs, is computed again rather than kept.
+ *        factor, what the gradient of w needs, is computed again rather than kept; both need pre.
  *   tn   c (M, N) = a (K, M)^T b (K, N), a_sum (M) = sum of a's rows over K
  *        its gradients for w and for the bias
  *
@@ -66,12 +66,12 @@ static struct gemm gemm_of_nn(const struct gollm_matmul_nn_args *a) {
                          .ldb = a->N,
                          .c = a->c,
                          .ldc = a->N,
-                         .accumulate = a->c_accumulate != 0,
+                         .accumulate = a->c && a->c_accumulate,
                          .gradient_of = a->pre,
                          .activation = a->pre ? a->activation : GOLLM_NONE,
                          .factor = a->factor,
-                         .dfactor = a->pre ? a->dfactor : NULL,
-                         .product = a->pre ? a->product : NULL};
+                         .dfactor = a->dfactor,
+                         .product = a->product};
 }
 
 int64_t KERNEL_FN(matmul_nn_workspace)(const struct gollm_matmul_nn_args *a, int n_threads) {
@@ -80,6 +80,7 @@ int64_t KERNEL_FN(matmul_nn_workspace)(const struct gollm_matmul_nn_args *a, int
 }
 
 int KERNEL_FN(matmul_nn)(const struct gollm_matmul_nn_args *a, const struct gollm_team *team) {
+    if (!a->pre && (a->dfactor || a->product)) return GOLLM_BAD_VALUE;
     const struct gemm g = gemm_of_nn(a);
     if (!g.c && !g.dfactor && !g.product) return GOLLM_OK;
     return run(&g, team);
@@ -96,7 +97,7 @@ static struct gemm gemm_of_tn(const struct gollm_matmul_tn_args *a) {
                          .ldb = a->N,
                          .c = a->c,
                          .ldc = a->N,
-                         .accumulate = a->c_accumulate != 0,
+                         .accumulate = a->c && a->c_accumulate,
                          .a_sum = a->a_sum,
                          .a_sum_accumulate = a->a_sum_accumulate != 0};
 }

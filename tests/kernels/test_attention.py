@@ -169,10 +169,10 @@ def test_head_dim_is_at_most_256():
         _native.attention_forward(y=y, qkv=qkv, H=1, G=1, D=257, scale=1.0, window=0)
 
 
-def test_positions_without_a_rotation_odd_heads_and_negative_windows_are_refused():
+def test_positions_without_a_rotation_odd_heads_and_windows_out_of_range_are_refused():
     qkv, y = np.zeros((1, 5, 12), np.float32), np.full((1, 5, 4), 7, np.float32)
     heads = {"H": 1, "G": 1, "D": 4, "scale": 1.0}
-    for rows, window, words in [(4, 0, "outside"), (5, -1, "range")]:
+    for rows, window, words in [(4, 0, "outside"), (5, -1, "range"), (5, 2**31, "range"), (5, 2**63 - 1, "range")]:
         with pytest.raises(KernelError, match=words):
             _native.attention_forward(y=y, qkv=qkv, rotations=np.ones((rows, 4), np.float32), window=window, **heads)
     with pytest.raises(KernelError, match="sizes"):

@@ -36,3 +36,20 @@ def test_an_unknown_activation_is_refused(build):
     for kind in (-1, 5):
         with pytest.raises(KernelError, match="range"):
             _native.matmul_nt(c=one.copy(), a=one, b=one, activation=kind)
+
+
+def test_a_gates_gradient_is_refused_without_what_the_gate_was_applied_to(build):
+    one = np.ones((1, 1), real_of(build))
+    for name in ("dfactor", "product"):
+        with pytest.raises(KernelError, match="range"):
+            _native.matmul_nn(c=one.copy(), a=one, b=one, activation=4, **{name: one.copy()})
+
+
+def test_nothing_is_added_to_a_destination_that_is_not_there(build):
+    one, d, s = (np.ones((1, 1), real_of(build)) for _ in range(3))
+    _native.matmul_nt(c=(None, True), a=one, b=one, pre=d, activation=0)
+    assert d == 1
+    _native.matmul_nn(c=(None, True), a=one, b=one, pre=one, dfactor=d, activation=3)
+    assert d == 1
+    _native.matmul_tn(c=(None, True), a=one, b=one, a_sum=(s[0], True))
+    assert s == 2
