@@ -272,6 +272,17 @@ def test_lent_memory():
     step()
 
 
+def test_a_rotary_model_may_be_used_for_longer_texts_while_memory_is_lent():
+    """The table of rotations grows then, and stays."""
+    model = Decoder(CONFIG.replace(position="rope", context=300)).initialise(1)
+    plan = Plan(lambda x: model.loss(x, x))
+    tokens = np.arange(16, dtype=np.int32).reshape(2, 8)
+    first = plan(tokens).item()
+    with plan.lend_memory():
+        model.logits(np.zeros((1, 300), np.int32))
+    assert plan(tokens).item() == first
+
+
 def test_lending_changes_nothing():
     undisturbed, lending = Step(Plan), Step(Plan)
     for _ in range(4):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gollm.config import ModelConfig
-from gollm.tensor import Array, empty
+from gollm.tensor import Array
 
 
 def frequencies(config: ModelConfig) -> Array:
@@ -45,7 +45,7 @@ class Rotations:
     def __init__(self, config: ModelConfig, dtype: np.dtype[Any]) -> None:
         self._frequencies = frequencies(config)
         self._largest = config.context
-        self._table = empty((0, config.head_size), dtype)
+        self._table = np.empty((0, config.head_size), dtype)
 
     def __call__(self, n_positions: int) -> Array:
         """Rows for positions 0 to n_positions - 1 at least: (P, head_dim), cos and sin of each pair side by side"""
@@ -53,7 +53,7 @@ class Rotations:
         if n_positions > len(table):
             n = max(n_positions, min(self._largest, 2 * len(table)))  # doubled: token by token, few are made
             angles = np.arange(n)[:, None] * self._frequencies  # in float64: position 100 000 is as exact as position 1
-            table = empty((n, table.shape[1]), table.dtype)
+            table = np.empty((n, table.shape[1]), table.dtype)  # NumPy's memory: it outlives what a plan lends
             table[:, 0::2], table[:, 1::2] = np.cos(angles), np.sin(angles)
             self._table = table  # whole: other threads may be reading it
         return table
