@@ -198,6 +198,8 @@ def test_mistakes_name_the_operation_and_both_shapes():
         linear(x, w)
     with pytest.raises(ShapeError, match=r"LayerNorm: .*w has shape \(5, 7\).*x of shape \(2, 3, 8\)"):
         LayerNorm.apply(x, w, None, eps=1e-5)
+    with pytest.raises(ShapeError, match=r"qkv has shape \(5, 7\).*\(B, T"):
+        Attention.apply(w, rotations=None, heads=HEADS)
     with pytest.raises(DTypeError, match=r"Add: .*float64.*float32"):
         Add.apply(x, tensor(np.zeros((2, 3, 8))))
     with pytest.raises(KernelError, match="embedding_forward"):

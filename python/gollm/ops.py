@@ -183,7 +183,9 @@ class Attention(Op):
     `rotations` (P, D) where there are any (gollm.rope).  qkv: (B, T, (H + 2G) D) -> (B, T, H D)"""
 
     def forward(self, qkv: Array, *, rotations: Array | None, heads: Heads) -> Array:
-        B, T = qkv.shape[:-1]
+        if qkv.ndim != 3:
+            raise ShapeError(f"qkv has shape {qkv.shape}; it must be (B, T, (H + 2G) D)")
+        B, T, _ = qkv.shape
         y = empty((B, T, heads["H"] * heads["D"]), qkv.dtype)
         lse = empty((B, heads["H"], T), qkv.dtype) if self.recording else None
         kernels.attention_forward(y=y, lse=lse, qkv=qkv, rotations=rotations, **heads)
@@ -192,16 +194,9 @@ class Attention(Op):
 
     def backward(self, dy: Array, into: Destinations) -> None:
         qkv, y, lse, rotations, heads = self.saved
-        destination = into[0]
-        if destination is None:
-            return
-        dqkv, accumulate = destination
-        written = empty(dqkv.shape, dqkv.dtype) if accumulate else dqkv
         kernels.attention_backward(
-            dqkv=written, dy=dy, qkv=qkv.array(), y=y.array(), lse=lse, rotations=rotations, **heads
+            dqkv=into[0], dy=dy, qkv=qkv.array(), y=y.array(), lse=lse, rotations=rotations, **heads
         )
-        if accumulate:
-            kernels.add(c=dqkv, a=dqkv, b=written)
 
 
 class Dropout(Op):
