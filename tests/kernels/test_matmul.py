@@ -31,6 +31,26 @@ def test_layout_batch_and_chunks_do_not_change_a_bit(build, shape):
         assert other.tobytes() == nt.tobytes()
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_where_the_sums_of_blocks_of_k_wait_does_not_change_a_bit(build, threads):
+    """In c, in pre, or in the workspace: three blocks of k, with an epilogue, by what of it is there."""
+    (M, N, K), real, rng = (29, 145, 700), real_of(build), rng_of("matmul", "sums")
+    shapes = {"a": (M, K), "b": (N, K), "bias": (N,), "factor": (M, N), "residual": (M, N)}
+    given = {name: rng.standard_normal(shape).astype(real) for name, shape in shapes.items()} | {"activation": 4}
+    c, pre, with_pre, shared, shared_with_pre, pre_alone, added = (np.zeros((M, N), real) for _ in range(7))
+    with using(build, threads):
+        _native.matmul_nt(c=c, **given)
+        _native.matmul_nt(c=with_pre, pre=pre, **given)
+        for to, also in [(shared, {}), (shared_with_pre, {"pre": pre})]:
+            to[...] = given["residual"]
+            _native.matmul_nt(c=to, **given | {"residual": to}, **also)
+        _native.matmul_nt(pre=pre_alone, **given)
+        _native.matmul_nt(c=(added, True), **given)
+    for other in (with_pre, shared, shared_with_pre, added):
+        assert other.tobytes() == c.tobytes()
+    assert pre.tobytes() == pre_alone.tobytes()
+
+
 def test_an_unknown_activation_is_refused(build):
     one = np.ones((1, 1), real_of(build))
     for kind in (-1, 5):

@@ -27,6 +27,7 @@ SHAPES = [
     case(2, 530, 2, 2, 20, window=256),
     case(1, 700, 2, 1, 5, window=300),
     case(1, 130, 2, 1, 64, window=131),
+    case(1, 389, 9, 1, 2, window=193),
 ]
 
 
