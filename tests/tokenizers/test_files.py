@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from gollm import tokenizers
 from gollm.errors import TokenizerError
-from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
+from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer, huggingface
 from gollm.tokenizers.gpt2_files import CHARACTER_OF_BYTE
 
 TEXT = "it's a text, 漢字 and 12 numbers;\n\n  a text it is é🙂" * 3
@@ -327,6 +328,15 @@ def test_mutated_arrays(name: str, array: str, mutation: tuple[str, Any, int]) -
     tokenizer.decode(ids)
 
 
+MORE_KEYS = [
+    "unknown_token",
+    "prefix",
+    "added_tokens",
+    "normalizer",
+    "add_prefix_space",
+    "ignore_merges",
+    "lowest_id_first",
+]
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=12), values, max_size=3),
@@ -337,7 +347,7 @@ JSON_VALUES = st.recursive(
 @settings(max_examples=400)
 @given(
     st.sampled_from(sorted(TRAINED)),
-    st.sampled_from(["kind", "version", "vocab_size", "special_tokens", "pattern", "unknown_token", "prefix"]),
+    st.sampled_from(["kind", "version", "vocab_size", "special_tokens", "pattern", *MORE_KEYS]),
     JSON_VALUES | st.sampled_from(["bpe", "word", "character"]),
 )
 def test_mutated_headers(name: str, key: str, value: Any) -> None:
@@ -373,3 +383,45 @@ def test_states_that_lie() -> None:
             tokenizers.from_state(header, {**arrays, "merges": merges}).encode("a")
     with pytest.raises(TokenizerError, match="are the same byte 0x61"):
         tokenizers.from_state(header, {**arrays, "tokens": set_at(arrays["tokens"], ord("b"), ord("a"))}).encode("a")
+
+
+def mutated(value: Any, data: st.DataObject) -> Any:
+    """The value with one thing in it replaced."""
+    if isinstance(value, dict | list) and value and data.draw(st.integers(0, 9)):
+        keys = sorted(value)[:40] if isinstance(value, dict) else range(min(len(value), 40))
+        key = data.draw(st.sampled_from(keys))
+        copied = copy.copy(value)
+        copied[key] = mutated(value[key], data)
+        return copied
+    return data.draw(JSON_VALUES | st.sampled_from(["ByteLevel", "Sequence", "A", "(a", "<s>", 0, 1, 290, 1 << 40, ""]))
+
+
+@settings(max_examples=600)
+@given(st.data())
+def test_mutated_huggingface_files(data: st.DataObject) -> None:
+    """Whatever stands in a tokenizer.json, it is refused by a TokenizerError or it encodes."""
+    document = mutated(HUGGINGFACE, data)
+    try:
+        tokenizer = huggingface.parse(document, Path("tokenizer.json"))
+        ids = tokenizer.encode(TEXT + "<é> #", allowed_special="all", add_special_tokens=True)
+    except TokenizerError:
+        return
+    assert len(ids) == 0 or (ids.min() >= 0 and ids.max() < tokenizer.vocab_size)
+    tokenizer.decode(ids)
+
+
+def huggingface_document() -> dict[str, Any]:
+    header, arrays = BPETokenizer.train(TEXT, 262, special_tokens=["<s>"], pattern="llama3").to_state()
+    tokens = [
+        {"spelling": "<s>", "id": 261, "special": True, "lstrip": True},
+        {"spelling": "#", "id": ord("#"), "rstrip": True, "single_word": True, "normalized": True},
+    ]
+    rules = {"added_tokens": tokens, "prefix": [261], "normalizer": "NFC", "ignore_merges": True}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        BPETokenizer.from_state(header | rules, arrays).save_huggingface(path)
+        found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+HUGGINGFACE = huggingface_document()
