@@ -111,6 +111,13 @@ def _parse(document: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, list[Arr
     blocks = document["blocks"]
     if not isinstance(blocks, list) or not blocks or not all(isinstance(block, dict) for block in blocks):
         raise FormatError("blocks must be a list with an object for each layer")
+    known = {key for keys in _BLOCK.values() for key in keys}
+    for i, block in enumerate(blocks):
+        for key in block:
+            if key.removesuffix("_bias") not in known:
+                raise FormatError(
+                    f"blocks[{i}] has the unknown key {shorten(key)}; known are {', '.join(sorted(known))}"
+                )
     matrices = {key: _array(document[key], key) for key in _WHOLE if key in document}
     layers = [
         {key: _array(value, f"blocks[{i}].{key}") for key, value in block.items()} for i, block in enumerate(blocks)
