@@ -33,7 +33,13 @@ def bpe(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("bpe", ["--vocab-size", "270"]), ("character", []), ("word", []), ("word", ["--vocab_size=12"])],
+    [
+        ("bpe", ["--vocab-size", "270"]),
+        ("character", []),
+        ("word", []),
+        ("word", ["--vocab_size=12"]),
+        ("wordpiece", ["--vocab-size", "90"]),
+    ],
 )
 def test_train_writes_what_the_library_learns(
     kind: str, words: list[str], corpus: Path, tmp_path: Path, run: Run

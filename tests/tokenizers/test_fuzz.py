@@ -12,8 +12,8 @@ SOURCES = HERE.parents[1] / "csrc" / "tokenizer"
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["fuzz", "fuzz_pieces"])
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = os.environ.get("CC") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler")
@@ -25,7 +25,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = ["-DMERGE_WINDOW=16", "-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", *SANITIZE]
     files = [str(path) for path in sorted(SOURCES.glob("*.c"))]
     built = subprocess.run(
-        [compiler, *flags, str(HERE / "fuzz.c"), *files, "-o", "fuzz"], cwd=folder, capture_output=True
+        [compiler, *flags, str(HERE / f"{request.param}.c"), *files, "-o", "fuzz"], cwd=folder, capture_output=True
     )
     assert built.returncode == 0, built.stderr.decode()
     return folder / "fuzz"

@@ -22,11 +22,11 @@ class Options:
     field: str | None = None  # the field of JSON lines that holds the text
     encoding: str = "utf-8"  # of text files: any that Python knows
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # what becomes of bytes that are no text
-    # byte-level BPE, or a token for each character or word
-    kind: Literal["bpe", "character", "word"] = "bpe"
+    # byte-level BPE, a token for each character or word, or WordPiece as BERT's, lower case and with its special tokens
+    kind: Literal["bpe", "character", "word", "wordpiece"] = "bpe"
     # how bpe cuts text into pieces: as gpt2, cl100k, o200k, llama3, qwen2 or smollm, or by a regular expression
     split: str = "gpt2"
-    # tokens to learn, special ones included; none: 4096 for bpe, everything in the text for the others
+    # tokens to learn, special ones included; none: 4096 for bpe and wordpiece, everything in the text for the others
     vocab_size: PositiveInt | None = None
     special_tokens: tuple[str, ...] = ("<|endoftext|>",)  # tokens that no text is encoded to
     out: Path = Path("tokenizer.json")  # the file to write
@@ -36,14 +36,15 @@ class Options:
     ALIASES: ClassVar[Mapping[str, str]] = {"data": "corpus", "output": "out"}
 
 
-BPE_VOCAB_SIZE = 4096
+VOCAB_SIZE = 4096
 
 
 def run(options: Options) -> None:
     from tqdm import tqdm
 
     from gollm.data import open_source
-    from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
+    from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordPieceTokenizer, WordTokenizer
+    from gollm.tokenizers.wordpiece import SPECIAL_TOKENS
 
     if options.out.exists() and not options.overwrite:
         raise ConfigError(f"{options.out} is there already; choose another file with --out, or --overwrite it")
@@ -65,8 +66,11 @@ def run(options: Options) -> None:
 
         texts = source.iter_text(show)
         if options.kind == "bpe":
-            size = options.vocab_size or BPE_VOCAB_SIZE
+            size = options.vocab_size or VOCAB_SIZE
             tokenizer = BPETokenizer.train(texts, size, pattern=options.split, special_tokens=options.special_tokens)
+        elif options.kind == "wordpiece":
+            special = [*SPECIAL_TOKENS, *(token for token in options.special_tokens if token not in SPECIAL_TOKENS)]
+            tokenizer = WordPieceTokenizer.train(texts, options.vocab_size or VOCAB_SIZE, special_tokens=special)
         else:
             learner = CharacterTokenizer if options.kind == "character" else WordTokenizer
             tokenizer = learner.train(texts, options.vocab_size, special_tokens=options.special_tokens)

@@ -143,7 +143,7 @@ class SentencePieceTokenizer(Tokenizer):
         return self.dummy_prefix in ("always", "never") and any(token.normalized for token in self.added_tokens)
 
     def _normalize(self, text: str) -> str:
-        if not self._normalizes_early or not text:
+        if not self._normalizes_early or not text or not _is_unicode(text):
             return text
         return (" " if self.dummy_prefix == "always" else "") + text.replace(MARK, " ")
 
@@ -151,7 +151,7 @@ class SentencePieceTokenizer(Tokenizer):
         parts = super()._parts(text, finders)
         first = parts[0] if parts else 0
         if self.dummy_prefix == "first" and isinstance(first, str) and first and first[0] not in (" ", MARK):
-            parts[0] = " " + first
+            parts[0] = " " + first if _is_unicode(first) else first
         return parts
 
     # ids -> text
@@ -250,6 +250,14 @@ class SentencePieceTokenizer(Tokenizer):
         from gollm.tokenizers import huggingface_sentencepiece
 
         huggingface_sentencepiece.write(self, Path(path))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether there is no lone surrogate in it, which the encoder refuses and whose position it names."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 class _Decoder(StreamDecoder):
