@@ -145,19 +145,19 @@ def test_vocab_txt_both_ways(name: str, tmp_path: Path) -> None:
     assert (tmp_path / "theirs-vocab.txt").read_text() == (tmp_path / "vocab.txt").read_text()
 
 
-def test_training_finds_their_vocabulary_where_no_counts_are_equal() -> None:
+@pytest.mark.parametrize("vocab_size", [30, 33, 36, 60])
+def test_training_finds_their_vocabulary_where_no_counts_are_equal(vocab_size: int) -> None:
     """Theirs numbers the characters behind "##" in an order that changes from run to run, and with it which of equally
-    frequent pairs comes first; so the words here have counts without ties."""
-    generator = random.Random(5)
-    words = ["".join(generator.choice("abcdefgh") for _ in range(generator.randrange(1, 9))) for _ in range(40)]
-    texts = [" ".join([word] * (2**i)) for i, word in enumerate(dict.fromkeys(words)) if i < 16]
+    frequent pairs comes first; so here every word begins with another one and all counts differ."""
+    words = ["ab", "abc", "abcd", "ef", "efg", "hi", "hia", "hiab", "ca", "cab"]
+    texts = [" ".join([word] * (3 + 2**i)) for i, word in enumerate(words)]
     theirs = huggingface.Tokenizer(huggingface.models.WordPiece(unk_token="[UNK]"))
     theirs.normalizer = huggingface.normalizers.BertNormalizer()
     theirs.pre_tokenizer = huggingface.pre_tokenizers.BertPreTokenizer()
     trainer = huggingface.trainers.WordPieceTrainer(
-        vocab_size=60, min_frequency=2, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+        vocab_size=vocab_size, min_frequency=2, special_tokens=list(SPECIAL_TOKENS), show_progress=False
     )
     theirs.train_from_iterator(texts, trainer)
-    ours = WordPieceTokenizer.train(texts, 60)
+    ours = WordPieceTokenizer.train(texts, vocab_size)
     vocab = json.loads(theirs.to_str())["model"]["vocab"]
     assert {token.decode() for token in ours.vocabulary} == set(vocab)
