@@ -102,8 +102,8 @@ class WordPieceTokenizer(Tokenizer):
         min_frequency: int = 2,
         progress: Progress | None = None,
     ) -> WordPieceTokenizer:
-        """Learns tokens until there are `vocab_size`: special ones, characters at the beginning of words and behind it,
-        and then, again and again, the two neighbours that occur most often joined.
+        """Learns tokens until there are `vocab_size`: special ones, characters, alone and with "##" before
+        them, and then, again and again, the two neighbours that occur most often joined.
 
         As Hugging Face's WordPieceTrainer does it, except that of pairs that are equally frequent the one with the
         smaller ids comes first, so that the result is the same each time. Fewer tokens if no pair is left that occurs

@@ -24,18 +24,19 @@ def learn(
 ) -> tuple[list[str], dict[str, int]]:
     """(tokens, special tokens with their ids).
 
-    The special tokens come first, then the characters that begin a word, then those behind it with "##", both in the
-    order of their code points, then what is learned: the most frequent pair of neighbours joined; of equally frequent
-    ones that with the smaller ids. The same token from two pairs keeps its first id. Memory and time grow with the
-    distinct words.
+    The special tokens come first, then all characters, then those that stand inside of words with "##" before them,
+    both in the order of their code points, then what is learned: the most frequent pair of neighbours joined; of
+    equally frequent ones that with the smaller ids. The same token from two pairs keeps its first id. Memory and time
+    grow with the distinct words.
     """
     special = with_special_tokens([], special_tokens)[1]
     counts: Counter[str] = Counter()
     for some in words:
         counts.update(some)
     spelled = {word: [word[0], *(_CONTINUING + c for c in word[1:])] for word in counts if len(word) <= _WORD_MAX}
-    alphabet = sorted({piece for pieces in spelled.values() for piece in pieces}, key=_place)
-    tokens = [*special, *(piece for piece in alphabet if piece not in special)]
+    characters = sorted({character for word in counts for character in word})
+    inner = sorted({piece for pieces in spelled.values() for piece in pieces[1:]})
+    tokens = [*special, *(piece for piece in characters + inner if piece not in special)]
     if not spelled:
         raise TokenizerError("there is no text to learn words from")
     if not len(tokens) <= vocab_size <= MAX_TOKENS:
@@ -48,10 +49,6 @@ def learn(
     weights = [counts[word] for word in spelled]
     _merge(tokens, ids, sequences, weights, vocab_size, min_frequency, progress)
     return tokens, special
-
-
-def _place(piece: str) -> tuple[bool, str]:
-    return piece.startswith(_CONTINUING) and len(piece) > 2, piece
 
 
 def _merge(
