@@ -33,6 +33,7 @@ from gollm.tokenizers import (
     sentencepiece_model,
     tiktoken_file,
 )
+from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import AllowedSpecial, StreamDecoder, Tokenizer
 from gollm.tokenizers.bpe import BPETokenizer
 from gollm.tokenizers.character import CharacterTokenizer
@@ -42,6 +43,7 @@ from gollm.tokenizers.word import WordTokenizer
 from gollm.tokenizers.wordpiece import WordPieceTokenizer
 
 __all__ = [
+    "AddedToken",
     "AllowedSpecial",
     "BPETokenizer",
     "CharacterTokenizer",

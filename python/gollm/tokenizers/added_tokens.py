@@ -25,6 +25,8 @@ _MORE_OF_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class AddedToken:
+    """A token that is looked for in a text before the text is cut, and the rules for that."""
+
     spelling: str
     id: int
     special: bool = True  # recognised only where the caller allows it; others always are
