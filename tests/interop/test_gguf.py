@@ -231,12 +231,11 @@ def test_patterns_have_llama_cpps_names(tmp_path, pattern, options, name, back):
     assert gguf.GGUFReader(tmp_path / "model.gguf").get_field("tokenizer.ggml.pre").contents() == name
 
 
-def sentencepiece(**changes) -> SentencePieceTokenizer:
+def sentencepiece(pieces=("a", "b", " ", "ab", " a", " ab", "é"), **changes) -> SentencePieceTokenizer:
     kinds = [PieceType.UNKNOWN, PieceType.CONTROL, PieceType.CONTROL, *[PieceType.BYTE] * 256]
-    pieces = ["a", "b", " ", "ab", " a", " ab", "é"]
     tokens = [b"<unk>", b"<s>", b"</s>", *(bytes([byte]) for byte in range(256)), *(p.encode() for p in pieces)]
-    scores = np.array([0.0] * 259 + [-5.0, -6.0, -7.0, -1.0, -2.0, -3.0, -4.0], np.float32)
-    types = np.array([*kinds, *[PieceType.NORMAL] * 7], np.uint8)
+    scores = np.array([0.0] * 259 + [-5.0, -6.0, -7.0, -1.0, -2.0, -3.0, -4.0][: len(pieces)], np.float32)
+    types = np.array([*kinds, *[PieceType.NORMAL] * len(pieces)], np.uint8)
     return SentencePieceTokenizer(
         Vocabulary.of(tokens), types, **{"scores": scores, "prefix": (1,), "suffix": (2,), **changes}
     )
@@ -270,6 +269,7 @@ def learned(text=TEXT, size=290, **options):
         (learned(prefix=(1, 2)), "this tokenizer 2 and 0"),
         (learned("abc", 256), "no merges"),
         (sentencepiece(remove_extra_spaces=True), "normalises text"),
+        (sentencepiece(pieces=["a", "a "], split_spaces=True), "never joins a space"),
         (BPETokenizer.train(TEXT * 50, 292), "has 292 tokens, and the model only 290"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.kind,

@@ -220,6 +220,8 @@ def _bpe_keys(tokenizer: BPETokenizer, vocab_size: int) -> list[Key]:
 def _sentencepiece_keys(tokenizer: SentencePieceTokenizer, vocab_size: int) -> list[Key]:
     if tokenizer.charsmap is not None or tokenizer.remove_extra_spaces:
         raise FormatError("this tokenizer normalises text (charsmap or extra spaces), which llama.cpp does not")
+    if tokenizer.split_spaces and any(b" " in token.lstrip(b" ") for token in tokenizer.vocabulary):
+        raise FormatError("this tokenizer never joins a space with what is before it, and llama.cpp would")
     kinds = dict(enumerate(tokenizer.types.tolist()))
     pieces = [piece_of(token, kinds[i]) for i, token in enumerate(tokenizer.vocabulary)]
     if len({token for i, token in enumerate(tokenizer.vocabulary) if kinds[i] == BYTE}) < 256:
