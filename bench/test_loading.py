@@ -27,7 +27,7 @@ from gollm.model import Decoder
 
 GPT2 = ModelConfig(n_layers=6, n_heads=8, d_model=512, vocab_size=16384, context=512)
 LLAMA = preset("gollm-85m").replace(n_layers=4, d_model=512, n_heads=8, n_kv_heads=4, d_ff=1536, vocab_size=16384)
-TURNS = 5
+TURNS = 7
 
 WORKER = """
 import json, sys, time
@@ -56,7 +56,7 @@ print(json.dumps([loaded - started, used - loaded, time.perf_counter() - starts,
 
 
 def measure(path: Path) -> list[float]:
-    """Medians of the seconds to load, to use, to read the bytes, and the peak in bytes."""
+    """The least of seconds to load, to use and to read the bytes, and the median of peaks in bytes."""
     files = sorted(map(str, path.iterdir())) if path.is_dir() else [str(path)]
     turns = []
     for _ in range(TURNS):
@@ -64,7 +64,8 @@ def measure(path: Path) -> list[float]:
             [sys.executable, "-c", WORKER, str(path), *files], capture_output=True, text=True, check=True
         )
         turns.append(json.loads(done.stdout))
-    return [statistics.median(column) for column in zip(*turns, strict=True)]
+    *seconds, peaks = zip(*turns, strict=True)
+    return [*map(min, seconds), statistics.median(peaks)]
 
 
 CASES = [(name, dtype) for name in NAMES if name != "json" for dtype in format_named(name).dtypes]
