@@ -49,9 +49,13 @@ KINDS = {
     "llama": {**WIDE, **LLAMA, "batch_size": 16},
     "llama, MLPs computed again": {**WIDE, **LLAMA, "batch_size": 64, "recompute": "mlp"},
     "llama, both": {**WIDE, **LLAMA, "batch_size": 64, "recompute": "block", "activation_dtype": "bfloat16"},
+    "llama, both, dropout, wide heads": {
+        **WIDE, **LLAMA, "batch_size": 64, "recompute": "block", "activation_dtype": "bfloat16", "dropout": 0.1,
+        "head_dim": 64,
+    },
     "llama, bfloat16": {**WIDE, **LLAMA, "batch_size": 64, "activation_dtype": "bfloat16"},
     "grouped heads, untied": {**WIDE, "n_kv_heads": 1, "tied_head": False, "bias": False, "batch_size": 16},
-}
+}  # fmt: skip
 LARGE = {
     "30M": {**WIDE, "n_layers": 8, "d_model": 512, "n_heads": 8, "batch_size": 4},
     "85M": {**WIDE, "n_layers": 12, "d_model": 768, "n_heads": 12, "context": 64, "batch_size": 4},

@@ -121,6 +121,9 @@ def _training_bytes(config: ModelConfig, options: TrainOptions) -> int:
     wide = (5 if again or narrow else 3) * F if config.gated_mlp else ungated * F
     wide += (2 if narrow or options.recompute == "block" else 1) * E
     wide += ((3 if config.gated_mlp else 6) if again or narrow else 2) * C + 3
+    if options.recompute == "block":  # attention's output and its gradient; copies of the residual stream, as measured
+        dropped = (2 if config.gated_mlp else 1) if config.dropout else 0
+        wide += 2 * P + ((0 if config.gated_mlp else -2) + (2 if narrow else 0) + dropped) * C
     per_token = (2 if narrow else FLOAT_BYTES) * (config.n_layers * kept + C)
     per_token += FLOAT_BYTES * (config.n_layers * numbers + wide)
     return options.batch_size * config.context * per_token
