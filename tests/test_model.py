@@ -208,6 +208,14 @@ def test_mistakes_are_clear():
         model.logits(np.full((1, 3), 61, np.int32))
 
 
+def test_a_sequence_without_a_new_token_has_no_next_logits():
+    model = make("gpt2")
+    cache = KVCache(model.config, n_sequences=2)
+    cache.extend([2, 0])
+    with pytest.raises(ShapeError, match=r"\[0, 2, 2\].*at least one"):
+        model.next_logits(np.array([1, 2], np.int32), cache)
+
+
 def test_generation_is_the_same_as_without_a_cache():
     model = make("gpt2", context=32)
     prompt = [1, 2, 3]

@@ -248,7 +248,11 @@ class Decoder:
             return linear(self.hidden(tokens), self.head).data
 
     def next_logits(self, tokens: Array, cache: KVCache) -> Array:
-        """The logits after each sequence's last new token.  tokens: (rows,) int32 -> (S, V); see KVCache.extend"""
+        """The logits after each sequence's last new token.  tokens: (rows,) int32 -> (S, V); see KVCache.extend
+
+        Raises ShapeError where a sequence has no new token."""
+        if (np.diff(cache.query_offsets) == 0).any():
+            raise ShapeError(f"new tokens begin at {cache.query_offsets.tolist()}; every sequence needs at least one")
         with no_grad():
             last = self.hidden(tokens, cache).data[cache.query_offsets[1:] - 1]
             return linear(Tensor(np.ascontiguousarray(last)), self.head).data

@@ -97,6 +97,13 @@ def test_flops_per_token():
     assert flops_per_token(preset("d12")) == 6 * 124_439_808 + 12 * 12 * 768 * 1024
 
 
+def test_operations_of_a_token_without_its_lookup_and_beyond_its_window():
+    tied = preset("gollm-85m")
+    untied, short = tied.replace(tied_head=False), tied.replace(sliding_window=256)
+    assert flops_per_token(untied) == flops_per_token(tied)
+    assert flops_per_token(tied) - flops_per_token(short) == 12 * 12 * 768 * (2048 - 256)
+
+
 def test_what_is_free_is_within_the_machine():
     with open("/proc/meminfo") as file:
         total = int(file.readline().split()[1]) * 1024

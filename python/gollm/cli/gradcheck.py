@@ -14,7 +14,7 @@ from gollm.options import NonNegativeInt, PositiveInt
 class Options(ModelOptions):
     """Compare a model's gradients with finite differences, parameter by parameter."""
 
-    preset: str = "tiny"  # the model's shape: tiny, small, medium, large, or GPT-2's d12, d24, d36, d48
+    preset: str = "tiny"  # the model's shape, as gollm train has it
     vocab_size: PositiveInt | None = None  # tokens in the vocabulary; none: the preset's
     batch_size: PositiveInt = 2  # sequences in the random batch
     tokens: PositiveInt | None = None  # tokens of a sequence; none: the context, at most 32
