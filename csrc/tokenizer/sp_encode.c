@@ -28,36 +28,40 @@ static int32_t character_id(const struct sp_model *model, const uint8_t *p, size
     return found ? (int32_t)*found - 1 : -1;
 }
 
-/* The ids of the character, or of its bytes, behind ids[0 : n]; returns how many there are now. */
-static size_t add_symbol(const struct sp_model *model, const uint8_t *p, size_t length, const uint8_t *end,
-                         int32_t *ids, size_t n) {
-    int32_t id = character_id(model, p, length, end);
-    if (id >= 0) {
-        ids[n++] = id;
-    } else if (model->byte_id[0] >= 0) {
-        for (size_t i = 0; i < length; i++) ids[n++] = model->byte_id[p[i]];
-    } else if (!n || !model->settings.fuse_unknown || ids[n - 1] != model->unknown) {
-        ids[n++] = model->unknown;
-    }
-    return n;
+/* Merges ids[run : *n]. Returns 0, or -1 without memory. */
+static int merge_run(const struct sp_model *model, struct sp_workspace *work, int32_t *ids, size_t run, size_t *n) {
+    if (*n == run) return 0;
+    size_t left = merge_ids(&model->merges, &work->scratch, ids + run, *n - run);
+    *n = run + left;
+    return left ? 0 : -1;
 }
 
+/* What nothing merges with stands between the runs that are merged: user-defined pieces, bytes, unknown tokens. */
 static size_t make_word(const void *context, void *work, const uint8_t *word, size_t length, int32_t *ids) {
     const struct sp_model *model = context;
-    struct sp_workspace *workspace = work;
     const uint8_t *end = word + length;
-    size_t n = 0, bytes;
+    size_t n = 0, run = 0, bytes;
     for (const uint8_t *p = word; p < end; p += bytes) {
         int32_t user =
             model->user_defined.n > 1 ? trie_longest(&model->user_defined, TRIE_ROOT, p, end, &bytes) : TRIE_NONE;
-        if (user != TRIE_NONE) {
-            ids[n++] = user;
-            continue;
+        if (user == TRIE_NONE) {
+            bytes = *p < 0x80 ? 1 : (size_t)utf8_character(p, end).length;
+            int32_t id = character_id(model, p, bytes, end);
+            if (id >= 0) {
+                ids[n++] = id;
+                continue;
+            }
         }
-        bytes = *p < 0x80 ? 1 : (size_t)utf8_character(p, end).length;
-        n = add_symbol(model, p, bytes, end, ids, n);
+        if (merge_run(model, work, ids, run, &n)) return 0;
+        if (user != TRIE_NONE)
+            ids[n++] = user;
+        else if (model->byte_id[0] >= 0)
+            for (size_t i = 0; i < bytes; i++) ids[n++] = model->byte_id[p[i]];
+        else if (!n || !model->settings.fuse_unknown || ids[n - 1] != model->unknown)
+            ids[n++] = model->unknown;
+        run = n;
     }
-    return merge_ids(&model->merges, &workspace->scratch, ids, n);
+    return merge_run(model, work, ids, run, &n) ? 0 : n;
 }
 
 /* The end of the word that begins at p < end: spaces, then other characters. */
