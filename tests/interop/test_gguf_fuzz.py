@@ -201,6 +201,8 @@ HOSTILE = RUNNER + textwrap.dedent("""
         "heads by no layer": (model([(heads, ("u32", []))]), "whole number"),
         "heads as texts": (model([(heads, ("string", ["1"]))]), "whole number"),
         "experts": (model([("llama.expert_count", ("u32", 8))]), "llama.expert_count"),
+        "experts by layer": (model([("llama.expert_count", ("u32", [0, 0]))]), "llama.expert_count"),
+        "parts by a list": (model([("split.count", ("u32", [0, 1]))]), "split.count"),
         "yarn": (model([("llama.rope.scaling.type", ("string", "yarn"))]), "'yarn'"),
         "a key that may matter": (model([("llama.logit_scale", ("f32", 2.0))]), "llama.logit_scale"),
         "partial rotation": (model([("llama.rope.dimension_count", ("u32", 2))]), "rope.dimension_count is 2"),
@@ -248,6 +250,17 @@ HOSTILE = RUNNER + textwrap.dedent("""
         "chat template a number": (model([("tokenizer.chat_template", ("u32", 3))]), "must be text"),
         "temperature a text": (model([("general.sampling.temp", ("string", "hot"))]), "floating-point"),
     }
+    # Heads of eight values, all or some of which turn alike.
+    wide = {f"blk.0.{name}": [8] if "norm" in name else [8, 8] for name in BLOCK}
+    DIMS = {"token_embd": [8, 5], "output_norm": [8], **wide, "rope_freqs": [4]}
+    for theta in (1.0, 1e4, 1e11):
+        for _ in range(40):
+            divisors = [rng.choice([1.0, 8.0, rng.uniform(1, 8), 1e38, 1 + 1e-7, float("inf")]) for _ in range(4)]
+            sizes = {f"llama.{name}_length": ("u32", 8) for name in ("embedding", "feed_forward")}
+            data = bytearray(model([*sizes.items(), ("llama.rope.freq_base", ("f32", theta))]))
+            at = len(data) - 8192 + sum(-(-4 * d[0] * (d + [1])[1] // 32) * 32 for d in list(DIMS.values())[:-1])
+            data[at : at + 16] = struct.pack("<4f", *divisors)
+            attempt(f"divisors {divisors} of {theta}", bytes(data))
     for label, (data, words) in cases.items():
         found = attempt(label, data)
         assert found and words in found, (label, words, found)

@@ -37,7 +37,9 @@ _KNOWN = {
     "qwen2": (*_BASE, *_ROTARY),
 }
 # Keys that mean nothing at these values.
-_NEUTRAL = {"expert_count": 0, "expert_used_count": 0, "tensor_data_layout": "Meta AI original pth"}
+_NEUTRAL: dict[str, Any] = {
+    "expert_count": 0, "expert_used_count": 0, "attention.causal": True, "tensor_data_layout": "Meta AI original pth",
+}  # fmt: skip
 
 
 def config_of(header: Header) -> ModelConfig:
@@ -105,12 +107,13 @@ def _linear_scaling(header: Header, arch: str) -> dict[str, Any]:
 
 def _check_keys(header: Header, arch: str) -> None:
     for key, value in header.values.items():
-        if key == "split.count" and value not in (0, 1):
+        if key == "split.count" and header.get(key, int) > 1:
             raise FormatError(f"it is one of {shorten(value)} parts; put them together first: llama-gguf-split --merge")
         name = key.removeprefix(f"{arch}.")
         if name == key or name in _KNOWN[arch]:
             continue
-        if name not in _NEUTRAL or value != _NEUTRAL[name]:
+        neutral = _NEUTRAL.get(name)
+        if type(value) is not type(neutral) or value != neutral:
             raise FormatError(f"it has the key {shorten(key)} ({shorten(value)}), which gollm does not compute with")
 
 
@@ -214,8 +217,11 @@ def with_divisors(config: ModelConfig, divisors: Array) -> ModelConfig:
     slowest = float(f[share <= 1e-6].max())  # there is one: that with the largest divisor
     fastest = float(f[share >= 1 - 1e-6].min(initial=np.inf))
     if between.sum() > 1:
-        slope, offset = np.polyfit(f[between], share[between], 1)
-        a, b = -offset / slope, (1 - offset) / slope
+        (first, *_, last), (top, *_, bottom) = f[between], share[between]
+        if first == last or top <= bottom:
+            raise problem
+        run = float((first - last) / (top - bottom))
+        a, b = last - bottom * run, first + (1 - top) * run
     elif between.any():  # one point of the line: it begins at the last of the slow ones, or ends at the first fast one
         point, height = float(f[between][0]), float(share[between][0])
         a, b = slowest, slowest + (point - slowest) / height
@@ -223,7 +229,7 @@ def with_divisors(config: ModelConfig, divisors: Array) -> ModelConfig:
             a, b = (point - height * fastest) / (1 - height), fastest
     else:
         a, b = slowest, min(fastest, 4 * slowest)
-    if not 0 < a < b:
+    if not 2**-31 < a < b:
         raise problem
     for original, digits in ((round(1 / a), 5), (math.ceil(1 / a), 15)):  # round numbers, if they do as well
         low, high = (float(f"{original * x:.{digits}g}") for x in (a, b))
