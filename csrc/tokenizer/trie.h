@@ -21,7 +21,7 @@ struct trie {
 int trie_init(struct trie *trie); // 0, or -1 without memory
 void trie_free(struct trie *trie);
 
-/* Sets the value >= 0 of the string, which is not empty. Returns 0, 1 if the string is there already, -1 without memory or
+/* Sets the value >= 0 of the string, which is not empty. Returns 0, 1 if it is there already, -1 without memory or
  * if all strings together have more than TRIE_MAX different beginnings. */
 int trie_add(struct trie *trie, const uint8_t *bytes, size_t length, int32_t value);
 

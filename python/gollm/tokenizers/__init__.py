@@ -1,10 +1,10 @@
 """Tokenizers: text to token ids and back.
 
-    CharacterTokenizer   a token for every character
-    WordTokenizer        a token for every word
-    BPETokenizer         byte-pair encoding, as GPT-2's
+    CharacterTokenizer      a token for every character
+    WordTokenizer           a token for every word
+    BPETokenizer            byte-pair encoding, as GPT-2's
     SentencePieceTokenizer  byte-pair encoding of characters by scores, as LLaMA-2's and llama2.c's
-    WordPieceTokenizer   the longest tokens of words, as BERT's
+    WordPieceTokenizer      the longest tokens of words, as BERT's
 
 Each learns from text (`train`, `train_from_files`), is saved to one JSON file (`save`), and comes back with `load`,
 which reads the files of GPT-2 and Hugging Face's tokenizer.json as well. In a checkpoint a tokenizer is the header and
