@@ -126,3 +126,9 @@ def test_a_tokenizer_for_a_model_without(model: Path, run: Run) -> None:
     BPETokenizer.train("hello world, this is a text\n" * 3, 271).save(tokenizer)
     result = run("generate", bare, *words, "--tokenizer", tokenizer)
     assert result.status == 1 and "the tokenizer has 271 tokens" in result.err and "only 270" in result.err
+
+
+def test_a_tokenizer_that_the_format_does_not_have(model: Path, run: Run) -> None:
+    result = run("convert", model, model.parent / "model.json")
+    assert (result.status, result.out) == (0, "")
+    assert result.err == "written without its tokenizer: a list of words holds no tokenizer of the kind 'bpe'\n"

@@ -34,6 +34,7 @@ def test_written_as_its_own_program_does_and_read_back(tmp_path, trained):
     again = load(path)
     assert again.encode(TEXT).tolist() == trained.encode(TEXT).tolist()
     assert again.special_tokens == trained.special_tokens
+    assert again.to_state()[0] == trained.to_state()[0]
     assert llmc_tokenizer.to_bytes(again, path) == path.read_bytes()
 
 
@@ -46,6 +47,7 @@ def test_gpt2(tmp_path, version):
     again = llmc_tokenizer.read(path, 50257)
     text = TEXT + (DATA / "tinyshakespeare.txt").read_text()[:200_000]
     assert np.array_equal(again.encode(text), gpt2.encode(text))
+    assert np.array_equal(again.merges, gpt2.merges)
     assert again.encode(END, allowed_special="all").tolist() == [50256]
     assert llmc_tokenizer.to_bytes(gpt2, path) == exported(list(gpt2.vocabulary), 50256)
 
@@ -83,6 +85,17 @@ def test_damaged_files_are_refused(tmp_path, trained, change, words):
     (tmp_path / "tokenizer.bin").write_bytes(change(data))
     with pytest.raises(TokenizerError, match=words):
         llmc_tokenizer.read(tmp_path / "tokenizer.bin")
+
+
+def test_tokens_that_no_merge_makes_are_refused(tmp_path):
+    path = tmp_path / "tokenizer.bin"
+    path.write_bytes(exported([*(bytes([i]) for i in range(256)), b"abc", END.encode()], 257))
+    with pytest.raises(TokenizerError, match="no merges of the tokens before token 256, b'abc', lead to it"):
+        llmc_tokenizer.read(path)
+    long = [bytes([i // 256, i % 256]) + 253 * b"x" for i in range(200)]
+    path.write_bytes(exported([*(bytes([i]) for i in range(256)), *long, END.encode()], 456))
+    with pytest.raises(TokenizerError, match="too long for a vocabulary"):
+        llmc_tokenizer.read(path)
 
 
 def test_random_damage_is_refused_or_harmless(tmp_path, trained):

@@ -7,6 +7,8 @@ learned, the file says how to encode, too.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from gollm.errors import TokenizerError
 from gollm.tokenizers import tiktoken_file
 from gollm.tokenizers.base import Tokenizer
 from gollm.tokenizers.json_file import read_bytes
-from gollm.tokenizers.vocabulary import MAX_TOKENS
+from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
 if TYPE_CHECKING:
     from gollm.tokenizers.bpe import BPETokenizer
@@ -25,6 +27,7 @@ MAGIC = 20240328
 _HEADER = 1024
 _GPT2_END = 50256  # in version 1, which does not say
 _PATTERN = "gpt2"
+_MAX_WORK = 1 << 23  # the sum of all tokens' lengths squared, bytes that are looked at; GPT-2's is a third of it
 
 
 def recognises(head: bytes) -> bool:
@@ -60,10 +63,43 @@ def read(path: Path, vocab_size: int | None = None) -> BPETokenizer:
     ranks = {token: i for i, token in enumerate(tokens) if i != end}
     if len(ranks) != n - 1:
         raise TokenizerError(f"{path}: two of its tokens are the same")
+    from gollm.tokenizers.bpe import BPETokenizer
+
     try:
-        return tiktoken_file.from_ranks(ranks, {tokens[end].decode("utf-8", "replace"): end}, _PATTERN)
+        merges = np.array(_merges(ranks), np.int32).reshape(-1, 3)
+        tokenizer = BPETokenizer(Vocabulary.of(tokens), merges, {tokens[end].decode("utf-8", "replace"): end}, _PATTERN)
+        tokenizer.check()
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
+    return tokenizer
+
+
+def _merges(ranks: Mapping[bytes, int]) -> list[tuple[int, int, int]]:
+    """(left, right, result) for each token of more than one byte: the two that the merges before its own leave of it.
+
+    >>> letters = {bytes([i]): i for i in range(256)}
+    >>> _merges({**letters, b"ab": 256, b"bc": 257, b"abc": 258})
+    [(97, 98, 256), (98, 99, 257), (256, 99, 258)]
+    """
+    for byte in range(256):
+        if bytes([byte]) not in ranks:
+            raise TokenizerError(f"there is no token for the byte 0x{byte:02x}")
+    if sum(len(token) ** 2 for token in ranks) > _MAX_WORK:
+        raise TokenizerError("its tokens are too long for a vocabulary; finding out how they were made would take long")
+    rows: list[tuple[int, int, int]] = []
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        if len(token) == 1:
+            continue
+        parts = [token[i : i + 1] for i in range(len(token))]
+        while len(parts) > 2:
+            joined = [ranks.get(a + b, rank) for a, b in itertools.pairwise(parts)]
+            lowest = min(joined)
+            if lowest >= rank:
+                raise TokenizerError(f"no merges of the tokens before token {rank}, {token!r}, lead to it")
+            at = joined.index(lowest)
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        rows.append((ranks[parts[0]], ranks[parts[1]], rank))
+    return rows
 
 
 def to_bytes(tokenizer: Tokenizer, path: Path) -> bytes:

@@ -40,6 +40,8 @@ def recognises(head: bytes) -> bool:
 def read(
     path: Path, pattern: str | Sequence[str] | None, special_tokens: Mapping[str, int] | Iterable[str] = ()
 ) -> BPETokenizer:
+    from gollm.tokenizers.bpe import BPETokenizer
+
     if pattern is None:
         raise TokenizerError(
             f"{path} is a rank file of tiktoken, which does not say how text is cut into pieces; give its pattern, for "
@@ -47,32 +49,21 @@ def read(
         )
     ranks = _ranks(path)
     try:
-        return from_ranks(ranks, _special(special_tokens, ranks), pattern)
+        special = _special(special_tokens, ranks)
+        tokens = [b""] * (max([*ranks.values(), *special.values()]) + 1)
+        for token, rank in ranks.items():
+            tokens[rank] = token
+        for spelling, index in special.items():
+            if tokens[index]:
+                raise TokenizerError(f"special token {spelling!r} has id {index}, which is another token's")
+            tokens[index] = spelling.encode("utf-8", "replace")
+        merges = np.array(splits(ranks), np.int32).reshape(-1, 3)
+        tokenizer = BPETokenizer(
+            Vocabulary.of(tokens), merges, special, pattern, ignore_merges=True, lowest_id_first=True
+        )
+        tokenizer.check()
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
-
-
-def from_ranks(
-    ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], pattern: str | Sequence[str]
-) -> BPETokenizer:
-    """tiktoken's tokenizer of these tokens and their ranks, which are their ids."""
-    from gollm.tokenizers.bpe import BPETokenizer
-
-    for byte in range(256):
-        if bytes([byte]) not in ranks:
-            raise TokenizerError(f"there is no token for the byte 0x{byte:02x}; tiktoken needs all 256")
-    tokens = [b""] * (max([*ranks.values(), *special_tokens.values()]) + 1)
-    for token, rank in ranks.items():
-        tokens[rank] = token
-    for spelling, index in special_tokens.items():
-        if tokens[index]:
-            raise TokenizerError(f"special token {spelling!r} has id {index}, which is another token's")
-        tokens[index] = spelling.encode("utf-8", "replace")
-    merges = np.array(splits(ranks), np.int32).reshape(-1, 3)
-    tokenizer = BPETokenizer(
-        Vocabulary.of(tokens), merges, special_tokens, pattern, ignore_merges=True, lowest_id_first=True
-    )
-    tokenizer.check()
     return tokenizer
 
 
@@ -94,6 +85,9 @@ def _ranks(path: Path) -> dict[bytes, int]:
             raise TokenizerError(f"{path}, line {number}: the token {token!r} has two ranks")
     if len(set(ranks.values())) < len(ranks):
         raise TokenizerError(f"{path}: two tokens have the same rank")
+    for byte in range(256):
+        if bytes([byte]) not in ranks:
+            raise TokenizerError(f"{path}: there is no token for the byte 0x{byte:02x}; tiktoken needs all 256")
     return ranks
 
 
