@@ -40,6 +40,10 @@ class CheckpointError(FormatError):
     """The same of gollm's own format: a checkpoint that is damaged, of another version, or could not be written."""
 
 
+class HubError(GollmError, RuntimeError):
+    """A model that could not be fetched from the Hugging Face hub."""
+
+
 class TrainingError(GollmError, RuntimeError):
     """Training cannot go on: a loss that is not finite, a run folder that cannot be used."""
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "tokenizer encode": ("encode", "turn text into token ids"),
     "tokenizer decode": ("tokenizer_decode", "turn token ids into text"),
     "encode": ("encode", "the same as tokenizer encode"),
+    "pull": ("pull", "fetch a model from the Hugging Face hub"),
     "convert": ("convert", "turn a model into another format"),
     "info": ("info", "show what is inside of a model's file or folder"),
     "gradcheck": ("gradcheck", "compare a model's gradients with finite differences"),
