@@ -315,3 +315,23 @@ def test_a_greedy_models_generation_config_is_quiet(tmp_path: Path) -> None:
     assert (model.generation_config.do_sample, model.generation_config.eos_token_id) == (False, [3, 4])
     with silence():
         model.generate(torch.tensor([[1, 2]]), max_new_tokens=3, pad_token_id=0)
+
+
+STORIES = Path(__file__).resolve().parents[3] / "shared" / "data" / "stories260K.bin"
+
+
+@pytest.mark.skipif(not STORIES.exists(), reason="stories260K is not here")
+def test_a_trained_llama_with_sentencepiece(tmp_path: Path) -> None:
+    """The whole way: llama2.c's model and tokenizer, and the same story there."""
+    ours = gollm.load(STORIES)
+    convert(STORIES, tmp_path / "stories")
+    with silence():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "stories")
+    theirs = load_there(tmp_path / "stories")
+    prompt = "Once upon a time, there was a"
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    with torch.no_grad():
+        longer = theirs.generate(ids, max_new_tokens=60, do_sample=False)
+    assert longer.shape[1] == ids.shape[1] + 60
+    text = tokenizer.decode(longer[0], skip_special_tokens=True)
+    assert text == prompt + ours.generate(prompt, max_new_tokens=60, temperature=0)

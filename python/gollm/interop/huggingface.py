@@ -36,7 +36,7 @@ from gollm.parameters import ParameterSpec
 from gollm.specs import parameter_specs
 from gollm.strict_json import shorten
 from gollm.tensor import FLOAT32, Array
-from gollm.tokenizers import BPETokenizer, Tokenizer
+from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9  # of weights in a file, unless a single tensor is larger
@@ -279,8 +279,10 @@ def _arrays(source: Source, config: ModelConfig) -> Iterator[tuple[str, Array]]:
 def _write_tokenizer(source: Source, defaults: GenerationDefaults, folder: Path) -> None:
     tokenizer = source.tokenizer
     if tokenizer is not None:
-        if not isinstance(tokenizer, BPETokenizer):
-            raise FormatError(f"a {tokenizer.kind} tokenizer has no form in Hugging Face's tokenizer.json")
+        if not isinstance(tokenizer, BPETokenizer | SentencePieceTokenizer | WordPieceTokenizer):
+            raise FormatError(
+                f"a {tokenizer.kind} tokenizer has no form in Hugging Face's tokenizer.json; bpe has"
+            )
         tokenizer.save_huggingface(folder / "tokenizer.json")
         spelling = {index: text for text, index in tokenizer.special_tokens.items()}
         ids = {
