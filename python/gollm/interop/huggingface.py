@@ -280,9 +280,7 @@ def _write_tokenizer(source: Source, defaults: GenerationDefaults, folder: Path)
     tokenizer = source.tokenizer
     if tokenizer is not None:
         if not isinstance(tokenizer, BPETokenizer | SentencePieceTokenizer | WordPieceTokenizer):
-            raise FormatError(
-                f"a {tokenizer.kind} tokenizer has no form in Hugging Face's tokenizer.json; bpe has"
-            )
+            raise FormatError(f"a {tokenizer.kind} tokenizer has no form in Hugging Face's tokenizer.json; bpe has")
         tokenizer.save_huggingface(folder / "tokenizer.json")
         spelling = {index: text for text, index in tokenizer.special_tokens.items()}
         ids = {
