@@ -240,6 +240,13 @@ def test_generation_goes_past_the_context_from_its_last_half():
     assert int(model.logits(np.array([window], np.int32))[0, -1].argmax()) == text[17]
 
 
+def test_ids_that_no_text_is_are_not_drawn():
+    model = make("gpt2", context=32)
+    drawn = generate_tokens(model, [1], max_new_tokens=30, temperature=5.0, seed=3)
+    assert max(drawn) >= 7
+    assert max(generate_tokens(model, [1], max_new_tokens=30, temperature=5.0, seed=3, vocab_size=7)) < 7
+
+
 def test_generation_refuses_what_it_cannot_do():
     model = make("gpt2", context=16)
     for arguments, words in [

@@ -120,8 +120,10 @@ def generate_tokens(
     top_p: float = 1.0,
     seed: int = 0,
     stop: Sequence[int] = (),
+    vocab_size: int | None = None,
 ) -> Iterator[int]:
-    """Yields up to max_new_tokens token ids that continue the prompt; ends before a token of `stop`.
+    """Yields up to max_new_tokens token ids that continue the prompt; ends before a token of `stop`. Only ids below
+    vocab_size are drawn, where it is given: a model may have rows of padding that no text is.
 
     The same arguments give the same tokens, whatever the number of threads. Raises GenerationError for an empty
     prompt, one that is longer than the context, or a sampling option outside of its range."""
@@ -134,7 +136,7 @@ def generate_tokens(
         raise GenerationError(
             f"the prompt has {len(tokens)} tokens, more than this model's context ({context}); shorten the prompt"
         )
-    return _generate(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, frozenset(stop))
+    return _generate(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, frozenset(stop), vocab_size)
 
 
 def _generate(
@@ -146,6 +148,7 @@ def _generate(
     top_p: float,
     seed: int,
     stop: frozenset[int],
+    vocab_size: int | None,
 ) -> Iterator[int]:
     generator = np.random.Generator(np.random.Philox(seed))
     context = model.config.context
@@ -157,7 +160,7 @@ def _generate(
             cache.clear()
             new = tokens[-max(1, context // 2) :]
         cache.extend([len(new)])
-        logits = model.next_logits(np.asarray(new, np.int32), cache)[0]
+        logits = model.next_logits(np.asarray(new, np.int32), cache)[0][:vocab_size]
         token = choose(logits, generator, temperature=temperature, top_k=top_k, top_p=top_p)
         if token in stop:
             return

@@ -104,6 +104,7 @@ class LanguageModel:
             top_p=top_p,
             seed=seed,
             stop=self.defaults.stop_tokens if end is None else (*self.defaults.stop_tokens, end),
+            vocab_size=self.tokenizer.vocab_size,
         )
         return _decode(tokens, self.tokenizer.decoder(after=ids))
 
