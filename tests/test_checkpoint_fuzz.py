@@ -4,55 +4,34 @@ The cases run in a process of their own, under a limit on its address space and 
 MemoryError, a hang, or an exception of another kind fails the test.
 """
 
-import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
 
+from hostile import linux, run
+
 RUNNER = textwrap.dedent('''
-    import json, os, pathlib, random, resource, signal, struct, sys, tempfile
+    import json, os, pathlib, random, struct, sys, tempfile
+    import hostile
     import numpy as np
     from gollm.checkpoint import describe, open_checkpoint, strip, write_checkpoint
     from gollm.errors import CheckpointError
 
     PATH = os.path.join(tempfile.mkdtemp(dir=sys.argv[2]), "case.golm")
-    MEMORY = 768 << 20
-
-    def limit_memory():
-        with open("/proc/self/statm") as file:
-            now = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
-
-    class TooSlow(BaseException):
-        pass
-
-    def too_slow(*_):
-        raise TooSlow
-
-    signal.signal(signal.SIGPROF, too_slow)
 
     def attempt(data, label):
         """True if the file was refused; reading everything must be harmless if it was not."""
         with open(PATH, "wb") as file:
             file.write(data)
-        signal.setitimer(signal.ITIMER_PROF, 2.0)
-        try:
+
+        def read():
             with open_checkpoint(PATH) as file:
                 for views in (file.tensors, file.training_tensors, (file.tokenizer_state() or ({}, {}))[1]):
                     for array in views.values():
                         array.tobytes()
             describe(PATH)
-            return False
-        except CheckpointError as error:
-            assert len(str(error)) < 1000, (label, len(str(error)))
-            return True
-        except BaseException as error:
-            print("FAILED", label, type(error), str(error)[:300], flush=True)
-            raise
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
+
+        return bool(hostile.attempt(label, read, CheckpointError, 1000))
 
     def build(header, body=b"", version=1, length=None, magic=b"GoLM"):
         text = header if isinstance(header, bytes) else json.dumps(header).encode()
@@ -74,7 +53,7 @@ RUNNER = textwrap.dedent('''
 MUTATIONS = RUNNER + textwrap.dedent("""
     original = good()
     start = 16 + int.from_bytes(original[8:16], "little")
-    limit_memory()
+    hostile.limit_memory()
     rng = random.Random(int(sys.argv[1]))
     assert not attempt(original, "original")
     refused = 0
@@ -110,7 +89,7 @@ MUTATIONS = RUNNER + textwrap.dedent("""
 """)
 
 HOSTILE = RUNNER + textwrap.dedent("""
-    limit_memory()
+    hostile.limit_memory()
 
     def entry(**changes):
         return {"dtype": "f32", "shape": [16], "layout": "row-major", "offset": 0, "group": "weights", **changes}
@@ -236,23 +215,12 @@ HOSTILE = RUNNER + textwrap.dedent("""
 """)
 
 
-def run(code, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+@linux
 def test_hostile_headers(tmp_path):
     assert int(run(HOSTILE, 0, tmp_path).split()[1]) > 80
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+@linux
 @pytest.mark.parametrize("seed", range(3))
 def test_random_bytes_truncations_and_mutations(tmp_path, seed):
     run(MUTATIONS, seed, tmp_path)

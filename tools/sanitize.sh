@@ -15,7 +15,7 @@ cc=${CC:-cc}
 tests=("$@")
 if [ $# = 0 ]; then
     tests=(-m "not slow" tests/kernels tests/test_binding.py tests/test_header.py tests/test_plan.py tests/test_threads.py
-        tests/tokenizers)
+        tests/tokenizer)
 fi
 
 python3 -m venv "$work/venv"

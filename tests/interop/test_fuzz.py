@@ -4,10 +4,7 @@ The cases run in a process of their own, under a limit on its address space and 
 MemoryError, a hang, or an exception of another kind fails the test. What is not refused is opened and read in full.
 """
 
-import os
 import struct
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -22,11 +19,13 @@ from gollm.generation import GenerationDefaults
 from gollm.interop import format_named, open_model
 from gollm.specs import parameter_specs
 from gollm.tokenizers import CharacterTokenizer
+from hostile import linux, run
 
 from .sources import random_source
 
 FUZZ = textwrap.dedent('''
-    import pathlib, random, resource, signal, struct, sys
+    import pathlib, random, struct, sys
+    import hostile
     import gollm.language_model
     from gollm.errors import FormatError
     from gollm.interop import format_named
@@ -36,27 +35,10 @@ FUZZ = textwrap.dedent('''
     WORDS = sys.argv[3] == "words"  # the header is int32, else text
     rng = random.Random(int(sys.argv[4]))
 
-    class TooSlow(BaseException):
-        pass
-
-    def too_slow(*_):
-        raise TooSlow
-
     def attempt(data, label):
         """Whether the file was refused."""
         PATH.write_bytes(data)
-        signal.setitimer(signal.ITIMER_PROF, 2.0)
-        try:
-            gollm.load(PATH)
-            return False
-        except FormatError as error:
-            assert len(str(error)) < 1000 and "\\n" not in str(error), (label, str(error)[:2000])
-            return True
-        except BaseException as error:
-            print("FAILED", label, type(error), str(error)[:300], flush=True)
-            raise
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
+        return bool(hostile.attempt(label, lambda: gollm.load(PATH), FormatError, 1000))
 
     def with_words():
         """Numbers of the header that lie."""
@@ -87,11 +69,8 @@ FUZZ = textwrap.dedent('''
                 data[at : at + len(digits)] = digits
         return bytes(data)
 
-    signal.signal(signal.SIGPROF, too_slow)
     assert not attempt(WHOLE, "as it was")
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + (512 << 20), now + (512 << 20)))
+    hostile.limit_memory(512 << 20)
 
     for size in sorted({*range(0, 300, 7), *(rng.randrange(len(WHOLE)) for _ in range(60))}):
         assert attempt(WHOLE[:size], ("cut off", size))
@@ -145,7 +124,7 @@ def test_any_header(tmp_path_factory, beginning, sizes, more, room):
         assert n <= path.stat().st_size
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+@linux
 @pytest.mark.parametrize(
     ("name", "dtype", "config", "header", "kind"),
     [
@@ -167,10 +146,4 @@ def test_hostile_files(tmp_path, name, dtype, config, header, kind):
     path = Path(tmp_path / "model")
     format_named(name).write(source, path, dtype)
     assert np.fromfile(path, np.uint8).size > header
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", FUZZ, str(path), str(header), kind, "0"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    run(FUZZ, path, header, kind, 0)

@@ -6,9 +6,6 @@ MemoryError, a hang, or an exception of another kind fails the test.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from gollm.config import ModelConfig
 from gollm.generation import GenerationDefaults
 from gollm.interop import format_named
 from gollm.tokenizers import BPETokenizer
+from hostile import linux, run
 
 from .sources import random_source
 from .test_gguf import sentencepiece
@@ -25,7 +23,8 @@ from .test_gguf import sentencepiece
 pytest.importorskip("gguf")
 
 RUNNER = textwrap.dedent('''
-    import os, pathlib, random, resource, signal, struct, sys
+    import os, pathlib, random, struct, sys
+    import hostile
     from gollm.errors import FormatError
     from gollm.interop import gguf
     from gollm.specs import parameter_specs
@@ -35,43 +34,25 @@ RUNNER = textwrap.dedent('''
     GOOD = [(FOLDER / name).read_bytes() for name in ("bpe.gguf", "sentencepiece.gguf", "gpt2.gguf")]
     rng = random.Random(int(sys.argv[1]))
 
-    def limit_memory():
-        with open("/proc/self/statm") as file:
-            now = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + (768 << 20), now + (768 << 20)))
-
-    class TooSlow(BaseException):
-        pass
-
-    def too_slow(*_):
-        raise TooSlow
-
-    signal.signal(signal.SIGPROF, too_slow)
-
     def attempt(label, data):
         """What the file was refused for; reading everything must be harmless if it was not."""
         PATH.write_bytes(data)
-        signal.setitimer(signal.ITIMER_PROF, 2.0)
-        try:
+        without = []
+
+        def read():
             with gguf.read(PATH) as source:
+                without.append(source.without_tokenizer)
                 assert len(source.without_tokenizer) < 500 and "\\n" not in source.without_tokenizer, label
                 for spec in parameter_specs(source.config):
                     source.array(spec.name, spec.shape)
                 if source.tokenizer is not None:
                     source.tokenizer.encode("some text")
-            return source.without_tokenizer
-        except FormatError as error:
-            assert len(str(error)) < 500 and "\\n" not in str(error), (label, str(error)[:2000])
-            return str(error)
-        except BaseException as error:
-            print("FAILED", label, type(error), str(error)[:300], flush=True)
-            raise
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
+
+        return hostile.attempt(label, read, FormatError) or without[0]
 ''')
 
 MUTATIONS = RUNNER + textwrap.dedent("""
-    limit_memory()
+    hostile.limit_memory()
     assert not any(attempt("good", data) for data in GOOD)
     refused = 0
     numbers = [0, 1, 2, 3, 8, 9, 255, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
@@ -154,7 +135,7 @@ HOSTILE = RUNNER + textwrap.dedent("""
     def spm(**changes):
         return bpe(**{"model": ("string", "llama"), "scores": ("f32", [0.0, 0.0, 1.0]), **changes})
 
-    limit_memory()
+    hostile.limit_memory()
     assert not attempt("good", model())
     eps, heads = "llama.attention.layer_norm_rms_epsilon", "llama.attention.head_count"
     cases = {
@@ -288,23 +269,12 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def run(script: str, folder: Path, seed: int = 0) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", script, str(seed), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 0 and "done" in result.stdout, (result.stdout + result.stderr)[-3000:]
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory and CPU time as Linux has them")
+@linux
 def test_hostile_files_are_refused(folder):
-    run(HOSTILE, folder)
+    assert "done" in run(HOSTILE, 0, folder)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory and CPU time as Linux has them")
+@linux
 @pytest.mark.parametrize("seed", range(3))
 def test_damaged_files_are_refused_or_read(folder, seed):
-    run(MUTATIONS, folder, seed)
+    assert "done" in run(MUTATIONS, seed, folder)

@@ -6,9 +6,6 @@ MemoryError, a hang, or an exception of another kind fails the test.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from gollm.config import ModelConfig
 from gollm.generation import GenerationDefaults
 from gollm.interop import huggingface
 from gollm.interop.source import Source
+from hostile import linux, run
 
 LLAMA = ModelConfig(
     n_layers=2, n_heads=4, n_kv_heads=2, d_model=24, d_ff=20, vocab_size=300, context=32, norm="rmsnorm",
@@ -26,8 +24,9 @@ LLAMA = ModelConfig(
 )  # fmt: skip
 
 FUZZ = textwrap.dedent('''
-    import json, os, pathlib, random, resource, signal, struct, sys
+    import json, os, pathlib, random, struct, sys
     import numpy as np
+    import hostile
     from gollm.errors import FormatError
     from gollm.interop import open_model
     from gollm.specs import parameter_specs
@@ -36,38 +35,18 @@ FUZZ = textwrap.dedent('''
     GOOD = {file.name: file.read_bytes() for file in FOLDER.iterdir()}
     rng = random.Random(int(sys.argv[1]))
 
-    def limit_memory():
-        with open("/proc/self/statm") as file:
-            now = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + (768 << 20), now + (768 << 20)))
-
-    class TooSlow(BaseException):
-        pass
-
-    def too_slow(*_):
-        raise TooSlow
-
-    signal.signal(signal.SIGPROF, too_slow)
-
     def attempt(label, **files):
         """True if the folder was refused; reading everything must be harmless if it was not."""
         for name, data in {**GOOD, **files}.items():
             if (FOLDER / name).read_bytes() != data:
                 (FOLDER / name).write_bytes(data)
-        signal.setitimer(signal.ITIMER_PROF, 2.0)
-        try:
+
+        def read():
             with open_model(FOLDER) as source:
                 for spec in parameter_specs(source.config):
                     source.array(spec.name, spec.shape)
-            return False
-        except FormatError as error:
-            assert len(str(error)) < 500 and "\\n" not in str(error), (label, str(error)[:2000])
-            return True
-        except BaseException as error:
-            print("FAILED", label, type(error), str(error)[:300], flush=True)
-            raise
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
+
+        return bool(hostile.attempt(label, read, FormatError))
 ''')
 
 HOSTILE = FUZZ + textwrap.dedent("""
@@ -77,7 +56,7 @@ HOSTILE = FUZZ + textwrap.dedent("""
     table, body = json.loads(data[8 : 8 + n]), data[8 + n :]
     name = next(name for name in table if name != "__metadata__")
     many = lambda make, n=400_000: b",".join(make % i for i in range(n))
-    limit_memory()
+    hostile.limit_memory()
     assert not attempt("good")
 
     def build(header, body=body, length=None):
@@ -177,7 +156,7 @@ HOSTILE = FUZZ + textwrap.dedent("""
 """)
 
 MUTATIONS = FUZZ + textwrap.dedent("""
-    limit_memory()
+    hostile.limit_memory()
     assert not attempt("good")
     refused = 0
     for name, tries in {"model.safetensors": 800, "config.json": 800, "generation_config.json": 200}.items():
@@ -204,20 +183,6 @@ MUTATIONS = FUZZ + textwrap.dedent("""
     print("refused", refused)
     assert refused > 1000
 """)
-
-
-def run(code: str, *arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
 
 
 @pytest.fixture

@@ -310,9 +310,10 @@ def run(
     arguments: Arrays = {field.name: case[field.name] for field in contract.scalars}
     for field in sorted(contract.arrays, key=lambda field: field.name in shared):
         if field.name in drop:
-            if field.name in shared or field.kind not in ("OPT_IN", "OPT_OUT"):
-                continue
-            arguments[field.name] = None
+            if field.kind == "INTO":
+                arguments[field.name] = None, True  # nothing to add to
+            elif field.name not in shared and field.kind in ("OPT_IN", "OPT_OUT"):
+                arguments[field.name] = None
             continue
         if field.name in shared:
             buffers[field.name] = buffers[shared[field.name]]
