@@ -17,7 +17,7 @@ import gollm
 from gollm.errors import GollmError
 
 HERE = Path(__file__).parent
-PAUSE = 0.03  # seconds after which the threads of a library no longer spin
+PAUSE = 0.15  # seconds after which the threads of a library no longer spin; OpenBLAS' do so for a tenth of one
 TURN = 0.05  # seconds that a turn takes at least
 
 
