@@ -12,25 +12,7 @@
 #include "../../csrc/tokenizer/bpe.h"
 #include "../../csrc/tokenizer/bpe_train.h"
 #include "../../csrc/tokenizer/words.h"
-
-#define CHECK(condition)                                                                                               \
-    do                                                                                                                 \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "round %ld, line %d: %s\n", round_number, __LINE__, #condition);                           \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-    while (0)
-
-static long round_number;
-static uint64_t state;
-
-static uint64_t draw(uint64_t below) // splitmix64
-{
-    uint64_t z = (state += 0x9E3779B97F4A7C15ull);
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
-    return (z ^ z >> 31) % below;
-}
+#include "fuzz.h"
 
 /* A text of random snippets, many of them not UTF-8, cut anywhere. */
 static uint8_t *random_text(size_t *length) {

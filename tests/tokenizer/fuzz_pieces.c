@@ -12,25 +12,7 @@
 
 #include "../../csrc/tokenizer/sentencepiece.h"
 #include "../../csrc/tokenizer/wordpiece.h"
-
-#define CHECK(condition)                                                                                               \
-    do                                                                                                                 \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "round %ld, line %d: %s\n", round_number, __LINE__, #condition);                           \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-    while (0)
-
-static long round_number;
-static uint64_t state;
-
-static uint64_t draw(uint64_t below) // splitmix64
-{
-    uint64_t z = (state += 0x9E3779B97F4A7C15ull);
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
-    return (z ^ z >> 31) % below;
-}
+#include "fuzz.h"
 
 static const char *const snippets[] = {
     "a",
