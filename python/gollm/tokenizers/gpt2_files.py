@@ -68,6 +68,17 @@ def build(
             raise TokenizerError(
                 f"{path}: token {token!r} (id {index}) is not written in GPT-2's byte alphabet"
             ) from None
+    table = merge_table(merges, vocab, path)
+    try:
+        tokenizer = BPETokenizer(Vocabulary.of(tokens), table, added_tokens=added, **rules)
+        tokenizer.check()
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from None
+    return tokenizer
+
+
+def merge_table(merges: Iterable[tuple[str, str]], vocab: Mapping[str, int], path: Path) -> np.ndarray[Any, Any]:
+    """(M, 3) int32: left, right, result. Raises TokenizerError for a merge of or into a token that isn't there."""
     rows: list[tuple[int, int, int]] = []
     for rank, (left, right) in enumerate(merges):
         try:
@@ -76,13 +87,7 @@ def build(
             raise TokenizerError(
                 f"{path}: merge {rank}, {left!r} and {right!r}, needs the token {error}, which isn't there"
             ) from None
-    table = np.array(rows, np.int32).reshape(-1, 3)
-    try:
-        tokenizer = BPETokenizer(Vocabulary.of(tokens), table, added_tokens=added, **rules)
-        tokenizer.check()
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error}") from None
-    return tokenizer
+    return np.array(rows, np.int32).reshape(-1, 3)
 
 
 def unmade(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> list[str]:

@@ -23,9 +23,10 @@ from gollm.tokenizers.huggingface_pipeline import (
 from gollm.tokenizers.json_file import read_json, write_text
 
 if TYPE_CHECKING:
+    from gollm.tokenizers.base import Tokenizer
     from gollm.tokenizers.bpe import BPETokenizer
 
-ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def read(path: Path) -> BPETokenizer:
@@ -104,7 +105,7 @@ def read_added_tokens(added: Any, vocab: dict[str, int], path: Path) -> list[Add
         spelling, index = (token.get("content"), token.get("id")) if isinstance(token, dict) else (None, None)
         if not isinstance(spelling, str) or not spelling or type(index) is not int:
             raise TokenizerError(f"{path}: an added token is {json.dumps(token)[:80]}; it needs content and id")
-        flags = {key: token.get(key, False) for key in ADDED_TOKEN_FLAGS}
+        flags = {key: token.get(key, False) for key in _FLAGS}
         if not all(type(flag) is bool for flag in flags.values()):
             raise TokenizerError(f"{path}: the added token {spelling!r} has a flag that is neither true nor false")
         if vocab.setdefault(spelling, index) != index:
@@ -115,6 +116,19 @@ def read_added_tokens(added: Any, vocab: dict[str, int], path: Path) -> list[Add
     return tokens
 
 
+def write_head(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What every tokenizer.json begins with: its version, and the added tokens."""
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": token.id, "content": token.spelling, **{flag: getattr(token, flag) for flag in _FLAGS}}
+            for token in tokenizer.added_tokens
+        ],
+    }
+
+
 def write(tokenizer: BPETokenizer, path: Path) -> None:
     vocab, merges = to_vocab(tokenizer)
     if tokenizer.lowest_id_first:  # the order of the list is all that the format has
@@ -123,13 +137,7 @@ def write(tokenizer: BPETokenizer, path: Path) -> None:
     names = {index: name for name, index in vocab.items()}
     template = {index: names[index] for index in (*tokenizer.prefix, *tokenizer.suffix)}
     document = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": token.id, "content": token.spelling, **{flag: getattr(token, flag) for flag in ADDED_TOKEN_FLAGS}}
-            for token in tokenizer.added_tokens
-        ],
+        **write_head(tokenizer),
         "normalizer": write_normalizer(tokenizer.normalizer),
         "pre_tokenizer": write_pre_tokenizer(tokenizer.pattern, tokenizer.add_prefix_space),
         "post_processor": write_post_processor(tokenizer.prefix, tokenizer.suffix, template),

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from gollm.errors import TokenizerError
-from gollm.tokenizers.gpt2_files import vocab_of
-from gollm.tokenizers.huggingface import ADDED_TOKEN_FLAGS, read_added_tokens, read_merges
+from gollm.tokenizers.gpt2_files import merge_table, vocab_of
+from gollm.tokenizers.huggingface import read_added_tokens, read_merges, write_head
 from gollm.tokenizers.huggingface_pipeline import read_template, type_of, write_post_processor
-from gollm.tokenizers.json_file import write_text
+from gollm.tokenizers.json_file import naming, write_text
 from gollm.tokenizers.piece_scores import merges_of
 from gollm.tokenizers.sentencepiece import MARK, DummyPrefix, PieceType, SentencePieceTokenizer
 from gollm.tokenizers.vocabulary import Vocabulary
@@ -67,11 +67,11 @@ def parse(document: dict[str, Any], path: Path) -> SentencePieceTokenizer:
     if unknown is not None and (not isinstance(unknown, str) or unknown not in vocab):
         raise _refuse(path, "the model's unk_token", unknown, "one of the vocabulary, or null")
     tokens, types = _tokens(vocab, {token.spelling for token in added}, unknown, bool(model.get("byte_fallback")), path)
-    try:
+    with naming(path):
         tokenizer = SentencePieceTokenizer(
             Vocabulary.of(tokens),
             types,
-            merges=_merge_table(read_merges(model.get("merges"), path), vocab, path),
+            merges=merge_table(read_merges(model.get("merges"), path), vocab, path),
             dummy_prefix=dummy_prefix,
             split_spaces=split_spaces,
             fuse_unknown=bool(model.get("fuse_unk")),
@@ -80,9 +80,6 @@ def parse(document: dict[str, Any], path: Path) -> SentencePieceTokenizer:
             suffix=suffix,
         )
         tokenizer.check()
-    except TokenizerError as error:
-        message = str(error)
-        raise TokenizerError(message if str(path) in message else f"{path}: {message}") from None
     return tokenizer
 
 
@@ -140,19 +137,6 @@ def _tokens(
     return tokens, types
 
 
-def _merge_table(merges: list[tuple[str, str]], vocab: dict[str, int], path: Path) -> np.ndarray[Any, Any]:
-    """(M, 3): left, right, result"""
-    rows: list[tuple[int, int, int]] = []
-    for rank, (left, right) in enumerate(merges):
-        try:
-            rows.append((vocab[left], vocab[right], vocab[left + right]))
-        except KeyError as error:
-            raise TokenizerError(
-                f"{path}: merge {rank}, {left!r} and {right!r}, needs the token {error}, which isn't there"
-            ) from None
-    return np.array(rows, np.int32).reshape(-1, 3)
-
-
 def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
     """In the old form where a space stands before every text, else in the new one."""
     if tokenizer.charsmap is not None or tokenizer.remove_extra_spaces:
@@ -166,13 +150,7 @@ def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
     template = {index: names[index] for index in (*tokenizer.prefix, *tokenizer.suffix)}
     unknown = kinds.index(PieceType.UNKNOWN) if PieceType.UNKNOWN in kinds else None
     document = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": token.id, "content": token.spelling, **{flag: getattr(token, flag) for flag in ADDED_TOKEN_FLAGS}}
-            for token in tokenizer.added_tokens
-        ],
+        **write_head(tokenizer),
         **_write_prefix(tokenizer),
         "post_processor": write_post_processor(tokenizer.prefix, tokenizer.suffix, template)["processors"][-1]
         if template

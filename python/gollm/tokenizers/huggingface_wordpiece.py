@@ -8,9 +8,9 @@ from typing import Any
 
 from gollm.errors import TokenizerError
 from gollm.tokenizers.gpt2_files import vocab_of
-from gollm.tokenizers.huggingface import ADDED_TOKEN_FLAGS, read_added_tokens
+from gollm.tokenizers.huggingface import read_added_tokens, write_head
 from gollm.tokenizers.huggingface_pipeline import read_template, type_of, write_post_processor
-from gollm.tokenizers.json_file import write_text
+from gollm.tokenizers.json_file import naming, write_text
 from gollm.tokenizers.vocabulary import Vocabulary
 from gollm.tokenizers.wordpiece import CONTINUING, WordPieceTokenizer
 
@@ -43,7 +43,7 @@ def parse(document: dict[str, Any], path: Path) -> WordPieceTokenizer:
     if not isinstance(unknown, str) or unknown not in vocab:
         raise _refuse(path, "unk_token", unknown, "a token of the vocabulary")
     special = {token.spelling: token.id for token in added if token.plain} | {unknown: vocab[unknown]}
-    try:
+    with naming(path):
         tokenizer = WordPieceTokenizer(
             Vocabulary.of(_tokens(vocab, path)),
             special,
@@ -56,9 +56,6 @@ def parse(document: dict[str, Any], path: Path) -> WordPieceTokenizer:
             suffix=suffix,
         )
         tokenizer.check()
-    except TokenizerError as error:
-        message = str(error)
-        raise TokenizerError(message if str(path) in message else f"{path}: {message}") from None
     return tokenizer
 
 
@@ -110,13 +107,7 @@ def write(tokenizer: WordPieceTokenizer, path: Path) -> None:
         raise TokenizerError(f"cannot write {path}: the token {error.object!r} is no text") from None
     template = {index: names[index] for index in (*tokenizer.prefix, *tokenizer.suffix)}
     document = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": token.id, "content": token.spelling, **{flag: getattr(token, flag) for flag in ADDED_TOKEN_FLAGS}}
-            for token in tokenizer.added_tokens
-        ],
+        **write_head(tokenizer),
         "normalizer": {
             "type": "BertNormalizer",
             "clean_text": tokenizer.clean_text,

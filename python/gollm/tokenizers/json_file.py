@@ -11,6 +11,8 @@ but JSON.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,16 @@ FORMAT = "gollm-tokenizer"
 _MAX_BYTES = 256 << 20
 _NUMBERS = {"types": np.uint8, "scores": np.float32}
 """Arrays of numbers that some kinds of tokenizers have, beside merges and the bytes "charsmap"."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A TokenizerError from within names the file, too."""
+    try:
+        yield
+    except TokenizerError as error:
+        message = str(error)
+        raise TokenizerError(message if str(path) in message else f"{path}: {message}") from None
 
 
 def read_head(path: Path) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gollm.errors import TokenizerError
 from gollm.files import replacing
-from gollm.tokenizers.json_file import read_bytes
+from gollm.tokenizers.json_file import naming, read_bytes
 from gollm.tokenizers.protobuf import Value, bytes_field, fields, float_field, number_field
 from gollm.tokenizers.sentencepiece import MARK, PieceType, SentencePieceTokenizer
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
@@ -38,11 +38,8 @@ def recognises(head: bytes) -> bool:
 
 def read(path: Path) -> SentencePieceTokenizer:
     """Raises TokenizerError for a file that is damaged or that needs what is not supported."""
-    try:
+    with naming(path):
         return _parse(read_bytes(path))
-    except TokenizerError as error:
-        message = str(error)
-        raise TokenizerError(message if str(path) in message else f"{path}: {message}") from None
 
 
 def _parse(data: bytes) -> SentencePieceTokenizer:
