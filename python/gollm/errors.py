@@ -1,10 +1,13 @@
 """Every error that gollm raises for a user's mistake or a broken file; `gollm.errors.GollmError` catches them all.
 
 A message is one sentence that says what was wrong, with which value, what is allowed, and what to do; the command
-line prints it behind `gollm: `.
+line prints it behind `gollm: `. Something odd that does not stop the work is a GollmWarning, which the command line
+prints behind `gollm: warning: `.
 """
 
 from __future__ import annotations
+
+import warnings
 
 
 class GollmError(Exception):
@@ -54,3 +57,12 @@ class GenerationError(GollmError, ValueError):
 
 class KernelError(GollmError, RuntimeError):
     """A kernel refused its arguments."""
+
+
+class GollmWarning(UserWarning):
+    """Something in a file from outside is odd; gollm leaves it out and goes on."""
+
+
+def warn(message: str) -> None:
+    """Issues a GollmWarning: one sentence that names the file, what is odd in it, and what gollm does instead."""
+    warnings.warn(message, GollmWarning, stacklevel=2)

@@ -13,7 +13,7 @@ import pytest
 
 import gollm
 from gollm.cli import main as cli
-from gollm.errors import CheckpointError, ConfigError
+from gollm.errors import CheckpointError, ConfigError, warn
 from gollm.options import describe
 
 from .conftest import Run
@@ -105,6 +105,16 @@ def test_a_terminal_without_unicode_is_no_reason_to_fail(monkeypatch: pytest.Mon
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
     assert cli.main(["doctor", "--no-measure"]) == 0
+
+
+def test_a_warning_is_one_line_and_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    def action() -> int:
+        for _ in range(2):  # each of them: another file may have the same fault
+            warn("config.json: top_k is -1;\nit is left out")
+        return 0
+
+    assert cli.guarded(action) == 0
+    assert capsys.readouterr().err == 2 * "gollm: warning: config.json: top_k is -1; it is left out\n"
 
 
 @pytest.mark.parametrize(

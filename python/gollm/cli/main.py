@@ -11,12 +11,13 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, TextIO
 
 import gollm
-from gollm.errors import ConfigError, GollmError
+from gollm.errors import ConfigError, GollmError, GollmWarning
 
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
@@ -60,7 +61,8 @@ def load_command(name: str) -> ModuleType:
 def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     """Runs an action; a failure becomes one line on stderr and the status to exit with. `debug` adds the traceback."""
     try:
-        status = action()
+        with _warnings_in_words():
+            status = action()
         sys.stdout.flush()
         return status
     except SystemExit as stop:  # the end of --help
@@ -96,6 +98,23 @@ def in_words(error: BaseException) -> str:
 def _report(message: str, status: int) -> int:
     print("gollm: " + " ".join(message.split()), file=sys.stderr)
     return status
+
+
+@contextlib.contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Meanwhile each GollmWarning is one line on stderr; other warnings appear as Python shows them."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, GollmWarning):
+                _report(f"warning: {message}", 0)
+            else:
+                shown(message, category, *rest, **more)
+
+        warnings.simplefilter("always", GollmWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _dispatch(words: list[str]) -> int:
