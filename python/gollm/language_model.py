@@ -21,8 +21,6 @@ from gollm.model import Decoder
 from gollm.tensor import Array
 from gollm.tokenizers import StreamDecoder, Tokenizer
 
-END_OF_TEXT = "<|endoftext|>"
-
 
 class LanguageModel:
     """A decoder, its tokenizer (None for a model of bare token ids), and what its file says about generating."""
@@ -62,9 +60,10 @@ class LanguageModel:
         """The text that continues the prompt (without the prompt). Temperature 0 is greedy; top_k 0 and top_p 1 keep
         all tokens.
 
-        The prompt begins with the ids that the tokenizer's template puts before a text, such as a begin token; special
-        tokens that are spelled in it are plain text. Ends after max_new_tokens, or at one of the model's stop tokens,
-        the tokenizer's end-of-text among them. An empty prompt starts from the begin token, or else from end-of-text.
+        The prompt is framed as documents are in training: the ids of the tokenizer's `framing.begin`, such as a BOS
+        token, come first. Special tokens that are spelled in the prompt are plain text. Generation ends after
+        max_new_tokens, or at one of the model's stop tokens or the tokenizer's `framing.end`. An empty prompt starts
+        from `framing.begin`, or else from the model's BOS token or `framing.end`.
         Raises GenerationError for a prompt that is longer than the context."""
         return "".join(
             self.stream(
@@ -88,13 +87,12 @@ class LanguageModel:
             raise GenerationError(
                 f"this model has no tokenizer{why}; use gollm.generation.generate_tokens with token ids"
             )
-        end = self.tokenizer.end_of_text
-        ids = [*self.tokenizer.prefix, *self.tokenizer.encode(prompt).tolist()]
+        framing = self.tokenizer.framing
+        ids = [*framing.begin, *self.tokenizer.encode(prompt).tolist()]
         if not ids:
-            start = end if self.defaults.bos_token is None else self.defaults.bos_token
-            if start is None:
-                raise GenerationError("the prompt is empty, and this model has no end-of-text token to start from")
-            ids = [start]
+            ids = list(framing.start if self.defaults.bos_token is None else [self.defaults.bos_token])
+        if not ids:
+            raise GenerationError("the prompt is empty, and this model has no end-of-text token to start from")
         tokens = generation.generate_tokens(
             self.decoder,
             ids,
@@ -103,7 +101,7 @@ class LanguageModel:
             top_k=top_k,
             top_p=top_p,
             seed=seed,
-            stop=self.defaults.stop_tokens if end is None else (*self.defaults.stop_tokens, end),
+            stop=(*self.defaults.stop_tokens, *framing.end[:1]),
             vocab_size=self.tokenizer.vocab_size,
         )
         return _decode(tokens, self.tokenizer.decoder(after=ids))

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
+from gollm.tokenizers.base import Framing
+
 
 class ByteTokenizer:
     def __init__(self, special=()):
         self.special_tokens = {name: 256 + i for i, name in enumerate(special)}
+        ids = {name: (self.special_tokens[name],) if name in special else () for name in ("<s>", "<|endoftext|>")}
+        self.framing = Framing(begin=ids["<s>"], end=ids["<|endoftext|>"])
         self.vocab_size = 256 + len(special)
         self.calls = 0
 

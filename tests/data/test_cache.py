@@ -51,13 +51,24 @@ def test_other_text_or_tokenizers_have_caches_of_their_own(tmp_path, make_tokeni
     assert bytes(tokens[2][:].astype(np.uint8)) == b"SAME LENGTH"
 
 
-def test_documents_are_separated_by_the_end_of_text_token_or_by_lines(tmp_path, make_tokenizer):
+def test_documents_are_framed_or_separated_by_lines(tmp_path, make_tokenizer):
     source = Texts(["ab", "", "c\n", "d"])
     plain = cached_tokens(source, make_tokenizer(), tmp_path)[:]
     assert bytes(plain.astype(np.uint8)) == b"ab\nc\nd"
-    marked = cached_tokens(source, make_tokenizer(["<|pad|>", "<|endoftext|>"]), tmp_path)[:]
-    assert marked.tolist() == [*b"ab", 257, *b"c\n", 257, *b"d"]
+    ended = cached_tokens(source, make_tokenizer(["<|pad|>", "<|endoftext|>"]), tmp_path)[:]
+    assert ended.tolist() == [*b"ab", 257, *b"c\n", 257, *b"d"]
     assert cached_tokens(Texts("ab"), make_tokenizer(["<|endoftext|>"]), tmp_path)[:].tolist() == [*b"ab"]
+    begun = cached_tokens(source, make_tokenizer(["<s>"]), tmp_path)[:]
+    assert begun.tolist() == [256, *b"ab", 256, *b"c\n", 256, *b"d"]
+    both = cached_tokens(source, make_tokenizer(["<s>", "<|endoftext|>"]), tmp_path)[:]
+    assert both.tolist() == [256, *b"ab", 257, 256, *b"c\n", 257, 256, *b"d"]
+
+
+def test_a_document_of_many_pieces_is_framed_once(tmp_path, make_tokenizer, monkeypatch):
+    monkeypatch.setattr(reading, "PIECE_CHARACTERS", 100)
+    text = "".join(f"line {i}\n" for i in range(100))
+    tokens = cached_tokens(Texts([text, text]), make_tokenizer(["<s>", "<|endoftext|>"]), tmp_path)[:]
+    assert tokens.tolist() == [256, *text.encode(), 257, 256, *text.encode()]
 
 
 def test_several_shards_and_many_pieces(tmp_path, make_tokenizer, monkeypatch):

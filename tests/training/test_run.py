@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import gollm
+from gollm import tokenizers
 from gollm.checkpoint import open_checkpoint
-from gollm.data import TokenDataset
+from gollm.data import TokenDataset, open_source, prepare
 from gollm.errors import CheckpointError, ConfigError, DataError, TrainingError
 from gollm.model import Decoder
 from gollm.options import from_mapping, load_file
@@ -96,6 +97,21 @@ def test_samples_continue_the_prompt(train):
     first, second = (m["sample"] for m in metrics(result.folder))
     assert first.startswith("ba ko") and len(first) >= len("ba ko") + 12
     assert first != second  # the weights have moved; the draws are the same
+
+
+@pytest.mark.parametrize("prompt", ["ba ko", ""])
+def test_data_samples_and_generation_frame_a_text_alike(train, corpus, tmp_path, prompt):
+    header, arrays = CharacterTokenizer.train(corpus.read_text(), special_tokens=("<s>", "<|endoftext|>")).to_state()
+    begin = header["special_tokens"]["<s>"]
+    tokenizers.from_state({**header, "prefix": [begin]}, arrays).save(tmp_path / "framed.json")
+    given = {"tokenizer": str(tmp_path / "framed.json"), "data": 2 * (str(corpus),)}
+    result = train(**given, steps=2, sample_tokens=12, sample_prompt=prompt, seed=7)
+    model = gollm.load(result.checkpoint)
+    tokens = prepare(open_source([corpus, corpus]), model.tokenizer, validation_fraction=0).train[:]
+    text = model.tokenizer.encode(corpus.read_text())
+    assert tokens.tolist() == [begin, *text, model.tokenizer.end_of_text, begin, *text]
+    generated = prompt + model.generate(prompt, max_new_tokens=12, seed=7)  # may end before the sample does
+    assert metrics(result.folder)[-1]["sample"].startswith(generated)
 
 
 def test_samples_are_the_same_each_time(train):

@@ -37,7 +37,7 @@ except ImportError:
 
 from ..errors import DataError
 from ..files import reason, replacing, sync_folder, temporary_name
-from ..tokenizers.base import END_OF_TEXT
+from ..tokenizers.base import Framing
 from .shards import HEADER_BYTES, Ids, Part, StrPath, Tokens, open_shard, shard_dtype, shard_header
 from .sources import DataSource, Files
 
@@ -59,7 +59,7 @@ class TextTokenizer(Protocol):
     @property
     def vocab_size(self) -> int: ...
     @property
-    def special_tokens(self) -> Mapping[str, int]: ...
+    def framing(self) -> Framing: ...
     def encode_batch(self, texts: list[str]) -> list[Ids]: ...
     def to_state(self) -> tuple[Mapping[str, Any], Mapping[str, Part]]: ...
 
@@ -220,9 +220,10 @@ def _build(folder: Path, source: DataSource, tokenizer: TextTokenizer, progress:
 
 
 def _tokenise(source: DataSource, tokenizer: TextTokenizer, writer: _ShardWriter, progress: BuildProgress) -> None:
-    special = tokenizer.special_tokens
-    # The token between two documents: the first of these that the tokenizer has. Without any, a newline joins them.
-    separator = next((special[name] for name in END_OF_TEXT if name in special), None)
+    """Write the documents: each after the tokenizer's begin, and with its end where another follows, as `Framing` says;
+    a tokenizer with neither has a newline between documents."""
+    begin, end = (np.array(ids, np.int32) for ids in tokenizer.framing)
+    framed = bool(begin.size or end.size)
     bytes_read = 0
 
     def count(n: int) -> None:
@@ -230,11 +231,15 @@ def _tokenise(source: DataSource, tokenizer: TextTokenizer, writer: _ShardWriter
         bytes_read += n
 
     # Pieces go to the tokenizer several megabytes at a time, so that it can spread them over threads.
-    pieces = _joined(source, count) if separator is None else ((p.text, p.first) for p in source.pieces(count))
+    pieces = ((p.text, p.first) for p in source.pieces(count)) if framed else _joined(source, count)
+    started = False
     for batch in _batches(pieces):
         for ids, (_, first) in zip(tokenizer.encode_batch([text for text, _ in batch]), batch, strict=True):
-            if separator is not None and first and writer.total:
-                writer.write(np.array([separator], np.int32))
+            if first:
+                if started:
+                    writer.write(end)
+                writer.write(begin)
+                started = True
             writer.write(ids)
         progress(bytes_read, writer.total)
 

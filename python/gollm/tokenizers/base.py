@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,21 @@ END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 """Special tokens that end a text, where nothing else says which: the first of these that a tokenizer has."""
 
 _WORTH_A_THREAD = 1 << 16  # characters; less than that is encoded before a thread has started
+
+
+class Framing(NamedTuple):
+    """The ids around each document, wherever a model meets one: in training and validation data, prompts and samples.
+
+    A document is `begin`, its own ids, and `end` where it is known to be over: where another document follows. So a
+    corpus of one text is not made longer by an end, and a prompt is a document that goes on."""
+
+    begin: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """What comes before the first token of a document: its begin, or else the end of the document before."""
+        return self.begin or self.end
 
 
 class StreamDecoder:
@@ -56,8 +71,8 @@ class Tokenizer(ABC):
     Text is a Python str. A lone surrogate in it is no character and raises TokenizerError; everything else is encoded.
     Special tokens, such as "<|endoftext|>", have ids that no text is encoded to: in text their spelling is ordinary
     text, unless the caller allows it with `allowed_special`. `add_special_tokens` puts the ids of the tokenizer's
-    template around a text: `prefix` before it and `suffix` behind it, such as the tokens for begin and end. By default
-    nothing is put there: a model is trained on, and continues, the ids of the text alone.
+    template around a text: `prefix` before it and `suffix` after it, such as the tokens for begin and end. `framing`
+    has the ids that models see around a document.
     """
 
     kind: ClassVar[str]
@@ -103,6 +118,12 @@ class Tokenizer(ABC):
     def end_of_text(self) -> int | None:
         """The id of the special token that ends a text, if there is one with a usual name."""
         return next((self.special_tokens[name] for name in END_OF_TEXT if name in self.special_tokens), None)
+
+    @property
+    def framing(self) -> Framing:
+        """The template's prefix before a document, and after it the template's suffix, or else end_of_text."""
+        end = self.end_of_text
+        return Framing(self.prefix, self.suffix or (() if end is None else (end,)))
 
     def _template_ids(self, name: str, ids: Sequence[int]) -> tuple[int, ...]:
         if not isinstance(ids, list | tuple) or not all(type(i) is int and 0 <= i < self.vocab_size for i in ids):

@@ -9,10 +9,10 @@ from pathlib import Path
 from gollm.config import ModelConfig, preset
 from gollm.data import DataSource, Sampler, TokenDataset, open_source, prepare
 from gollm.errors import ConfigError
-from gollm.language_model import END_OF_TEXT
 from gollm.model import Decoder
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from gollm.tokenizers import load as load_tokenizer
+from gollm.tokenizers.base import END_OF_TEXT
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.estimate import Estimate, estimate
 from gollm.training.options import TrainOptions
@@ -113,11 +113,11 @@ def _tokenizer(options: TrainOptions, source: DataSource) -> Tokenizer:
         if saved.is_file():
             return load_tokenizer(saved)
     if options.tokenizer == "character":
-        return CharacterTokenizer.train(source.iter_text(), options.vocab_size, special_tokens=(END_OF_TEXT,))
+        return CharacterTokenizer.train(source.iter_text(), options.vocab_size, special_tokens=END_OF_TEXT[:1])
     if options.tokenizer in ("bpe", "word"):
         kind = BPETokenizer if options.tokenizer == "bpe" else WordTokenizer
         size = options.vocab_size or preset(options.preset).vocab_size
-        return kind.train(source.iter_text(), size, special_tokens=(END_OF_TEXT,))
+        return kind.train(source.iter_text(), size, special_tokens=END_OF_TEXT[:1])
     if options.vocab_size is not None:
         raise ConfigError("--vocab-size is of a tokenizer that is trained; the one given with --tokenizer has its own")
     return load_tokenizer(options.tokenizer)

@@ -20,7 +20,7 @@ import numpy as np
 from gollm.data import DataSource, Sampler, TokenDataset, evaluation_batches, open_source, prepare
 from gollm.errors import ConfigError, TrainingError
 from gollm.generation import generate_tokens
-from gollm.language_model import END_OF_TEXT, LanguageModel
+from gollm.language_model import LanguageModel
 from gollm.model import Decoder
 from gollm.optimizer import SGD, AdamW, Optimizer
 from gollm.plan import Plan
@@ -144,18 +144,21 @@ class Trainer:
         return folder.start_metrics(self.step)
 
     def _prompt(self, data: TokenDataset) -> Array:
-        """The tokens that samples continue; without a prompt, the end of another text, or the first token of all."""
-        prompt, context = self.options.sample_prompt, self.model.config.context
-        ids = self.tokenizer.encode(prompt)
+        """The tokens that samples continue, framed as the data's documents are.
+
+        Without a prompt: what comes before a document's first token; the data's first token where no document of the
+        training data has that before it."""
+        context, framing = self.model.config.context, self.tokenizer.framing
+        ids = np.array([*framing.begin, *self.tokenizer.encode(self.options.sample_prompt)], np.int32)
         if len(ids) > context:
             raise ConfigError(
                 f"--sample-prompt has {len(ids)} tokens, more than the model's context ({context}); shorten it"
             )
         if len(ids):
             return ids
-        end = self.tokenizer.special_tokens.get(END_OF_TEXT)
-        known = end is not None and end in data.train[:MANY_TOKENS]  # a single long text has taught the model nothing
-        return np.array([end], np.int32) if known else data.train[:1]
+        # A single long text without a begin has taught the model nothing of its end.
+        known = bool(framing.end) and framing.end[0] in data.train[:MANY_TOKENS]
+        return np.array(framing.start, np.int32) if known else data.train[:1]
 
     # -- a step, and what follows it
 
