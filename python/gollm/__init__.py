@@ -49,7 +49,9 @@ def get_include() -> Path:
     """The folder with gollm.h, the C header of the kernels."""
     from pathlib import Path
 
-    return Path(__file__).parent / "include"
+    from gollm import _native
+
+    return Path(_native.__file__).parent / "include"  # an editable install has both outside of the checkout
 
 
 def __getattr__(name: str) -> Any:
