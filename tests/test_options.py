@@ -61,6 +61,7 @@ class Sample:
     bias: bool | None = None
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     special: tuple[str, ...] = ("end",)
+    layers: tuple[PositiveInt, ...] | None = None
     out: Annotated[Path, Positional] = Path("out.json")
     shape: Shape = Shape()
     threads: PositiveInt | Literal["auto"] = "auto"
@@ -114,6 +115,9 @@ def mistake(*words: str) -> str:
         (("--bias", "false"), {"bias": False}),
         (("--bias=none",), {"bias": None}),
         (("--betas", "0.8", "0.9"), {"betas": (0.8, 0.9)}),
+        (("--layers", "3"), {"layers": (3,)}),
+        (("--layers", "3", "4"), {"layers": (3, 4)}),
+        (("--layers", "none"), {"layers": None}),
         (("--threads", "2"), {"threads": 2}),
         (("--threads", "auto"), {"threads": "auto"}),
         (("file",), {"out": Path("file")}),

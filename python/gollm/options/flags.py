@@ -19,6 +19,7 @@ from gollm.options.describe import (
     is_sequence,
     is_switch,
     shown,
+    takes_none,
     union_members,
     without_annotation,
 )
@@ -185,7 +186,9 @@ def _converted_flag(option: Option, texts: list[str]) -> Any:
         raise ConfigError(f"{option.flag} needs a value: {option.allowed}")
     plain, _ = without_annotation(option.type)
     if is_sequence(option.type):
-        sequence = next(part for part in (plain, *union_members(plain)) if is_sequence(part))
+        if takes_none(plain) and [text.lower() for text in texts] == ["none"]:
+            return None
+        sequence = next(part for part in (*union_members(plain), plain) if is_sequence(part))
         sequence, _ = without_annotation(sequence)
         items = get_args(sequence)
         each = items[:1] * len(texts) if items[-1] is Ellipsis else items
