@@ -1,5 +1,6 @@
 """Model configurations: presets, aliases, and mistakes that are refused by name."""
 
+import json
 import re
 from pathlib import Path
 
@@ -97,6 +98,12 @@ def test_a_preset_can_be_changed():
         ({"rope_original_context": -1}, ["rope_original_context", "-1"]),
         ({"position": "rope", "rope_original_context": "x"}, ["rope_original_context", "'x'"]),
         ({"sliding_window": 0}, ["sliding_window", "0"]),
+        ({"window_layers": [0]}, ["window_layers", "[0]", "no sliding_window"]),
+        ({"sliding_window": 8, "window_layers": [0, 12]}, ["window_layers", "[0, 12]", "0 to 11"]),
+        ({"sliding_window": 8, "window_layers": [-1]}, ["window_layers", "[-1]"]),
+        ({"sliding_window": 8, "window_layers": [True]}, ["window_layers", "[True]"]),
+        ({"sliding_window": 8, "window_layers": "all"}, ["window_layers", "'all'"]),
+        ({"sliding_window": 8, "window_layers": 3}, ["window_layers", "3"]),
         ({"qkv_bias": "yes"}, ["qkv_bias", "'yes'"]),
         ({"gated_mlp": 1}, ["gated_mlp", "1", "true or false"]),
         ({"dropout": 1.0}, ["dropout", "1.0"]),
@@ -123,6 +130,21 @@ def test_files(tmp_path):
             ModelConfig.from_file(tmp_path / name)
     with pytest.raises(ConfigError, match=r"missing\.yaml"):
         ModelConfig.from_file(tmp_path / "missing.yaml")
+
+
+def test_windows_of_some_layers():
+    """One configuration however it is said, the same again from JSON, and old files without the field load."""
+    some = ModelConfig(n_layers=4, sliding_window=8, window_layers=(2, 0, 2))
+    assert [some.window(i) for i in range(4)] == [8, None, 8, None]
+    assert some == ModelConfig.from_dict(json.loads(json.dumps(some.to_dict())))
+    assert some.to_dict()["window_layers"] == [0, 2]
+    everywhere = some.replace(window_layers=(0, 1, 2, 3))
+    assert everywhere == ModelConfig(n_layers=4, sliding_window=8) and everywhere.window(3) == 8
+    nowhere = some.replace(window_layers=())
+    assert nowhere == ModelConfig(n_layers=4) and nowhere.window(0) is None
+    old = {name: value for name, value in everywhere.to_dict().items() if name != "window_layers"}
+    assert ModelConfig.from_dict(old) == everywhere
+    assert ModelConfig.from_dict({"preset": "tiny", "sliding_window": 8, "window_layers": [1]}).window(1) == 8
 
 
 ROTARY = ModelConfig(position="rope", norm="rmsnorm", gated_mlp=True, bias=False, context=100)

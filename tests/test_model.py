@@ -41,6 +41,7 @@ KINDS = {
     "all biases, dropout": {**LLAMA, "bias": True, "dropout": 0.3},
     "sliding window": {**LLAMA, "sliding_window": 17},
     "gpt2 with a window of one block": {"sliding_window": 64},
+    "a window in one layer": {**LLAMA, "sliding_window": 9, "window_layers": [1]},
     "rmsnorm, learned positions, gated gelu": {"norm": "rmsnorm", "gated_mlp": True, "activation": "gelu_tanh"},
 }  # fmt: skip
 

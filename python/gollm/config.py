@@ -56,7 +56,11 @@ ACTIVATION_NAMES = ("gelu_tanh", "gelu", "relu", "silu")
 NORMS = ("layernorm", "rmsnorm")
 POSITIONS = ("learned", "rope")
 ROPE_SCALINGS = ("none", "linear", "llama3")
-_ACTIVATION_ALIASES = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
+_ACTIVATION_ALIASES = {
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "gelu_python_tanh"), "gelu_tanh"),
+    "gelu_python": "gelu",
+    "swish": "silu",
+}
 
 MAX_HEAD_DIM = 256  # of the attention kernels
 
@@ -92,6 +96,7 @@ class ModelConfig:
     rope_high_freq_factor: float = 4.0  # with llama3
     rope_original_context: int | None = None  # with llama3: the context before it was made longer
     sliding_window: int | None = None  # the last tokens that each attends to, itself included; all unless given
+    window_layers: tuple[int, ...] | None = None  # the blocks with that window, the first is 0; all unless given
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -128,9 +133,27 @@ class ModelConfig:
         for name in ("qkv_bias", "output_bias", "mlp_bias"):
             if getattr(self, name) is not None and not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {shorten(getattr(self, name))}; it must be true, false or none")
+        self._check_windows()
+        self._check_positions()
+
+    def _check_windows(self) -> None:
+        """Leaves one way to say where the windows are: no window_layers for all blocks, no sliding_window for none."""
         if self.sliding_window is not None:
             self._check_count("sliding_window")
-        self._check_positions()
+        layers = self.window_layers
+        if layers is None:
+            return
+        if not isinstance(layers, list | tuple) or not all(type(i) is int and 0 <= i < self.n_layers for i in layers):
+            raise ConfigError(
+                f"window_layers is {shorten(layers)}; it must be a list of the numbers of blocks, from 0 to "
+                f"{self.n_layers - 1}"
+            )
+        if self.sliding_window is None:
+            raise ConfigError(f"window_layers is {shorten(layers)}, but there is no sliding_window; give its size")
+        windowed = tuple(sorted(set(layers)))
+        object.__setattr__(self, "window_layers", None if len(windowed) in (0, self.n_layers) else windowed)
+        if not windowed:
+            object.__setattr__(self, "sliding_window", None)
 
     def _check_positions(self) -> None:
         self._check_choice("position", POSITIONS)
@@ -197,6 +220,10 @@ class ModelConfig:
         own: bool | None = getattr(self, f"{layers}_bias")
         return self.bias if own is None else own
 
+    def window(self, layer: int) -> int | None:
+        """The last tokens that each attends to in a block; None: all of them."""
+        return self.sliding_window if self.window_layers is None or layer in self.window_layers else None
+
     @property
     def norm_bias(self) -> bool:
         """Whether norms have biases; RMSNorm never has."""
@@ -211,7 +238,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON can hold them; `from_dict` gives the same configuration back."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return values | {"window_layers": None if self.window_layers is None else list(self.window_layers)}
 
     def replace(self, **changes: Any) -> ModelConfig:
         return dataclasses.replace(self, **changes)

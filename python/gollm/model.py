@@ -93,7 +93,7 @@ class SelfAttention:
             "G": config.kv_heads,
             "D": config.head_size,
             "scale": 1 / math.sqrt(config.head_size),
-            "window": config.sliding_window or 0,
+            "window": config.window(layer) or 0,
         }
 
     def project(self, x: Tensor) -> Tensor:

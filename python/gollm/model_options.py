@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from gollm.config import ALIASES, ModelConfig, preset
-from gollm.options import PositiveFloat, PositiveInt, Range, check
+from gollm.options import NonNegativeInt, PositiveFloat, PositiveInt, Range, check
 
 MODEL_FIELDS = tuple(field.name for field in dataclasses.fields(ModelConfig) if field.name != "vocab_size")
 
@@ -44,6 +44,7 @@ class ModelOptions:
     rope_high_freq_factor: PositiveFloat | None = None  # with llama3: frequencies above stay
     rope_original_context: PositiveInt | None = None  # with llama3: the context before
     sliding_window: PositiveInt | None = None  # the last tokens that each attends to; none: all
+    window_layers: tuple[NonNegativeInt, ...] | None = None  # blocks with that window, the first is 0; none: all
     # of embeddings and of what each block adds
     dropout: Annotated[float, Range(at_least=0, below=1)] | None = None
 

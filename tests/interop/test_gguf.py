@@ -119,6 +119,7 @@ def test_gpt2_without_biases_has_zeros_for_them(tmp_path):
         (llama(activation="gelu"), "llama with silu, and this model has gelu"),
         (gpt2(activation="relu"), "gpt2 with gelu_tanh, and this model has relu"),
         (llama(sliding_window=8), "sliding_window of 8"),
+        (llama(sliding_window=8, window_layers=(1,)), "sliding_window of 8"),
         (gpt2(head_dim=8), "4 * 8 and 64"),
         (llama(norm="layernorm"), "norm 'layernorm'"),
     ],

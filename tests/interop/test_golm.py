@@ -55,6 +55,13 @@ def test_a_model_comes_back_whole(tmp_path, model):
     assert (tmp_path / "a.golm").read_bytes() == (tmp_path / "c.golm").read_bytes()
 
 
+def test_windows_of_some_layers_come_back(tmp_path):
+    config = CONFIG.replace(sliding_window=4, window_layers=(1,))
+    LanguageModel(Decoder(config).initialise(1), TOKENIZER, DEFAULTS).save(tmp_path / "a.golm")
+    again = gollm.load(tmp_path / "a.golm")
+    assert again.config == config and [b.attention.heads["window"] for b in again.decoder.blocks] == [0, 4]
+
+
 def test_weights_are_the_files_own_memory(tmp_path, model):
     model.save(tmp_path / "a.golm")
     with open_model(tmp_path / "a.golm") as source:

@@ -28,6 +28,7 @@ CONFIGS = [
     LLAMA,
     GPT2.replace(bias=False, activation="relu", tied_head=False),
     GPT2.replace(qkv_bias=False, sliding_window=2),
+    GPT2.replace(n_layers=25, sliding_window=2, window_layers=tuple(range(24))),
     LLAMA.replace(qkv_bias=True, rope_scaling="llama3", rope_factor=8.0, rope_original_context=4),
 ]
 

@@ -66,8 +66,8 @@ def forward(p: dict, config: ModelConfig, ids):
         if config.position == "rope":
             q, k = turned(q, config), turned(k, config)
         mask = torch.full((T, T), -math.inf, dtype=x.dtype).triu(1)
-        if config.sliding_window:
-            mask = mask + torch.full((T, T), -math.inf, dtype=x.dtype).tril(-config.sliding_window)
+        if window := config.window(i):
+            mask = mask + torch.full((T, T), -math.inf, dtype=x.dtype).tril(-window)
         y = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(D) + mask, dim=-1) @ v
         x = x + linear(y.transpose(1, 2).reshape(B, T, H * D), f"{b}.attention.output")
         z = norm(x, f"{b}.mlp_norm")
@@ -100,6 +100,9 @@ CONFIGS = {
     "linear scaling, qwen's biases, window": LLAMA.replace(
         n_heads=4, n_kv_heads=4, d_model=36, head_dim=20, d_ff=50, qkv_bias=True, rope_scaling="linear",
         rope_factor=2.5, sliding_window=19,
+    ),
+    "windows in two of four layers": LLAMA.replace(
+        n_layers=4, n_heads=2, n_kv_heads=1, d_model=24, head_dim=12, d_ff=32, sliding_window=11, window_layers=(0, 2)
     ),
     "odd": ModelConfig(
         n_layers=3, n_heads=3, d_model=33, head_dim=7, d_ff=29, vocab_size=101, context=45, activation="gelu"

@@ -102,6 +102,8 @@ def test_operations_of_a_token_without_its_lookup_and_beyond_its_window():
     untied, short = tied.replace(tied_head=False), tied.replace(sliding_window=256)
     assert flops_per_token(untied) == flops_per_token(tied)
     assert flops_per_token(tied) - flops_per_token(short) == 12 * 12 * 768 * (2048 - 256)
+    some = short.replace(window_layers=(0, 5, 11))
+    assert flops_per_token(tied) - flops_per_token(some) == 12 * 3 * 768 * (2048 - 256)
 
 
 def test_what_is_free_is_within_the_machine():

@@ -193,7 +193,7 @@ def _config(document: Mapping[str, Any], matrices: Mapping[str, Array], block: M
             )
         values[key] = value
     for name, value in values.items():
-        if len(repr(value)) > _MAX_REPR:
+        if name != "window_layers" and len(repr(value)) > _MAX_REPR:
             raise FormatError(f"{name} is {shorten(value)}; it must be a number or a word")
     return ModelConfig.from_dict(values, where="its sizes")
 

@@ -97,13 +97,13 @@ def estimate(config: ModelConfig, options: TrainOptions, dataset: TokenDataset, 
 def flops_per_token(config: ModelConfig) -> float:
     """6 N + 12 L P T, forward and backward: two for each of the N parameters that a token is multiplied by (a table of
     embeddings that is not the head's is only looked up) and of the T keys and values that attention reads in L layers
-    of heads P wide together, or as many as its window has; twice again for the backward pass; the causal half is not
-    taken off."""
+    of heads P wide together, or as many as a layer's window has; twice again for the backward pass; the causal half is
+    not taken off."""
     n_parameters = sum(spec.size for spec in parameter_specs(config))
     if not config.tied_head:
         n_parameters -= config.vocab_size * config.d_model
-    seen = min(config.context, config.sliding_window or config.context)
-    return 6 * n_parameters + 12 * config.n_layers * config.n_heads * config.head_size * seen
+    seen = sum(min(config.context, config.window(i) or config.context) for i in range(config.n_layers))
+    return 6 * n_parameters + 12 * config.n_heads * config.head_size * seen
 
 
 def _training_bytes(config: ModelConfig, options: TrainOptions) -> int:
