@@ -53,6 +53,9 @@ LLAMA_3 = {
 GPT_2 = {"n_embd": 36, "n_layer": 2, "n_head": 3, "n_positions": 96, "vocab_size": 101}
 GPT_2 |= {"bos_token_id": 5, "eos_token_id": 6}
 
+FULL, SLIDING = "full_attention", "sliding_attention"
+QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 16}
+
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2", GPT_2),
     "gpt2, untied, narrow": ("GPT2", GPT_2 | {"tie_word_embeddings": False, "n_inner": 50}),
@@ -66,8 +69,11 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "another gate": ("Llama", LLAMA | {"hidden_act": "gelu_pytorch_tanh", "rms_norm_eps": 1e-3}),
     "mistral": ("Mistral", LLAMA | {"sliding_window": 16, "head_dim": 20}),
     "mistral, no window": ("Mistral", LLAMA | {"sliding_window": None}),
+    "ministral": ("Ministral", LLAMA | {"head_dim": 12, "sliding_window": 16, "layer_types": [FULL, SLIDING]}),
     "qwen2": ("Qwen2", LLAMA | {"tie_word_embeddings": True}),
-    "qwen2, window": ("Qwen2", LLAMA | {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}),
+    "qwen2, window in the last layer": ("Qwen2", LLAMA | QWEN_WINDOW | {"max_window_layers": 1}),
+    "qwen2, windows by type": ("Qwen2", LLAMA | QWEN_WINDOW | {"layer_types": [SLIDING, FULL]}),
+    "qwen2, window": ("Qwen2", LLAMA | QWEN_WINDOW | {"max_window_layers": 0}),
 }
 
 
@@ -267,6 +273,7 @@ SHAPES = {
     ),
 }  # fmt: skip
 SHAPES |= {"mistral": SHAPES["llama"].replace(sliding_window=8), "qwen2": SHAPES["llama"].replace(qkv_bias=True)}
+SHAPES |= {"ministral": SHAPES["llama"].replace(n_layers=2, sliding_window=8, window_layers=(0,))}
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,177 +1,148 @@
-"""Hugging Face's config.json as a ModelConfig and back: model_type gpt2, llama, mistral and qwen2.
+"""Hugging Face's config.json as a ModelConfig and back: model_type gpt2, llama, mistral, ministral and qwen2.
 
-Keys are those of transformers 4 and 5: the rotation in rope_theta and rope_scaling or in rope_parameters. What they
-ask for and gollm has not got is refused by its name and value.
+Keys are those of transformers 4 and 5: the rotation in rope_theta and rope_scaling or in rope_parameters, the windows
+of layers in max_window_layers or in layer_types. What they ask for and gollm has not got is refused by its name and
+value; gollm.interop.huggingface_keys says which keys are known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from gollm.config import ModelConfig
-from gollm.errors import ConfigError, FormatError
+from gollm.errors import ConfigError, FormatError, warn
+from gollm.interop.flat import MAX_LAYERS
+from gollm.interop.huggingface_keys import FULL_ATTENTION, Values, architecture, complete
 from gollm.interop.source import StorageType
 from gollm.strict_json import shorten
 
 _DTYPES: dict[StorageType, str] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 _ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh"}  # gollm's name -> theirs, where they differ
-
-# Keys of any model, with the values that leave the architecture as it is. None does so everywhere.
-_WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
-    "add_cross_attention": (False,),
-    "attn_logit_softcapping": (),
-    "auto_map": (),
-    "embedding_multiplier": (1,),
-    "final_logit_softcapping": (),
-    "is_encoder_decoder": (False,),
-    "logits_scaling": (1,),
-    "n_routed_experts": (0,),
-    "num_experts": (0,),
-    "num_local_experts": (0,),
-    "partial_rotary_factor": (1,),
-    "pruned_heads": ({},),
-    "quantization_config": (),
-    "residual_multiplier": (1,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "scale_attn_weights": (True,),
-    "use_qk_norm": (False,),
-}
-
-Values = Mapping[str, Any]
+_SLIDING = "sliding_attention"
+_ROPE_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "low_freq_factor",
+              "high_freq_factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
+              "short_factor", "long_factor", "mscale", "mscale_all_dim", "truncate", "mrope_section")  # fmt: skip
 
 
 def from_json(values: Values, where: str) -> ModelConfig:
     """The configuration in a parsed config.json. Raises FormatError, which begins with `where`."""
-    kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in _READERS:
-        raise FormatError(f"{where}: model_type is {shorten(kind)}; gollm reads {', '.join(_READERS)}")
-    for key, allowed in _WITHOUT_EFFECT.items():
-        value = values.get(key)
-        if value is not None and value not in allowed:
-            raise FormatError(
-                f"{where}: {key} is {shorten(value)}, which gollm has not got"
-                + (f"; it reads {key} {' or '.join(map(repr, allowed))} only" if allowed else "")
-            )
+    kind = architecture(values, where)
+    found = complete(values, kind, where)
+    layers = found["n_layer" if kind == "gpt2" else "num_hidden_layers"]
+    if type(layers) is int and layers > MAX_LAYERS:
+        raise FormatError(f"{where}: it has {layers:,} layers; gollm reads up to {MAX_LAYERS:,}")
     try:
-        return ModelConfig(**_READERS[kind](values, where))
+        return ModelConfig(**(_gpt2(found) if kind == "gpt2" else _rotary(found, kind, where)))
     except ConfigError as error:
         raise FormatError(f"{where}: {error}") from None
 
 
-def _needed(values: Values, key: str, where: str) -> Any:
-    if values.get(key) is None:
-        raise FormatError(f"{where}: {key} is missing; a model of type {values['model_type']} needs it")
-    return values[key]
-
-
-def _gpt2(values: Values, where: str) -> dict[str, Any]:
-    context = "n_positions" if "n_positions" in values or "n_ctx" not in values else "n_ctx"  # an old name
+def _gpt2(found: Values) -> dict[str, Any]:
     return {
-        "n_layers": _needed(values, "n_layer", where),
-        "n_heads": _needed(values, "n_head", where),
-        "d_model": _needed(values, "n_embd", where),
-        "vocab_size": _needed(values, "vocab_size", where),
-        "context": _needed(values, context, where),
-        "d_ff": values.get("n_inner"),
-        "activation": values.get("activation_function", "gelu_new"),
-        "norm_eps": values.get("layer_norm_epsilon", 1e-5),
-        "tied_head": values.get("tie_word_embeddings", True),
-        "dropout": values.get("resid_pdrop", 0.0),
+        "n_layers": found["n_layer"],
+        "n_heads": found["n_head"],
+        "d_model": found["n_embd"],
+        "vocab_size": found["vocab_size"],
+        "context": found["n_positions"],
+        "d_ff": found["n_inner"],
+        "activation": found["activation_function"],
+        "norm_eps": found["layer_norm_epsilon"],
+        "tied_head": found["tie_word_embeddings"],
+        "dropout": found["resid_pdrop"],
     }
 
 
-def _llama(values: Values, where: str) -> dict[str, Any]:
-    attention_bias = values.get("attention_bias", False)
-    return _rotary(values, where) | {
-        "bias": False,
-        "qkv_bias": attention_bias,
-        "output_bias": attention_bias,
-        "mlp_bias": values.get("mlp_bias", False),
-    }
-
-
-def _mistral(values: Values, where: str) -> dict[str, Any]:
-    return _rotary(values, where) | {"bias": False, "sliding_window": values.get("sliding_window", 4096)}
-
-
-def _qwen2(values: Values, where: str) -> dict[str, Any]:
-    return _rotary(values, where) | {"bias": False, "qkv_bias": True, "sliding_window": _qwen2_window(values, where)}
-
-
-def _qwen2_window(values: Values, where: str) -> Any:
-    """The window, if all layers have it."""
-    window = values.get("sliding_window", 4096)
-    if window is None or not values.get("use_sliding_window", False):
-        return None
-    first, layers, types = values.get("max_window_layers", 28), values["num_hidden_layers"], values.get("layer_types")
-    if isinstance(types, list):
-        found = [kind for kind in ("full_attention", "sliding_attention") if kind in types]
-        if len(found) == 2 or not all(kind in found for kind in types):
-            raise FormatError(
-                f"{where}: layer_types is {shorten(types)}; gollm has a sliding window in all layers or in none"
-            )
-        return window if found == ["sliding_attention"] else None
-    if not isinstance(first, int) or not isinstance(layers, int) or 0 < first < layers:
-        raise FormatError(
-            f"{where}: max_window_layers is {shorten(first)} of {shorten(layers)}; gollm has a sliding window in all "
-            "layers or in none"
-        )
-    return window if first <= 0 else None
-
-
-def _rotary(values: Values, where: str) -> dict[str, Any]:
-    """What the LLaMA family has in common."""
+def _rotary(found: Values, kind: str, where: str) -> dict[str, Any]:
+    """The LLaMA family: they differ in biases and windows."""
+    attention_bias = found.get("attention_bias", False)  # llama's
     return {
         "norm": "rmsnorm",
         "position": "rope",
         "gated_mlp": True,
-        "n_layers": _needed(values, "num_hidden_layers", where),
-        "n_heads": _needed(values, "num_attention_heads", where),
-        "n_kv_heads": values.get("num_key_value_heads"),
-        "head_dim": values.get("head_dim"),
-        "d_model": _needed(values, "hidden_size", where),
-        "d_ff": _needed(values, "intermediate_size", where),
-        "vocab_size": _needed(values, "vocab_size", where),
-        "context": _needed(values, "max_position_embeddings", where),
-        "activation": values.get("hidden_act", "silu"),
-        "norm_eps": values.get("rms_norm_eps", 1e-6),
-        "tied_head": values.get("tie_word_embeddings", False),
-        **_rope(values, where),
+        "n_layers": found["num_hidden_layers"],
+        "n_heads": found["num_attention_heads"],
+        "n_kv_heads": found["num_key_value_heads"],
+        "head_dim": found["head_dim"],
+        "d_model": found["hidden_size"],
+        "d_ff": found["intermediate_size"],
+        "vocab_size": found["vocab_size"],
+        "context": found["max_position_embeddings"],
+        "activation": found["hidden_act"],
+        "norm_eps": found["rms_norm_eps"],
+        "tied_head": found["tie_word_embeddings"],
+        "bias": False,
+        "qkv_bias": kind == "qwen2" or attention_bias,
+        "output_bias": attention_bias,
+        "mlp_bias": found.get("mlp_bias", False),
+        **_windows(found, where),
+        **_rope(found, where),
     }
 
 
-def _rope(values: Values, where: str) -> dict[str, Any]:
-    key = next((key for key in ("rope_parameters", "rope_scaling") if values.get(key) is not None), None)
-    rope = values[key] if key else {}
+def _windows(found: Values, where: str) -> dict[str, Any]:
+    """The window, and the layers that have it."""
+    window, types, layers = found.get("sliding_window"), found.get("layer_types"), found["num_hidden_layers"]
+    if not found.get("use_sliding_window", True):
+        window = None
+    if types is not None:
+        if not isinstance(types, list) or len(types) != layers:
+            raise FormatError(f"{where}: layer_types is {shorten(types)}; it must be a list of {shorten(layers)} names")
+        for kind in types:
+            if kind != _SLIDING and kind not in FULL_ATTENTION:
+                raise FormatError(
+                    f"{where}: layer_types has {shorten(kind)}; gollm computes {FULL_ATTENTION[0]} and {_SLIDING}"
+                )
+        windowed = [i for i, kind in enumerate(types) if kind == _SLIDING]
+        if windowed and window is None:
+            raise FormatError(
+                f"{where}: layer_types has {_SLIDING}, but there is no window: sliding_window is "
+                f"{found.get('sliding_window')} and use_sliding_window {found.get('use_sliding_window', True)}"
+            )
+        return {} if window is None else {"sliding_window": window, "window_layers": windowed}
+    first = found.get("max_window_layers", 0)
+    if window is None or type(layers) is not int:
+        return {"sliding_window": window}
+    if type(first) is not int:
+        raise FormatError(f"{where}: max_window_layers is {shorten(first)}; it must be a whole number")
+    return {"sliding_window": window, "window_layers": list(range(layers))[max(0, first) :]}
+
+
+def _rope(found: Values, where: str) -> dict[str, Any]:
+    """The rotation. As in transformers, rope_scaling wins where both are there, and what a dictionary says of theta."""
+    key = "rope_scaling" if found["rope_scaling"] else "rope_parameters"
+    rope = found[key] or {}
     if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
         raise FormatError(f"{where}: {key} is {shorten(rope)}; gollm rotates all layers alike, by one set of numbers")
-    if rope.get("partial_rotary_factor") not in (None, 1):
-        raise FormatError(
-            f"{where}: partial_rotary_factor is {shorten(rope['partial_rotary_factor'])}; gollm rotates whole heads"
-        )
+    rope = {name: value for name, value in rope.items() if value is not None}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    found = {"rope_theta": rope.get("rope_theta", values.get("rope_theta", 10000.0))}
+    needed: dict[str, tuple[str, ...]] = {
+        "default": (),
+        "linear": ("factor",),
+        "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    }
+    if not isinstance(kind, str) or kind not in needed:
+        raise FormatError(f"{where}: rope_type of {key} is {shorten(kind)}; gollm has default, linear and llama3")
+    share = rope.get("partial_rotary_factor", found["partial_rotary_factor"])
+    if share not in (None, 1):
+        raise FormatError(f"{where}: partial_rotary_factor is {shorten(share)}; gollm rotates whole heads")
+    for name in rope:
+        if name not in _ROPE_KEYS:
+            raise FormatError(f"{where}: {key} has the key {shorten(name)} ({shorten(rope[name])}), which is not known")
+    used = {*_ROPE_KEYS[:4], *needed[kind], *(("original_max_position_embeddings",) if kind == "llama3" else ())}
+    if unused := [name for name in rope if name not in used]:
+        warn(f"{where}: {key} has {', '.join(unused)}, which rope_type {kind} does not use; left out")
+    theta = rope.get("rope_theta", found["rope_theta"])
+    changes = {"rope_theta": 10000.0 if theta is None else theta}
     if kind == "default":
-        return found
-    if kind not in ("linear", "llama3"):
-        raise FormatError(f"{where}: rope_type is {shorten(kind)}; gollm has default, linear and llama3")
-    for name in ("factor",) if kind == "linear" else ("factor", "low_freq_factor", "high_freq_factor"):
-        if rope.get(name) is None:
+        return changes
+    for name in needed[kind]:
+        if name not in rope:
             raise FormatError(f"{where}: {name} of {key} is missing; rope_type {kind} needs it")
-        found[f"rope_{name}"] = rope[name]
-    if kind == "llama3":
-        original = rope.get("original_max_position_embeddings")
-        found["rope_original_context"] = values["max_position_embeddings"] if original is None else original
-    return found | {"rope_scaling": kind}
-
-
-_READERS: dict[str, Callable[[Values, str], dict[str, Any]]] = {
-    "gpt2": _gpt2,
-    "llama": _llama,
-    "mistral": _mistral,
-    "qwen2": _qwen2,
-}
+        changes[f"rope_{name}"] = rope[name]
+    if kind == "llama3":  # transformers: a value outside of the dictionary comes first
+        original = found["original_max_position_embeddings"] or rope.get("original_max_position_embeddings")
+        changes["rope_original_context"] = found["max_position_embeddings"] if original is None else original
+    return changes | {"rope_scaling": kind}
 
 
 def holdable(config: ModelConfig, *, qwen2: bool) -> ModelConfig:
@@ -246,12 +217,18 @@ def to_json(config: ModelConfig, dtype: StorageType) -> dict[str, Any]:
 
 def _llama_kind(config: ModelConfig) -> tuple[str, dict[str, Any]]:
     """Which of the family it is, and the keys that it alone has."""
-    window = config.sliding_window
+    window, windowed = config.sliding_window, [config.window(i) is not None for i in range(config.n_layers)]
+    types: dict[str, Any] = {"layer_types": [_SLIDING if sliding else FULL_ATTENTION[0] for sliding in windowed]}
     if config.has_bias("qkv") and not config.has_bias("output"):
-        sliding = {"max_window_layers": 0 if window else config.n_layers}
-        return "Qwen2", {"use_sliding_window": window is not None, "sliding_window": window, **sliding}
+        first = windowed.index(True) if window else config.n_layers
+        own = {"use_sliding_window": window is not None, "sliding_window": window, "max_window_layers": first}
+        return "Qwen2", own | ({} if all(windowed[first:]) else types)
     if window is not None:
-        return "Mistral", {"sliding_window": window}
+        return (
+            ("Mistral", {"sliding_window": window})
+            if all(windowed)
+            else ("Ministral", {"sliding_window": window, **types})
+        )
     return "Llama", {"attention_bias": config.has_bias("qkv"), "mlp_bias": config.has_bias("mlp")}
 
 
