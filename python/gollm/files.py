@@ -50,6 +50,12 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         raise
 
 
+def refuse_pointer(path: str | os.PathLike[str], beginning: bytes, error: type[GollmError]) -> None:
+    """Raises `error` where a file's first bytes say that git-lfs has put a pointer in the place of the file."""
+    if beginning.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise error(f"{path} is a pointer of git-lfs, and the file itself is not here; fetch it with: git lfs pull")
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` durable, where the system can flush a folder (not on Windows and some mounts)."""
     try:

@@ -18,6 +18,7 @@ from gollm.config import ModelConfig
 from gollm.errors import ConfigError, GenerationError
 from gollm.generation import GenerationDefaults
 from gollm.model import Decoder
+from gollm.strict_json import shorten
 from gollm.tensor import Array
 from gollm.tokenizers import StreamDecoder, Tokenizer
 
@@ -64,7 +65,7 @@ class LanguageModel:
         token, come first. Special tokens that are spelled in the prompt are plain text. Generation ends after
         max_new_tokens, or at one of the model's stop tokens or the tokenizer's `framing.end`. An empty prompt starts
         from `framing.begin`, or else from the model's BOS token or `framing.end`.
-        Raises GenerationError for a prompt that is longer than the context."""
+        Raises GenerationError for a prompt that is longer than the context or has a token that the model does not."""
         return "".join(
             self.stream(
                 prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
@@ -93,6 +94,12 @@ class LanguageModel:
             ids = list(framing.start if self.defaults.bos_token is None else [self.defaults.bos_token])
         if not ids:
             raise GenerationError("the prompt is empty, and this model has no end-of-text token to start from")
+        rows = self.config.vocab_size
+        if (beyond := max(ids)) >= rows:
+            raise GenerationError(
+                f"the prompt has the token {shorten(self.tokenizer.decode([beyond]))} ({beyond}), and this model has "
+                f"only the tokens from 0 to {rows - 1}"
+            )
         tokens = generation.generate_tokens(
             self.decoder,
             ids,

@@ -9,8 +9,12 @@ import importlib
 from pathlib import Path
 
 from gollm import tokenizers
-from gollm.errors import FormatError
+from gollm.errors import FormatError, warn
+from gollm.files import refuse_pointer
+from gollm.interop.binary import head
+from gollm.interop.huggingface_weights import refuse_adapter
 from gollm.interop.source import Format, Source, StorageType
+from gollm.strict_json import shorten
 from gollm.tokenizers import Tokenizer
 
 # Each module has a FORMAT; looked at in this order. A package that a format needs is imported when it is used.
@@ -43,7 +47,14 @@ def recognise(path: str | Path) -> Format:
         found = format_named(name)
         if found.recognises(path):
             return found
-    raise FormatError(f"{path} is no model in a format that gollm reads: {', '.join(_MODULES)}")
+    hint = ""
+    if path.is_dir():
+        refuse_adapter(path)
+        inside = sorted(config.parent.name for config in path.glob("*/config.json"))
+        hint = f"; there is one in its folder {inside[0]}" if inside else ""
+    else:
+        refuse_pointer(path, head(path, 64), FormatError)
+    raise FormatError(f"{path} is no model in a format that gollm reads: {', '.join(_MODULES)}{hint}")
 
 
 def open_model(path: str | Path, tokenizer: Tokenizer | str | Path | None = None) -> Source:
@@ -53,15 +64,27 @@ def open_model(path: str | Path, tokenizer: Tokenizer | str | Path | None = None
     TokenizerError for a tokenizer that cannot be read."""
     given = tokenizers.load(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
     source = recognise(path).read(Path(path))
+    rows = source.config.vocab_size
     if given is not None:
-        if given.vocab_size > source.config.vocab_size:
+        if given.vocab_size > rows:
             source.close()
             raise FormatError(
-                f"the tokenizer has {given.vocab_size} tokens, and the model {path} only {source.config.vocab_size}; "
-                "it belongs to another model"
+                f"the tokenizer has {_beyond(given, rows)}, and the model {path} has only {rows:,}; the tokenizer "
+                "belongs to another model"
             )
         source.tokenizer, source.without_tokenizer = given, ""
+    elif source.tokenizer is not None and source.tokenizer.vocab_size > rows:
+        warn(
+            f"{path}: its tokenizer has {_beyond(source.tokenizer, rows)}, and the model has only {rows:,}; a text "
+            "with such a token cannot be computed"
+        )
     return source
+
+
+def _beyond(tokenizer: Tokenizer, rows: int) -> str:
+    """ "365 tokens, '<pad>' (364) among them": the last one that has no row in the embedding, a special one first."""
+    index = max((i for i in tokenizer.special_tokens.values() if i >= rows), default=tokenizer.vocab_size - 1)
+    return f"{tokenizer.vocab_size:,} tokens, {shorten(tokenizer.decode([index]))} ({index}) among them"
 
 
 def format_of_target(path: str | Path) -> Format:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gollm.errors import FormatError, GenerationError
-from gollm.files import reason
+from gollm.files import reason, refuse_pointer
 from gollm.generation import GenerationDefaults
 from gollm.strict_json import parse_object, shorten
 from gollm.tokenizers import Tokenizer
@@ -31,6 +31,7 @@ def read_text(path: Path) -> bytes | None:
         raise FormatError(f"cannot read {path}: {reason(failure)}") from None
     if len(text) > MAX_JSON_BYTES:
         raise FormatError(f"{path} is longer than {MAX_JSON_BYTES >> 20} MB; no configuration is that large")
+    refuse_pointer(path, text, FormatError)
     return text
 
 

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gollm.errors import FormatError
-from gollm.files import open_regular, reason
+from gollm.files import open_regular, reason, refuse_pointer
 from gollm.interop.binary import BFloat16, Float16, Float32, Storage
 from gollm.interop.source import StorageType
 from gollm.strict_json import parse_object, shorten
@@ -89,6 +89,8 @@ class SafetensorsFile:
             raise FormatError(f"cannot read {shorten(name)} of {self.path}: {reason(failure)}") from None
 
     def _read_header(self, file_size: int) -> dict[str, StoredTensor]:
+        refuse_pointer(self.path, self._file.read(64), FormatError)
+        self._file.seek(0)
         prefix = self._file.read(_PREFIX.size)
         if len(prefix) < _PREFIX.size:
             raise FormatError(f"{self.path} is no safetensors file: it has {len(prefix)} bytes")

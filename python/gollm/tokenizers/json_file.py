@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gollm.errors import TokenizerError
+from gollm.files import refuse_pointer
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
 if TYPE_CHECKING:
@@ -48,9 +49,11 @@ def read_head(path: Path) -> bytes:
 def _read(path: Path, size: int) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(size)
+            data = file.read(size)
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror}") from None
+    refuse_pointer(path, data, TokenizerError)
+    return data
 
 
 def read_bytes(path: Path) -> bytes:
