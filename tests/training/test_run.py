@@ -10,6 +10,7 @@ import pytest
 import gollm
 from gollm import tokenizers
 from gollm.checkpoint import open_checkpoint
+from gollm.config import ModelConfig
 from gollm.data import TokenDataset, open_source, prepare
 from gollm.errors import CheckpointError, ConfigError, DataError, TrainingError
 from gollm.model import Decoder
@@ -306,6 +307,17 @@ def test_resume_for_more_steps(train):
     assert [m["step"] for m in metrics(result.folder)] == list(range(1, 10))
     assert load_file(result.folder / "config.yaml")["steps"] == 9
     assert gollm.train(TrainOptions(resume=str(result.folder))).steps == 9
+
+
+def test_resume_of_a_run_from_before_a_field_of_the_model(train, monkeypatch):
+    """Its checkpoints lack the field, and that means the field's default."""
+    complete = ModelConfig.to_dict
+    with monkeypatch.context() as older:
+        older.setattr(
+            ModelConfig, "to_dict", lambda self: {k: v for k, v in complete(self).items() if k != "window_layers"}
+        )
+        first = train(schedule="constant", warmup_steps=2)
+    assert gollm.train(TrainOptions(resume=str(first.folder), steps=9)).steps == 9
 
 
 @pytest.mark.parametrize("recompute", ["none", "block"])

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gollm.checkpoint import open_checkpoint, write_checkpoint
+from gollm.config import ModelConfig
 from gollm.data import Sampler
-from gollm.errors import CheckpointError
+from gollm.errors import CheckpointError, ConfigError
 from gollm.interop.golm import copy_weights
 from gollm.model import Decoder
 from gollm.optimizer import Optimizer
@@ -63,7 +64,11 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, sampler: Sample
         state = file.training
         if state is None:
             raise CheckpointError(f"{path}: it has no training state, so training cannot go on from it")
-        if file.config != model.config.to_dict():
+        try:
+            same = ModelConfig.from_dict(file.config) == model.config  # an older file lacks newer fields
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        if not same:
             raise CheckpointError(f"{path}: its model is not the one that the run's options describe")
         step, best, position = (state.get(key) for key in ("step", "best_validation_loss", "sampler"))
         if not isinstance(step, int) or isinstance(step, bool) or step < 0:
