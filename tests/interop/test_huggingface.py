@@ -434,6 +434,8 @@ def test_pickles_are_not_read(folder: Path) -> None:
     assert "pytorch_model.bin" in message and f"save_pretrained('{folder}')" in message
     (folder / "pytorch_model.bin").unlink()
     assert "neither model.safetensors nor" in refusal(folder)
+    (folder / "model.fp16.safetensors").write_bytes(b"")
+    assert "'model.fp16.safetensors'" in refusal(folder)
 
 
 def test_a_tokenizer_that_cannot_be_read_is_no_reason_to_refuse_the_model(folder: Path) -> None:

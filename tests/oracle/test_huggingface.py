@@ -213,6 +213,20 @@ def test_half_precision_and_shards(name: str, dtype: str, tmp_path: Path, monkey
         assert torch.equal(back.state_dict()[key], value), key
 
 
+@pytest.mark.parametrize("name", ["gpt2", "one kv head, tied"])
+@pytest.mark.parametrize("kept", [0, 1])
+def test_save_model_keeps_one_of_two_tied_tensors(name: str, kept: int, tmp_path: Path) -> None:
+    theirs = model_of(name)
+    theirs.config.save_pretrained(tmp_path)
+    safetensors_torch.save_model(theirs, tmp_path / "model.safetensors")
+    state = safetensors_torch.load_file(tmp_path / "model.safetensors")
+    names = ["lm_head.weight", "transformer.wte.weight" if "gpt2" in name else "model.embed_tokens.weight"]
+    (stored,) = [each for each in names if each in state]
+    state[names[kept]] = state.pop(stored)
+    safetensors_torch.save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    assert_same(gollm.load(tmp_path), theirs)
+
+
 def test_keys_of_transformers_4(tmp_path: Path) -> None:
     """rope_theta beside rope_scaling with "type", torch_dtype, a list of ids that end a text."""
     model_of("llama3").save_pretrained(tmp_path)

@@ -106,7 +106,15 @@ def open_weights(folder: Path, stack: ExitStack) -> Tensors:
                 f'convert them: python -c "import transformers as t; '
                 f"t.AutoModelForCausalLM.from_pretrained('{folder}').save_pretrained('{folder}')\""
             )
-        raise FormatError(f"the folder {folder} has a config.json, but neither {SINGLE} nor {INDEX}")
+        others = sorted(path.name for path in folder.glob("*.safetensors"))
+        raise FormatError(
+            f"the folder {folder} has a config.json, but neither {SINGLE} nor {INDEX}"
+            + (
+                f"; it has {shorten(others[0])}, a name that does not say which part of the model it is"
+                if others
+                else ""
+            )
+        )
     where, map_ = folder / INDEX, index.get("weight_map")
     if not isinstance(map_, dict) or not all(isinstance(name, str) for name in map_.values()):
         raise FormatError(f"{where}: weight_map is {shorten(map_)}; it must name a file for each tensor")
