@@ -23,8 +23,9 @@ LLAMA = ModelConfig(
     [
         (GPT2, ["huggingface", "llm.c", "gguf", "json", "golm"]),
         (LLAMA, ["huggingface", "llama2.c", "gguf", "json", "golm"]),
+        (LLAMA.replace(sliding_window=4, window_layers=(1,)), ["huggingface", "json", "golm"]),
     ],
-    ids=["gpt2", "llama"],
+    ids=["gpt2", "llama", "windows in some layers"],
 )
 def test_through_all_formats(tmp_path, config, formats):
     if "gguf" in formats:
