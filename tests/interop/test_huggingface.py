@@ -152,6 +152,7 @@ def test_what_is_written_comes_back(config: ModelConfig, dtype: Any, tmp_path: P
             {"model_type": "mistral", "sliding_window": None, "layer_types": ["full_attention", "sliding_attention"]},
             ["layer_types", "sliding_window is None"],
         ),
+        ({"model_type": "qwen2", "use_sliding_window": "yes"}, ["use_sliding_window is 'yes'"]),
         ({"model_type": "mistral", "layer_types": ["full_attention"]}, ["layer_types", "list of 2 names"]),
         ({"model_type": "mistral", "layer_types": "full_attention"}, ["layer_types", "'full_attention'"]),
         ({"eos_token_id": "2"}, ["eos_token_id", "'2'"]),

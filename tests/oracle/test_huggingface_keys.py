@@ -234,3 +234,22 @@ def test_the_original_context_of_llama3(outer: int | None, inner: int | None) ->
     np.testing.assert_allclose(
         frequencies(from_json(values, "config.json")), model.rotary_emb.inv_freq.numpy(), rtol=1e-5
     )
+
+
+ODD: list[Any] = [
+    None, True, False, 0, -1, 10**19, 1.5, -0.5, 1e308, "x", "", [], {}, [[]], {"a": {}}, [None], [FULL] * 3,
+    {FULL: None}, {"rope_type": []}, {"rope_type": None}, {"type": {}}, "y" * 10000, [1] * 10000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_odd_values_of_every_key(kind: str) -> None:
+    """A configuration, or a sentence."""
+    for key in {*VALUES[kind], *config_class(kind)().to_dict()} - {"model_type"}:
+        for value in ODD:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    from_json({"model_type": kind, **BASES[kind], key: value}, "config.json")
+            except FormatError as error:
+                assert str(error).startswith("config.json: ") and len(str(error)) < 500

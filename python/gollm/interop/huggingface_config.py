@@ -82,7 +82,10 @@ def _rotary(found: Values, kind: str, where: str) -> dict[str, Any]:
 def _windows(found: Values, where: str) -> dict[str, Any]:
     """The window, and the layers that have it."""
     window, types, layers = found.get("sliding_window"), found.get("layer_types"), found["num_hidden_layers"]
-    if not found.get("use_sliding_window", True):
+    used = found.get("use_sliding_window", True)
+    if not isinstance(used, bool):
+        raise FormatError(f"{where}: use_sliding_window is {shorten(used)}; it must be true or false")
+    if not used:
         window = None
     if types is not None:
         if not isinstance(types, list) or len(types) != layers:
@@ -96,7 +99,7 @@ def _windows(found: Values, where: str) -> dict[str, Any]:
         if windowed and window is None:
             raise FormatError(
                 f"{where}: layer_types has {_SLIDING}, but there is no window: sliding_window is "
-                f"{found.get('sliding_window')} and use_sliding_window {found.get('use_sliding_window', True)}"
+                f"{shorten(found.get('sliding_window'))} and use_sliding_window {used}"
             )
         return {} if window is None else {"sliding_window": window, "window_layers": windowed}
     first = found.get("max_window_layers", 0)
