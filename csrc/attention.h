@@ -32,11 +32,11 @@ static inline int attention_shape_is_good(int64_t H, int64_t G, int64_t D, int64
     return 0 < G && G <= H && H <= E && H % G == 0 && 0 < D && D <= MAX_HEAD_DIM && E % D == 0 && E / D == H + 2 * G;
 }
 
-/* Whether `positions` have a row each among the A rotations, of pairs, and the window is none or some: at most what
- * lengths go to, so that sums with it do not overflow. */
+/* Whether `positions` have a row each among the A rotations, of pairs, the window is none or some (at most what lengths
+ * go to, so that sums with it do not overflow), and the scale is a finite number. */
 static inline int attention_positions_status(const real *rotations, int64_t A, int64_t D, int64_t positions,
-                                             int64_t window) {
-    if (window < 0 || window > INT32_MAX) return GOLLM_BAD_VALUE;
+                                             int64_t window, double scale) {
+    if (window < 0 || window > INT32_MAX || !isfinite((real)scale)) return GOLLM_BAD_VALUE;
     if (rotations && D % 2) return GOLLM_BAD_SHAPE;
     return rotations && positions > A ? GOLLM_BAD_INDEX : GOLLM_OK;
 }
@@ -121,12 +121,10 @@ int64_t attention_decode_size(const struct attention *a, int n_threads); // in r
 struct state {
     real max, sum; // of the keys so far, in powers of two; the row's o is in y
 };
-#define attention_hide KERNEL_FN(attention_hide)
 #define attention_exponentials KERNEL_FN(attention_exponentials)
 #define attention_merge KERNEL_FN(attention_merge)
 #define attention_write_lse KERNEL_FN(attention_write_lse)
-void attention_hide(real *scores, int64_t panel, int64_t begin, int64_t end);
-struct state attention_exponentials(const real *scores, int64_t panel, int64_t n, real scale, real *p);
+struct state attention_exponentials(const real *scores, int64_t panel, int64_t from, int64_t n, real scale, real *p);
 void attention_merge(real *y, int64_t D, struct state *row, int first, int last, struct state block, const real *o,
                      int64_t panel);
 void attention_write_lse(const struct attention *a, const struct sequence *s, int64_t h, int64_t i, struct state row);

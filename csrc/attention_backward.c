@@ -39,6 +39,7 @@ struct buffers {
     real *dk, *dv;            // [KEYS][columns], dv right behind dk
     real *rows;               // [KEYS][D]: rows of q or k, turned
     int64_t head, block;      // whose keys are packed
+    int keys_are_finite;
 };
 
 static int64_t columns_of(int64_t D) { return round_up(D, NR); }
@@ -81,15 +82,19 @@ static void pack_all_lines(real *to, const real *from, int64_t stride, int64_t l
     }
 }
 
-/* Rows as panels of NR columns, filled up with zeros; panels are `height` rows apart. */
-static void pack_all_steps(real *to, int64_t height, const real *from, int64_t stride, int64_t rows, int64_t D) {
+/* Rows as panels of NR columns, filled up with zeros; panels are `height` rows apart. Returns 1 where all are finite. */
+static int pack_all_steps(real *to, int64_t height, const real *from, int64_t stride, int64_t rows, int64_t D) {
+    vec zeros = vec_set(0); // x - x is 0, or NaN where x is not finite
     for (int64_t d = 0; d < D; d += NR)
         for (int64_t j = 0; j < rows; j++) {
             const real *x = from + j * stride + d;
             real *at = to + d * height + j * NR;
-            vec_store(at, vec_load_n(x, D - d));
-            vec_store(at + VL, D - d > VL ? vec_load_n(x + VL, D - d - VL) : vec_set(0));
+            const vec x0 = vec_load_n(x, D - d), x1 = D - d > VL ? vec_load_n(x + VL, D - d - VL) : vec_set(0);
+            zeros += (x0 - x0) + (x1 - x1);
+            vec_store(at, x0);
+            vec_store(at + VL, x1);
         }
+    return vec_sum(zeros) == 0;
 }
 
 /* Rows of q or k as they lie in qkv, at positions `first` and on; or, where there are rotations, turned. */
@@ -113,7 +118,7 @@ static void pack_keys(const args *a, int64_t head, int64_t block, struct buffers
     const struct rows k = turned(a, k_rows, first, keys, w);
     pack_all_lines(w->k_lines, k.at, k.stride, keys, D);
     pack_all_lines(w->v_lines, k_rows + a->G * D, a->E, keys, D);
-    pack_all_steps(w->k_steps, KEYS, k.at, k.stride, keys, D);
+    w->keys_are_finite = pack_all_steps(w->k_steps, KEYS, k.at, k.stride, keys, D);
     w->head = head;
     w->block = block;
 }
@@ -159,7 +164,25 @@ static real dot(const real *a, const real *b, int64_t D) {
     return vec_sum(sum);
 }
 
-/* A block of queries of head h against a block of keys: adds to dq, and to dk and dv (KEYS, columns). */
+/* The queries of a block, from position `first` on, that see the key at `position`: all from its own on, as far as its
+ * window reaches. */
+static struct range queries_seeing(const args *a, int64_t first, int64_t queries, int64_t position) {
+    const int64_t beyond = a->window ? position + a->window - first : queries;
+    return (struct range){max_i64(0, position - first), min_i64(queries, beyond)};
+}
+
+/* to (columns) += sum over the queries [begin, end) of weights, ROW apart, times rows of x: one key's dk or dv. */
+static void add_queries(struct range queries, const real *weights, const real *x, int64_t D, real *to) {
+    const int64_t n = queries.end - queries.begin;
+    for (int64_t d = 0; d < D && n > 0; d += NR)
+        microkernel_rows(1, n, weights + queries.begin * ROW, 1, ROW, x + d * QUERIES + queries.begin * NR, NR, to + d,
+                         0, 1);
+}
+
+/* A block of queries of head h against a block of keys: adds to dq, and to dk and dv (KEYS, columns).
+ *
+ * p and ds are 0 beyond the mask, but 0 * inf is NaN: where not all is finite, each row meets only what it sees, one by
+ * one. */
 static void add_block(const args *a, int64_t head, int64_t block, int64_t h, int64_t query_block, struct buffers *w,
                       real *dk) {
     const int64_t D = a->D, columns = columns_of(D), first_of_keys = block * KEYS, first = query_block * QUERIES;
@@ -171,8 +194,8 @@ static void add_block(const args *a, int64_t head, int64_t block, int64_t h, int
     real tile[MR * NR] __attribute__((aligned(64)));
     pack_keys(a, head, block, w);
     const struct rows q = turned(a, a->qkv + row * a->E + h_all * D, first, queries, w); // (queries, D)
-    pack_all_steps(w->q_steps, QUERIES, q.at, q.stride, queries, D);
-    pack_all_steps(w->dy_steps, QUERIES, dy, a->P, queries, D);
+    const int queries_are_finite = pack_all_steps(w->q_steps, QUERIES, q.at, q.stride, queries, D) &
+                                   pack_all_steps(w->dy_steps, QUERIES, dy, a->P, queries, D);
     for (int64_t i = 0; i < queries; i += MR) {
         const int64_t rows = min_i64(MR, queries - i), most = min_i64(keys, first + i + rows - first_of_keys);
         const int64_t begin = first_key(a->window, first + i); // what the tile's first row sees
@@ -201,16 +224,26 @@ static void add_block(const args *a, int64_t head, int64_t block, int64_t h, int
         }
         for (int64_t d = 0; d < D; d += NR) {
             microkernel(most - least, w->ds + i * ROW + least, ROW, 1, w->k_steps + d * KEYS + least * NR, NR, tile);
+            for (int64_t r = 0; r < rows && !w->keys_are_finite; r++) {
+                const int64_t from = min_i64(keys, max_i64(0, first_key(a->window, first + i + r) - first_of_keys));
+                const int64_t seen = max_i64(0, min_i64(keys, first + i + r - first_of_keys + 1) - from);
+                microkernel_rows(1, seen, w->ds + (i + r) * ROW + from, ROW, 1, w->k_steps + d * KEYS + from * NR, NR,
+                                 tile + r * NR, NR, 0);
+            }
             for (int64_t r = 0; r < rows && a->rotations; r++)
                 rope_turn_back(tile + r * NR, tile + r * NR, a->rotations + (first + i + r) * D + d,
                                min_i64(NR, D - d));
             put(dq + i * a->E + d, a->E, rows, D - d, tile, block > begin / KEYS || a->dqkv_accumulate);
         }
     }
-    for (int64_t j = 0; j < keys;
-         j += MR) { // by the queries from j's own to the last one whose window reaches j + MR - 1
-        const int64_t i = max_i64(0, first_of_keys + j - first);
-        const int64_t end = a->window ? min_i64(queries, first_of_keys + j + MR - 1 + a->window - first) : queries;
+    for (int64_t j = 0; j < keys && !queries_are_finite; j++) {
+        const struct range seeing = queries_seeing(a, first, queries, first_of_keys + j);
+        add_queries(seeing, w->p + j, w->dy_steps, D, dv + j * columns);
+        add_queries(seeing, w->ds + j, w->q_steps, D, dk + j * columns);
+    }
+    for (int64_t j = 0; j < keys && queries_are_finite; j += MR) { // those that see one of MR keys
+        const int64_t i = queries_seeing(a, first, queries, first_of_keys + j).begin;
+        const int64_t end = queries_seeing(a, first, queries, first_of_keys + j + MR - 1).end;
         for (int64_t d = 0; d < D && i < end; d += NR) {
             microkernel_rows(MR, end - i, w->p + i * ROW + j, 1, ROW, w->dy_steps + d * QUERIES + i * NR, NR,
                              dv + j * columns + d, columns, 1);
@@ -296,7 +329,7 @@ int64_t KERNEL_FN(attention_backward_workspace)(const args *a, int n_threads) {
 
 int KERNEL_FN(attention_backward)(const args *a, const struct gollm_team *team) {
     if (!attention_shape_is_good(a->H, a->G, a->D, a->E) || a->P != a->H * a->D) return GOLLM_BAD_SHAPE;
-    const int status = attention_positions_status(a->rotations, a->A, a->D, a->T, a->window);
+    const int status = attention_positions_status(a->rotations, a->A, a->D, a->T, a->window, a->scale);
     if (status != GOLLM_OK) return status;
     if (!a->dqkv) return GOLLM_OK;
     real *workspace = team->workspace;

@@ -175,10 +175,10 @@ static void attend(const struct attention *a, const struct item *item, const str
             for (int r = 0; r < t.rows && t.keys > 0; r++) {
                 const int64_t row = row_of(a, item, &t),
                               at = ((item->first_row + t.i) * a->H + t.head + r) * blocks + item->begin / KEY_BLOCK;
-                real *scores = w->scores + row * KEY_BLOCK + r * NR;
-                attention_hide(scores, t.rows * NR, 0, t.from);
-                states[at] =
-                    attention_exponentials(scores, t.rows * NR, t.keys, a->scale, w->p + (row + r) * KEY_BLOCK);
+                const int64_t begin = t.from / NR * NR;
+                const real *scores = w->scores + row * KEY_BLOCK + r * NR + begin * t.rows;
+                states[at] = attention_exponentials(scores, t.rows * NR, t.from - begin, t.keys - begin, a->scale,
+                                                    w->p + (row + r) * KEY_BLOCK + begin);
                 memset(o + at * columns, 0, (size_t)columns * sizeof(real));
             }
         }

@@ -8,6 +8,11 @@
  * Where there are rotations (A, D), q and k are first turned by their positions (rope.c). With a window W, the sum goes
  * over i - W < j <= i (Beltagy et al. 2020).
  *
+ * What is masked does not matter: a key or value with j > i, before the window, or past the end of a sequence or of its
+ * last page is left out by its index, so that neither its score nor a NaN or an infinity in it reaches y_i, lse_i or a
+ * gradient of the pair; one that query i sees does, as the formulas send it. scale is any finite number, 0 and negative
+ * ones included. This holds for attention_backward.c, attention_decode.c and attention_paged.c, too.
+ *
  * The rule that makes a row of y a function of its query and its keys alone, whatever the batch, the chunk, the
  * threads, and the pages of attention_paged.c: keys are taken in blocks of KEY_BLOCK, the first at position 0. With
  * s_j = scale * log2(e) * q.k_j, and every product one chain of multiply-adds, a block gives
@@ -127,9 +132,11 @@ static void attend_block(const struct attention *a, const struct buffers *w, str
     pack_panel(w->q, MR, t->q, D);
     for (int64_t j = least; j < most; j += NR) q_times_keys(t->rows, D, w->q, w->keys + j * D, w->scores + j * MR);
     for (int r = 0; r < t->rows; r++) {
-        real *p = w->p + r * P_ROW, *scores = w->scores + r * NR;
-        attention_hide(scores, MR * NR, least, t->from[r]);
-        parts[r] = attention_exponentials(scores + least * MR, MR * NR, t->keys[r] - least, a->scale, p + least);
+        real *p = w->p + r * P_ROW;
+        const int64_t begin = t->from[r] / NR * NR;
+        for (int64_t j = least; j < begin; j += VL) vec_store(p + j, vec_set(0));
+        parts[r] = attention_exponentials(w->scores + r * NR + begin * MR, MR * NR, t->from[r] - begin,
+                                          t->keys[r] - begin, a->scale, p + begin);
         for (int64_t j = round_up(t->keys[r], VL); j < most; j += VL) vec_store(p + j, vec_set(0));
     }
     for (int64_t d = 0; d < D; d += NR)
@@ -282,7 +289,7 @@ int64_t KERNEL_FN(attention_forward_workspace)(const struct gollm_attention_forw
 
 int KERNEL_FN(attention_forward)(const struct gollm_attention_forward_args *a, const struct gollm_team *team) {
     if (!attention_shape_is_good(a->H, a->G, a->D, a->E) || a->P != a->H * a->D) return GOLLM_BAD_SHAPE;
-    const int status = attention_positions_status(a->rotations, a->A, a->D, a->T, a->window);
+    const int status = attention_positions_status(a->rotations, a->A, a->D, a->T, a->window, a->scale);
     if (status != GOLLM_OK) return status;
     const struct attention all = attention_of(a);
     attention_run(&all, team);

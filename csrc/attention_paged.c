@@ -24,6 +24,7 @@ struct pages {
     const int32_t *query_offsets, *lengths, *page_table; // (S1), (S), (S, L)
     const real *rotations;                               // (A, D) or NULL
     int64_t A, D, window;
+    double scale;
 };
 
 static int check_pages(const struct pages *p) {
@@ -32,7 +33,7 @@ static int check_pages(const struct pages *p) {
     for (int64_t s = 0; s < p->S; s++) {
         const int64_t queries = (int64_t)p->query_offsets[s + 1] - p->query_offsets[s], length = p->lengths[s];
         if (queries < 0 || length < queries || length > p->L * p->Z) return GOLLM_BAD_INDEX;
-        const int status = attention_positions_status(p->rotations, p->A, p->D, length, p->window);
+        const int status = attention_positions_status(p->rotations, p->A, p->D, length, p->window, p->scale);
         if (status != GOLLM_OK) return status;
         for (int64_t j = 0; j * p->Z < length; j++) {
             const int32_t page = p->page_table[s * p->L + j];
@@ -45,7 +46,7 @@ static int check_pages(const struct pages *p) {
 int KERNEL_FN(kv_cache_write)(const struct gollm_kv_cache_write_args *a, const struct gollm_team *team) {
     if (!attention_shape_is_good(a->H, a->G, a->D, a->E) || a->W != a->G * a->D) return GOLLM_BAD_SHAPE;
     const struct pages pages = {a->N,       a->S,          a->S1,        a->L, a->Z, a->R, a->query_offsets,
-                                a->lengths, a->page_table, a->rotations, a->A, a->D, 0};
+                                a->lengths, a->page_table, a->rotations, a->A, a->D, 0,    0};
     const int status = check_pages(&pages);
     if (status != GOLLM_OK) return status;
     const struct range rows = thread_range(a->N, 1, team);
@@ -98,8 +99,8 @@ int64_t KERNEL_FN(attention_paged_workspace)(const struct gollm_attention_paged_
 int KERNEL_FN(attention_paged)(const struct gollm_attention_paged_args *a, const struct gollm_team *team) {
     if (!attention_shape_is_good(a->H, a->G, a->D, a->E) || a->P != a->H * a->D || a->W != a->G * a->D)
         return GOLLM_BAD_SHAPE;
-    const struct pages pages = {a->N,       a->S,          a->S1,        a->L, a->Z, a->R,     a->query_offsets,
-                                a->lengths, a->page_table, a->rotations, a->A, a->D, a->window};
+    const struct pages pages = {a->N,       a->S,          a->S1,        a->L, a->Z, a->R,      a->query_offsets,
+                                a->lengths, a->page_table, a->rotations, a->A, a->D, a->window, a->scale};
     const int status = check_pages(&pages);
     if (status != GOLLM_OK) return status;
     const struct attention all = attention_of(a);

@@ -13,32 +13,44 @@ static inline real largest(vec v) {
     return lanes[0];
 }
 
-/* Scores [begin, end) of a row become -inf: keys that its window leaves out. */
-void attention_hide(real *scores, int64_t panel, int64_t begin, int64_t end) {
-    for (int64_t j = begin; j < end; j++) scores[j / NR * panel + j % NR] = -(real)INFINITY;
-}
-
-/* A row of scores, in panels of NR that lie `panel` apart  ->  p (n) = 2^(scale log2(e) score - max), zero from n to
- * the end of its vector; the maximum, and the sum of p: by lanes, even and odd vectors apart, so that zeros after n do
- * not matter. */
-struct state attention_exponentials(const real *scores, int64_t panel, int64_t n, real scale, real *restrict p) {
-    const vec factor = vec_set(scale * (real)LOG2_E), lowest = vec_set(-(real)INFINITY);
-    const int64_t whole = n / NR * NR;
+/* The lanes of x among [from, n), and `other` in the rest. */
+static inline vec seen(int64_t from, int64_t n, vec x, vec other) {
     ivec lane;
     for (int i = 0; i < VL; i++) lane[i] = (ireal)i;
-    const real *row = scores;
+    return vec_select((lane >= (ireal)from) & (lane < (ireal)n), x, other);
+}
+
+/* A row of scores, in panels of NR that lie `panel` apart, of which it sees the keys [from, n), the first in the first
+ * panel  ->  p (n) = 2^(scale log2(e) score - max), zero before `from` and from n to the end of its vector; the maximum,
+ * and the sum of p: by lanes, even and odd vectors apart, so that zeros do not matter. What is not seen is left out by its
+ * index, whatever its score and the scale. */
+struct state attention_exponentials(const real *scores, int64_t panel, int64_t from, int64_t n, real scale,
+                                    real *restrict p) {
+    const vec factor = vec_set(scale * (real)LOG2_E), lowest = vec_set(-(real)INFINITY), zero = vec_set(0);
+    const int64_t begin = from ? NR : 0, whole = max_i64(begin, n / NR * NR); // panels [begin, whole) are seen whole
+    const int64_t first = from ? min_i64(NR, n) : 0; // keys of the first panel, where it is not
+    const real *row = from ? scores + panel : scores;
     vec m0 = lowest, m1 = lowest;
-    for (int64_t j = 0; j < whole; j += NR, row += panel) {
+    for (int64_t j = 0; j < first; j += VL)
+        m0 = vec_max(m0, seen(from - j, first - j, vec_load(scores + j) * factor, lowest));
+    for (int64_t j = begin; j < whole; j += NR, row += panel) {
         m0 = vec_max(m0, vec_load(row) * factor);
         m1 = vec_max(m1, vec_load(row + VL) * factor);
     }
-    for (int64_t j = whole; j < n; j += VL, row += VL)
-        m0 = vec_max(m0, vec_select(lane < (ireal)(n - j), vec_load(row) * factor, lowest));
+    for (int64_t j = whole; j < n; j += VL, row += VL) m0 = vec_max(m0, seen(0, n - j, vec_load(row) * factor, lowest));
     const real max = largest(vec_max(m0, m1));
     const vec shift = vec_set(max == -(real)INFINITY ? 0 : max); // all scores -inf: p = 0, not NaN
-    vec s0 = vec_set(0), s1 = vec_set(0);
-    row = scores;
-    for (int64_t j = 0; j < whole; j += NR, row += panel) {
+    vec s0 = zero, s1 = zero;
+    row = from ? scores + panel : scores;
+    for (int64_t j = 0; j < first; j += VL) {
+        const vec e = seen(from - j, first - j, exp2_negative(vec_load(scores + j) * factor - shift), zero);
+        if (j == 0)
+            s0 += e;
+        else
+            s1 += e;
+        vec_store(p + j, e);
+    }
+    for (int64_t j = begin; j < whole; j += NR, row += panel) {
         const vec e0 = exp2_negative(vec_load(row) * factor - shift),
                   e1 = exp2_negative(vec_load(row + VL) * factor - shift);
         s0 += e0;
@@ -47,7 +59,7 @@ struct state attention_exponentials(const real *scores, int64_t panel, int64_t n
         vec_store(p + j + VL, e1);
     }
     for (int64_t j = whole; j < n; j += VL, row += VL) {
-        const vec e = vec_select(lane < (ireal)(n - j), exp2_negative(vec_load(row) * factor - shift), vec_set(0));
+        const vec e = seen(0, n - j, exp2_negative(vec_load(row) * factor - shift), zero);
         if (j == whole)
             s0 += e;
         else

@@ -18,13 +18,17 @@ def make(build, H, G, D):
     return rng.standard_normal((S, T, (H + 2 * G) * D)).astype(real_of(build)), rotations.astype(real_of(build))
 
 
-def whole(qkv, rotations, H, G, D, window):
+def whole(qkv, rotations, H, G, D, window, scale=None):
     y = np.empty((*qkv.shape[:2], H * D), qkv.dtype)
-    _native.attention_forward(y=y, qkv=qkv, rotations=rotations, H=H, G=G, D=D, scale=D**-0.5, window=window)
+    _native.attention_forward(y=y, qkv=qkv, rotations=rotations, H=H, G=G, D=D, scale=scale_of(D, scale), window=window)
     return y
 
 
-def through_pages(qkv, rotations, H, G, D, window, Z, chunks):
+def scale_of(D, scale):
+    return D**-0.5 if scale is None else scale
+
+
+def through_pages(qkv, rotations, H, G, D, window, Z, chunks, scale=None):
     """The same through pages of Z tokens: chunks[i][s] tokens of sequence s in the i-th call."""
     L, W, rng = -(-T // Z), G * D, np.random.default_rng(3)
     R = S * L + 1
@@ -50,7 +54,7 @@ def through_pages(qkv, rotations, H, G, D, window, Z, chunks):
         }
         _native.kv_cache_write(**call)
         rows = np.empty((offsets[-1], H * D), qkv.dtype)
-        _native.attention_paged(y=rows, scale=D**-0.5, window=window, **call)
+        _native.attention_paged(y=rows, scale=scale_of(D, scale), window=window, **call)
         for s, part in enumerate(parts):
             y[s, part] = rows[offsets[s] : offsets[s + 1]]
     assert (done == T).all()
@@ -104,6 +108,75 @@ def test_long_rows_of_extreme_scores(build):
     clear = np.array([len(s) < 2 or s[-1] - s[-2] > 50 for s in scores])
     assert clear.sum() > T // 2
     np.testing.assert_allclose(y[0][clear], v[best][clear], rtol=1e-6)
+
+
+def forward_and_backward(qkv, dy, rotations, H, G, D, window, scale):
+    """y; dq, dk and dv (S, T, ...)"""
+    y, lse = np.empty_like(dy), np.empty((S, H, T), qkv.dtype)
+    call = {"qkv": qkv, "rotations": rotations, "H": H, "G": G, "D": D, "window": window, "scale": scale}
+    _native.attention_forward(y=y, lse=lse, **call)
+    dqkv = np.empty_like(qkv)
+    _native.attention_backward(dqkv=dqkv, dy=dy, y=y, lse=lse, **call)
+    return y, *np.split(dqkv, [H * D, (H + G) * D], axis=2)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("window", [0, 5, 270])
+@pytest.mark.parametrize("scale", [0.3, -1.0, -0.0, 0.0, 1e-30])
+def test_what_is_masked_never_matters(build, window, scale):
+    """NaN or infinity in a token's q, k, v or dy changes no bit of what has no part in its attention."""
+    H, G, D = 4, 2, 6
+    clean, rotations = make(build, H, G, D)
+    clean_dy = np.random.default_rng(1).standard_normal((S, T, H * D)).astype(real_of(build))
+    reach = window or T
+    with using(build, 2):
+        want = forward_and_backward(clean, clean_dy, rotations, H, G, D, window, scale)
+        for number, at in enumerate((2, 100, 257, 303, T - 1)):
+            for part in range(4):
+                qkv, dy = clean.copy(), clean_dy.copy()
+                value = (np.nan, np.inf, -np.inf)[(number + part) % 3]
+                ([*np.split(qkv, [H * D, (H + G) * D], axis=2), dy][part])[0, at] = value
+                got = forward_and_backward(qkv, dy, rotations, H, G, D, window, scale)
+                seen_by = range(at, min(T, at + reach)) if part in (1, 2) else [at]
+                sees = range(max(0, at - reach + 1), seen_by[-1] + 1)  # the keys of all these queries
+                for now, before, touched in zip(got, want, [seen_by, seen_by, sees, sees], strict=True):
+                    untouched = np.delete(now[0], touched, 0), np.delete(before[0], touched, 0)
+                    assert untouched[0].tobytes() == untouched[1].tobytes()
+                    assert now[1].tobytes() == before[1].tobytes()
+                    assert np.isfinite(before).all()
+                if np.isnan(value):
+                    assert np.isnan(got[0 if part != 3 else 1][0, seen_by]).all()
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("window", [0, 5, 270])
+@pytest.mark.parametrize("scale", [-1.0, 0.0])
+def test_nan_and_infinity_take_the_same_way_through_pages(build, window, scale):
+    heads = (4, 2, 6)
+    qkv, rotations = make(build, *heads)
+    qkv[0, 40, 30] = np.nan
+    qkv[0, 300, 38] = np.inf
+    qkv[1, 260, 25] = -np.inf
+    with using(build, 2):
+        want = whole(qkv, rotations, *heads, window, scale)
+        for how in CHUNKS:
+            got = through_pages(qkv, rotations, *heads, window, 32, CHUNKS[how], scale)
+            np.testing.assert_array_equal(got, want, err_msg=how)
+    assert np.isnan(want).any() and np.isinf(want).any()
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, 1e300])
+def test_a_scale_that_is_not_finite_is_refused(scale):
+    qkv, y = np.ones((1, 2, 12), np.float32), np.ones((1, 2, 4), np.float32)
+    heads = {"H": 1, "G": 1, "D": 4, "scale": scale, "window": 0}
+    with pytest.raises(KernelError, match="attention_forward: a value outside of its range"):
+        _native.attention_forward(y=y, qkv=qkv, **heads)
+    with pytest.raises(KernelError, match="attention_backward: a value outside of its range"):
+        lse = np.ones((1, 1, 2), np.float32)
+        _native.attention_backward(dqkv=np.ones_like(qkv), dy=y.copy(), qkv=qkv, y=y, lse=lse, **heads)
+    call = paged_call()
+    with pytest.raises(KernelError, match="attention_paged: a value outside of its range"):
+        _native.attention_paged(y=np.zeros((5, 8), np.float32), scale=scale, window=0, **call)
 
 
 def paged_call():

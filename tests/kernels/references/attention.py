@@ -5,10 +5,14 @@ import numpy as np
 from kernels.harness import kernel
 
 
-def case(B, T, H, G, D, window=0, positions=None):
+def case(B, T, H, G, D, window=0, positions=None, scale=None):
     """`positions` have a rotation each, T unless given; where D is odd there are none."""
     sizes = {"B": B, "T": T, "H": H, "G": G, "D": D, "P": H * D, "E": (H + 2 * G) * D, "A": (positions or T) + 2}
-    return sizes | {"scale": D**-0.5, "window": window} | ({"without": ("rotations",)} if D % 2 else {})
+    return (
+        sizes
+        | {"scale": D**-0.5 if scale is None else scale, "window": window}
+        | ({"without": ("rotations",)} if D % 2 else {})
+    )
 
 
 # Lengths around the blocks of keys (256 forward, 192 backward) and queries (96); head sizes around the vectors; groups;
@@ -28,14 +32,19 @@ SHAPES = [
     case(1, 700, 2, 1, 5, window=300),
     case(1, 130, 2, 1, 64, window=131),
     case(1, 389, 9, 1, 2, window=193),
+    case(2, 19, 2, 1, 20, window=7, scale=-1.0),
+    case(1, 3, 2, 2, 8, window=2, scale=-0.0),
+    case(1, 290, 1, 1, 9, window=40, scale=0.0),
+    case(1, 270, 4, 2, 6, window=259, scale=1e-30),
+    case(1, 301, 2, 1, 4, scale=-0.7),
 ]
 
 
-def paged_case(H, G, D, Z, L, sequences, window=0):
+def paged_case(H, G, D, Z, L, sequences, window=0, scale=None):
     """sequences: (rows of this call, tokens before them) of each; two pages more than they can need"""
     S, N = len(sequences), sum(rows for rows, _ in sequences)
     sizes = {"N": N, "S": S, "S1": S + 1, "L": L, "Z": Z, "R": S * L + 2, "W": G * D}
-    return case(1, 1, H, G, D, window, L * Z) | sizes | {"sequences": sequences}
+    return case(1, 1, H, G, D, window, L * Z, scale) | sizes | {"sequences": sequences}
 
 
 PAGED = [
@@ -48,6 +57,9 @@ PAGED = [
     paged_case(2, 1, 256, 100, 3, [(280, 7)]),
     paged_case(4, 2, 16, 64, 10, [(1, 600), (100, 500), (3, 255), (4, 11)], window=13),
     paged_case(3, 1, 20, 50, 12, [(2, 590), (300, 299), (1, 0)], window=257),
+    paged_case(4, 2, 16, 64, 5, [(1, 300), (100, 200), (3, 255)], window=13, scale=-1.0),
+    paged_case(2, 2, 9, 16, 20, [(2, 290), (30, 255)], window=40, scale=0.0),
+    paged_case(2, 1, 4, 16, 3, [(1, 30), (9, 3)], window=5, scale=-0.0),
 ]
 
 
@@ -99,27 +111,25 @@ def attention_forward(qkv, rotations, H, G, D, scale, window):
     return {"y": y.transpose(0, 2, 1, 3).reshape(B, T, H * D), "lse": lse}
 
 
-# A NaN in dy or qkv may reach keys and queries of its neighbourhood that it has nothing to do with: 0 * NaN is NaN.
 @kernel(
-    "attention_backward",
-    forward="attention_forward",
-    shapes=SHAPES,
-    summands=lambda s: s.T + s.D,
-    nonfinite=(),
-    empty=["B", "T"],
+    "attention_backward", forward="attention_forward", shapes=SHAPES, summands=lambda s: s.T + s.D, empty=["B", "T"]
 )
 def attention_backward(dy, qkv, y, lse, rotations, H, G, D, scale, window):
     B, T, _ = qkv.shape
     q, k, v = split(qkv, rotations, H, G, D)
     dy, y = (x.reshape(B, T, H, D).transpose(0, 2, 1, 3) for x in (dy, y))
-    p = np.tril(np.exp(scale * q @ k.swapaxes(-1, -2) - lse[..., None]))
-    if window:
-        p = np.triu(p, 1 - window)
-    ds = scale * p * (dy @ v.swapaxes(-1, -2) - (dy * y).sum(-1, keepdims=True))
-    dk, dv = ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ dy
+    dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+    for i in range(T):  # as forward: a query and a key that it does not see have nothing to do with each other
+        seen, row = slice(max(0, i - window + 1) if window else 0, i + 1), slice(i, i + 1)
+        p = np.exp(scale * q[:, :, row] @ k[:, :, seen].swapaxes(-1, -2) - lse[:, :, row, None])
+        dp = dy[:, :, row] @ v[:, :, seen].swapaxes(-1, -2)
+        ds = scale * p * (dp - (dy * y)[:, :, row].sum(-1, keepdims=True))
+        dq[:, :, row] = ds @ k[:, :, seen]
+        dk[:, :, seen] += ds.swapaxes(-1, -2) * q[:, :, row]
+        dv[:, :, seen] += p.swapaxes(-1, -2) * dy[:, :, row]
     dk, dv = (x.reshape(B, G, H // G, T, D).sum(2) for x in (dk, dv))
     table = None if rotations is None else rotations[:T]
-    dq, dk = turned(ds @ k, table, -1), turned(dk, table, -1)
+    dq, dk = turned(dq, table, -1), turned(dk, table, -1)
     return {"dqkv": np.concatenate([dq, dk, dv], axis=1).transpose(0, 2, 1, 3).reshape(qkv.shape)}
 
 
