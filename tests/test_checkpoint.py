@@ -296,7 +296,7 @@ def test_a_failing_disk_keeps_the_old_file(tmp_path, monkeypatch, call):
 
 
 def test_paths_that_cannot_be_written_or_read(tmp_path):
-    with pytest.raises(CheckpointError, match="No such file or directory"):
+    with pytest.raises(CheckpointError, match=r"cannot write .*: the folder .*no does not exist\. Create it"):
         write(tmp_path / "no" / "a.golm")
     with pytest.raises(CheckpointError, match=r"cannot open .*No such file or directory"):
         open_checkpoint(tmp_path / "no.golm")

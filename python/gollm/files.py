@@ -1,7 +1,8 @@
-"""Writing files so that a crash, a SIGKILL or a full disk never leaves half a file under its final name.
+"""Opening files from outside, and writing files so that a crash or a full disk never leaves half a file.
 
-The bytes go to a temporary file in the same folder, are flushed to the disk, and only then take the final name; the
-folder is flushed last, so that after a power failure either the old or the new file is there, whole.
+Only regular files are read and replaced: opening a FIFO would wait for its other end, and a device is no place for a
+file. What is written goes to a temporary file in the same folder, is flushed to the disk, and only then takes the final
+name; the folder is flushed last, so that after a power failure either the old or the new file is there, whole.
 """
 
 from __future__ import annotations
@@ -19,12 +20,39 @@ from typing import BinaryIO
 
 from .errors import GollmError
 
-_TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)
+
+_SPACE = "Free some space, or write to another folder"
+_PERMISSION = "Write to a folder where you may create files"
+_ADVICE = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: "Raise the limit (ulimit -f), or write to another file system",
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.EROFS: _PERMISSION,
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.EISDIR: "Name a file",
+    errno.EINVAL: "Choose another name",
+    errno.ELOOP: "Choose another name",
+}
+
+
+def fitting_name(path: Path, before: str, after: str) -> Path:
+    """`path` with its name between `before` and `after`, cut where the file system takes no name of that many bytes."""
+    try:
+        limit = os.pathconf(path.parent, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows; a folder that is not there
+        limit = 255
+    room = limit - len(before) - len(after)
+    name = os.fsencode(path.name)
+    kept = path.name if len(name) <= room else name[: max(0, room)].decode(errors="ignore")
+    return path.with_name(f"{before}{kept}{after}")
 
 
 def temporary_name(path: Path) -> Path:
     """A new name beside `path` that `remove_leftovers` recognises: `.NAME.PID-RANDOM.tmp`."""
-    return path.with_name(f".{path.name[:180]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    return fitting_name(path, ".", f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def reason(failure: OSError) -> str:
@@ -32,8 +60,11 @@ def reason(failure: OSError) -> str:
     return failure.strerror or str(failure)
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """A regular file, unbuffered. Raises OSError for anything else, and never waits for somebody to write to a pipe."""
+def open_regular(path: str | os.PathLike[str], buffering: int = 0) -> BinaryIO:
+    """A regular file, unbuffered unless told otherwise.
+
+    Raises OSError for anything else, and never waits for somebody to write to a pipe.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as failure:  # a NUL in the path
@@ -44,7 +75,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
-        return os.fdopen(descriptor, "rb", buffering=0)
+        return os.fdopen(descriptor, "rb", buffering=buffering)
     except OSError:
         os.close(descriptor)
         raise
@@ -54,6 +85,12 @@ def refuse_pointer(path: str | os.PathLike[str], beginning: bytes, error: type[G
     """Raises `error` where a file's first bytes say that git-lfs has put a pointer in the place of the file."""
     if beginning.startswith(b"version https://git-lfs.github.com/spec/"):
         raise error(f"{path} is a pointer of git-lfs, and the file itself is not here; fetch it with: git lfs pull")
+
+
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """At most `limit` bytes from the beginning of a regular file. Raises OSError as `open_regular` does."""
+    with open_regular(path, buffering=-1) as file:
+        return file.read(limit)
 
 
 def sync_folder(folder: Path) -> None:
@@ -75,11 +112,12 @@ def replacing(path: str | os.PathLike[str], error: type[GollmError]) -> Iterator
     """Open a temporary file for writing that becomes `path` when the block ends well.
 
     When the block fails, or the disk does, the temporary file is removed and what was at `path` before is untouched; an
-    OSError becomes `error` with the path and the reason. A symbolic link is followed: its target is replaced.
+    OSError becomes `error` with the path and the reason. A symbolic link is followed: its target is replaced. Only a
+    regular file is ever replaced.
     """
-    target = Path(os.path.realpath(path))
-    temporary = temporary_name(target)
-    try:
+    with _failures_named(path, error):
+        target = _target(path, folder=False)
+        temporary = temporary_name(target)
         try:
             with open(temporary, "xb") as file:
                 yield file
@@ -90,11 +128,6 @@ def replacing(path: str | os.PathLike[str], error: type[GollmError]) -> Iterator
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-    except OSError as failure:
-        kept = "; the file that was there before is untouched" if target.exists() else ""
-        raise error(
-            f"cannot write {path}: {reason(failure)}{kept}. Free some space, or write to another folder"
-        ) from failure
     sync_folder(target.parent)
 
 
@@ -104,9 +137,9 @@ def replacing_folder(path: str | os.PathLike[str], error: type[GollmError]) -> I
 
     When the block fails, the new folder is removed, and what was at `path` stays. An OSError becomes `error`.
     """
-    target = Path(os.path.realpath(path))
-    temporary, old = temporary_name(target), temporary_name(target)
-    try:
+    with _failures_named(path, error):
+        target = _target(path, folder=True)
+        temporary, old = temporary_name(target), temporary_name(target)
         try:
             temporary.mkdir()
             yield temporary
@@ -119,10 +152,38 @@ def replacing_folder(path: str | os.PathLike[str], error: type[GollmError]) -> I
                 os.replace(old, target)
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    except OSError as failure:
-        raise error(f"cannot write {path}: {reason(failure)}. Free some space, or write to another folder") from failure
     shutil.rmtree(old, ignore_errors=True)
     sync_folder(target.parent)
+
+
+def _target(path: str | os.PathLike[str], *, folder: bool) -> Path:
+    """Where `path` leads. Raises OSError unless there is nothing yet, or a regular file (with `folder`: a folder)."""
+    try:
+        # Not of the resolved path: /dev/stdout leads to a pipe that has no name.
+        mode = os.stat(os.fspath(path) or os.curdir).st_mode
+    except FileNotFoundError:
+        mode = None
+    except ValueError as failure:  # a NUL in the path
+        raise OSError(errno.EINVAL, str(failure)) from None
+    if mode is not None and not folder and stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if mode is not None and not (stat.S_ISDIR if folder else stat.S_ISREG)(mode):
+        what = "not a folder, and only a folder" if folder else "not a regular file, and only a regular file"
+        raise OSError(errno.EINVAL, f"it is {what} is replaced by one")
+    return Path(os.path.realpath(path))
+
+
+@contextlib.contextmanager
+def _failures_named(path: str | os.PathLike[str], error: type[GollmError]) -> Iterator[None]:
+    """An OSError from within becomes `error`: what could not be written, why, and what to do."""
+    try:
+        yield
+    except OSError as failure:
+        why, advice = reason(failure), _ADVICE.get(failure.errno or 0, "Write to another folder")
+        if failure.errno == errno.ENOENT and not os.path.isdir(folder := os.path.dirname(os.path.realpath(path))):
+            why, advice = f"the folder {folder} does not exist", "Create it, or write to another folder"
+        kept = "; the file that was there before is untouched" if os.path.isfile(path) else ""
+        raise error(f"cannot write {path}: {why}{kept}. {advice}") from failure
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

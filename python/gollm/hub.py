@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gollm.errors import HubError
-from gollm.files import reason
+from gollm.files import fitting_name, reason
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _NEEDED = (
@@ -45,7 +45,7 @@ def pull(name: str, out: Path | None = None, revision: str | None = None, files:
     target = Path(name.rpartition("/")[2]) if out is None else out
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise HubError(f"{target} is there already; name another folder with --out")
-    part = target.with_name(target.name + ".part")
+    part = fitting_name(target, "", ".part")
     try:
         found = huggingface_hub.HfApi().model_info(name, revision=revision)
         there = [file.rfilename for file in found.siblings or []]

@@ -36,7 +36,7 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 from ..errors import DataError
-from ..files import reason, replacing, sync_folder, temporary_name
+from ..files import open_regular, read_regular, reason, replacing, sync_folder, temporary_name
 from ..tokenizers.base import Framing
 from .shards import HEADER_BYTES, Ids, Part, StrPath, Tokens, open_shard, shard_dtype, shard_header
 from .sources import DataSource, Files
@@ -47,6 +47,7 @@ FORMAT = 1  # part of the key: raise it when the same text and tokenizer would g
 SHARD_TOKENS = 1 << 27
 BLOCK_BYTES = 1 << 20
 CHECKED_BLOCKS = 256
+MAX_MANIFEST_BYTES = 64 << 20  # checksums of a few terabytes
 REMEMBER_FROM_BYTES = 32 << 20
 BATCH_CHARACTERS = 4 << 20
 
@@ -122,7 +123,7 @@ def _content_fingerprint(source: DataSource, root: Path) -> str:
         return source.fingerprint()
     memory = root / "sources" / signature
     with contextlib.suppress(OSError, ValueError):
-        known = memory.read_text("ascii")
+        known = read_regular(memory, 65).decode("ascii")
         if len(known) == 64 and int(known, 16) >= 0:
             return known
     started = time.time()
@@ -143,10 +144,8 @@ def _content_fingerprint(source: DataSource, root: Path) -> str:
 def _open(folder: Path, vocab_size: int, name: str) -> Tokens | None:
     """The cached tokens, or None where there are none or they are damaged."""
     manifest = folder / "manifest.json"
-    if not manifest.exists():
-        return None
     try:
-        record = json.loads(manifest.read_bytes())
+        record = json.loads(read_regular(manifest, MAX_MANIFEST_BYTES))
         shards: list[dict[str, Any]] = record["shards"]
         parts = [open_shard(folder / _shard_name(i)) for i in range(len(shards))]
         wanted = shard_dtype(vocab_size)
@@ -161,7 +160,9 @@ def _open(folder: Path, vocab_size: int, name: str) -> Tokens | None:
             shard_number, block, crc = blocks[i]
             if _crc(folder / _shard_name(shard_number), block) != crc:
                 raise ValueError(f"the checksum of block {i} differs")
-    except (DataError, ValueError, KeyError, TypeError, RecursionError) as failure:
+    except FileNotFoundError:
+        return None
+    except (OSError, DataError, ValueError, KeyError, TypeError, RecursionError) as failure:
         log.warning("the token cache %s is damaged (%s); building it again", folder, failure)
         return None
     return Tokens(parts, vocab_size=vocab_size, fingerprint=folder.name, name=f"the tokens of {name}")
@@ -177,7 +178,7 @@ def _n_blocks(part: Part) -> int:
 
 def _crc(shard: Path, block: int) -> int:
     # Read, not mapped: pages of a map would count as this process' memory from here on.
-    with open(shard, "rb") as file:
+    with open_regular(shard, buffering=-1) as file:
         file.seek(HEADER_BYTES + block * BLOCK_BYTES)
         return zlib.crc32(file.read(BLOCK_BYTES))
 
@@ -303,7 +304,10 @@ def _lock(path: Path) -> Iterator[None]:
 
     Where Python has no such locks (Windows outside of WSL) processes that start at once need a cache folder each.
     """
-    with open(path, "ab") as file:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # "ab" would wait for the reader of a FIFO
+    try:
         if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)

@@ -15,12 +15,12 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 
 import numpy as np
 
 from ..errors import DataError
-from ..files import reason, replacing
+from ..files import open_regular, read_regular, reason, replacing
 
 HEADER_BYTES = 1024
 MAX_TOKENS = 2**31 - 1  # the header counts them in an int32
@@ -65,16 +65,9 @@ def write_shard(path: StrPath, tokens: Part | Sequence[int], vocab_size: int = 2
 def is_shard(path: Path) -> bool:
     """Whether the file begins like a token shard."""
     try:
-        if not path.is_file():
-            return False
-        with open(path, "rb") as file:
-            return _known_magic(file)
+        return int.from_bytes(read_regular(path, 4), "little") in FORMATS
     except OSError:
         return False
-
-
-def _known_magic(file: BinaryIO) -> bool:
-    return int.from_bytes(file.read(4), "little") in FORMATS
 
 
 def open_shard(path: StrPath) -> Part:
@@ -83,7 +76,7 @@ def open_shard(path: StrPath) -> Part:
     Raises DataError for a file that is missing, of another kind, or not as long as its header says.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             header = np.frombuffer(file.read(HEADER_BYTES), np.uint8)
             if header.size < HEADER_BYTES:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import DataError
-from ..files import reason
+from ..files import open_regular, reason
 from .reading import Piece, json_line_pieces, make_decoder, split_document, text_pieces
 from .shards import HEADER_BYTES, is_shard, open_shard
 
@@ -181,7 +181,7 @@ class Files(_Streams):
     def _streams(self) -> Iterator[tuple[str, str | None, BinaryIO]]:
         for path in self.paths:
             field = self.field or ("text" if path.suffix.lower() in JSON_LINES else None)
-            with _readable(str(path)), open(path, "rb") as file:
+            with _readable(str(path)), open_regular(path, buffering=-1) as file:
                 yield str(path), field, file
 
 
@@ -261,7 +261,7 @@ class TokenShards(DataSource):
         """Of sizes, headers and first tokens only: shards may be larger than what one wants to read before training."""
         digest = hashlib.sha256(b"shards")
         for path in self.paths:
-            with _readable(str(path)), open(path, "rb") as file:
+            with _readable(str(path)), open_regular(path) as file:
                 digest.update(file.read(HEADER_BYTES + 4096))
             digest.update(str(path.stat().st_size).encode())
         return digest.hexdigest()

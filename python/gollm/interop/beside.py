@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gollm.errors import FormatError, TokenizerError
-from gollm.files import replacing
+from gollm.files import read_regular, replacing
 from gollm.interop.source import Source
 from gollm.tokenizers import Tokenizer
 
@@ -37,7 +38,7 @@ class TokenizerBeside:
             source.without_tokenizer = str(error)
             return
         try:
-            other = self._path.exists() and self._path.read_bytes() != self._data
+            other = os.path.lexists(self._path) and read_regular(self._path, len(self._data) + 1) != self._data
         except OSError:
             other = True
         if other:

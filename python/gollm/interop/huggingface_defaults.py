@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gollm.errors import FormatError, GenerationError
-from gollm.files import reason, refuse_pointer
+from gollm.files import read_regular, reason, refuse_pointer
 from gollm.generation import GenerationDefaults
 from gollm.strict_json import parse_object, shorten
 from gollm.tokenizers import Tokenizer
@@ -23,8 +23,7 @@ Values = Mapping[str, Any]
 def read_text(path: Path) -> bytes | None:
     """A small file's bytes, or None where there is none. Raises FormatError for one that is large or unreadable."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_JSON_BYTES + 1)
+        text = read_regular(path, MAX_JSON_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as failure:

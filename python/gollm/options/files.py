@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gollm.errors import ConfigError
+from gollm.files import read_regular, reason
 
 MAX_BYTES = 1 << 18  # far more than any configuration; bounds the time for a file that is none
 
@@ -22,11 +23,10 @@ def load_file(path: str | Path) -> dict[str, Any]:
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise ConfigError(f"{path}: a configuration file ends in .yaml, .yml or .json")
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_regular(path, MAX_BYTES + 1)
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}; check the path of the configuration file") from None
+        raise ConfigError(f"{path}: {reason(error)}; check the path of the configuration file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: a configuration file is text in UTF-8, and this is not") from None
     if len(data) > MAX_BYTES:

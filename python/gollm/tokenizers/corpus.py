@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from gollm.errors import TokenizerError
+from gollm.files import open_regular, reason
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -37,14 +38,14 @@ def texts_of_files(paths: Paths, *, whole: bool = False) -> Iterator[str]:
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         rest = ""
         try:
-            with Path(path).open(encoding="utf-8", newline="") as file:
+            with io.TextIOWrapper(open_regular(path, buffering=-1), encoding="utf-8", newline="") as file:
                 while chunk := file.read(_CHUNK):
                     rest += chunk
                     if not whole and (cut := safe_cut(rest)):
                         yield rest[:cut]
                         rest = rest[cut:]
         except OSError as error:
-            raise TokenizerError(f"cannot read {path}: {error.strerror}") from None
+            raise TokenizerError(f"cannot read {path}: {reason(error)}") from None
         except UnicodeDecodeError as error:
             raise TokenizerError(f"{path} is not UTF-8 text ({error.reason}); convert it to UTF-8 first") from None
         if rest:

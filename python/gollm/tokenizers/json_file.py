@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gollm.errors import TokenizerError
-from gollm.files import refuse_pointer
+from gollm.files import read_regular, reason, refuse_pointer, replacing
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
 if TYPE_CHECKING:
@@ -48,10 +48,9 @@ def read_head(path: Path) -> bytes:
 
 def _read(path: Path, size: int) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(size)
+        data = read_regular(path, size)
     except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {error.strerror}") from None
+        raise TokenizerError(f"cannot read {path}: {reason(error)}") from None
     refuse_pointer(path, data, TokenizerError)
     return data
 
@@ -85,8 +84,6 @@ def read_json(path: Path) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all. Raises TokenizerError."""
-    from gollm.files import replacing
-
     with replacing(path, TokenizerError) as file:
         file.write(text.encode())
 

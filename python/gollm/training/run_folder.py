@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gollm.errors import TrainingError
-from gollm.files import reason, remove_leftovers, replacing
+from gollm.files import open_regular, read_regular, reason, remove_leftovers, replacing
 from gollm.options import to_yaml
 
 _CHECKPOINT = re.compile(r"step-(\d{8,})\.golm")
@@ -119,7 +119,7 @@ class RunFolder:
     def write_config(self, values: Mapping[str, Any]) -> None:
         """Writes the options, unless they are there. Raises TrainingError."""
         text = to_yaml(values).encode()
-        if not self.config_path.is_file() or self.config_path.read_bytes() != text:
+        if not self.config_path.is_file() or read_regular(self.config_path, len(text) + 1) != text:
             with replacing(self.config_path, TrainingError) as file:
                 file.write(text)
 
@@ -131,7 +131,7 @@ class RunFolder:
         steps, length, values = 0, 0, {}
         try:
             self._metrics = os.open(self.metrics_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            with open(self.metrics_path, "rb") as file:
+            with open_regular(self.metrics_path, buffering=-1) as file:
                 while steps < last_step and (line := file.readline()).endswith(b"\n"):
                     steps, length, values = steps + 1, length + len(line), _parsed(line)
                     if values.get("step") != steps:
