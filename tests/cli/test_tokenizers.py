@@ -185,4 +185,8 @@ def test_mistakes(
 
 def test_standard_input_that_is_no_text(bpe: Path, run: Run) -> None:
     result = run("encode", "--tokenizer", bpe, "-", stdin=b"ab\xffc")
-    assert result == (1, "", "gollm: standard input is not UTF-8: byte 2 is 0xff; convert it first\n")
+    assert result == (
+        1,
+        "",
+        "gollm: standard input is not UTF-8 text: byte 0xff at line 1, byte 2. Convert it to UTF-8 first\n",
+    )

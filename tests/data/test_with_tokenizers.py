@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gollm import plain_text
 from gollm.data import Sampler, Texts, open_source, prepare, reading
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, WordTokenizer
 
@@ -19,7 +20,7 @@ def test_ids_do_not_depend_on_the_pieces(kind, tmp_path, monkeypatch):
     whole = prepare(Texts(TEXT), tokenizer, cache_dir=tmp_path / "whole", validation_fraction=0).train[:]
     np.testing.assert_array_equal(whole, tokenizer.encode(TEXT))
     monkeypatch.setattr(reading, "PIECE_CHARACTERS", 199)
-    monkeypatch.setattr(reading, "READ_BYTES", 61)
+    monkeypatch.setattr(plain_text, "READ_BYTES", 61)
     assert len(list(Texts(TEXT).pieces())) > 100
     (tmp_path / "a.txt").write_text(TEXT)
     for name, source in (("memory", Texts(TEXT)), ("file", open_source(tmp_path / "a.txt"))):

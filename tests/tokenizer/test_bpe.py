@@ -212,7 +212,8 @@ def test_files_are_read_in_chunks_that_cut_no_word(tmp_path, monkeypatch) -> Non
     (tmp_path / "b.txt").write_bytes(b"second file")
     expected = spelled_merges(BPETokenizer.train([text, "second file"], 500))
     for chunk in (1, 2, 7, 64, 1 << 20):
-        monkeypatch.setattr("gollm.tokenizers.corpus._CHUNK", chunk)
+        monkeypatch.setattr("gollm.plain_text.HEAD_BYTES", 1)
+        monkeypatch.setattr("gollm.plain_text.READ_BYTES", chunk)
         tokenizer = BPETokenizer.train_from_files([tmp_path / "a.txt", str(tmp_path / "b.txt")], 500)
         assert spelled_merges(tokenizer) == expected
     with pytest.raises(TokenizerError, match=r"cannot read .*missing"):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gollm.errors import CheckpointError, DataError
+from gollm.files import reason
+from gollm.plain_text import standard_input, text_chunks
 
 if TYPE_CHECKING:
     from gollm.tokenizers import Tokenizer
@@ -15,15 +16,14 @@ CHECKPOINT_SUFFIX = ".golm"
 
 
 def text_or_stdin(text: str) -> str:
-    """The text itself, or all of standard input where it is -. Raises DataError for input that is not UTF-8."""
+    """The text itself, or all of standard input where it is -. Raises DataError for input that is not text."""
     if text != "-":
         return text
+    name = "standard input"
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"standard input is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}; convert it first"
-        ) from None
+        return "".join(text_chunks(standard_input(DataError), name, DataError))
+    except OSError as failure:
+        raise DataError(f"cannot read {name}: {reason(failure)}") from None
 
 
 def open_tokenizer(path: Path) -> Tokenizer:

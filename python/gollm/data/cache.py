@@ -43,7 +43,7 @@ from .sources import DataSource, Files
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # part of the key: raise it when the same text and tokenizer would give other files
+FORMAT = 2  # part of the key: raise it when the same text and tokenizer would give other files
 SHARD_TOKENS = 1 << 27
 BLOCK_BYTES = 1 << 20
 CHECKED_BLOCKS = 256

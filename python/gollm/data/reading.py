@@ -1,4 +1,4 @@
-"""From bytes to text: decoding in chunks, JSON Lines, and where a long document may be cut.
+"""From text to documents: JSON Lines, and where a long document may be cut.
 
 A document arrives in pieces of about a million characters, so a corpus larger than memory can be read. A piece ends in
 front of a space that follows a letter or digit wherever there is one nearby: no tokenizer of the usual kinds
@@ -8,19 +8,17 @@ ids are those of the uncut document.
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from ..errors import DataError
+from ..plain_text import text_chunks
 
-READ_BYTES = 1 << 20
 PIECE_CHARACTERS = 1 << 20
 CUT_WINDOW = 1 << 16  # how far back from a piece's end a good place to cut is looked for
-MAX_LINE_BYTES = 64 << 20
-
+MAX_LINE_CHARACTERS = 64 << 20
 _GOOD_CUT = re.compile(r"(?<=[^\W_])(?=[ \n])")
 _FAIR_CUT = re.compile(
     r"(?<=\S)(?=[^\S\x1c-\x1f])"
@@ -47,35 +45,19 @@ def cut_position(text: str) -> int:
 def text_pieces(
     stream: BinaryIO, name: str, encoding: str, errors: str, progress: Callable[[int], None]
 ) -> Iterator[Piece]:
-    """One document: the whole stream, decoded; a leading byte order mark is dropped, line ends stay as they are.
+    """One document: the whole stream, decoded as `text_chunks` does.
 
     `progress` is told how many bytes were read each time. Raises DataError where the bytes are not text in `encoding`.
     """
-    decoder = make_decoder(encoding, errors)
-    rest, first, offset, line = "", True, 0, 1
-    while True:
-        data = stream.read(READ_BYTES)
-        try:
-            text = decoder.decode(data, final=not data)
-        except UnicodeDecodeError as failure:
-            # The decoder prepends the bytes that it kept from the chunk before.
-            at = offset - (len(failure.object) - len(data)) + failure.start
-            line += failure.object[: failure.start].count(b"\n")
-            raise undecodable(name, f"line {line}, byte {at:,}", failure) from None
-        if offset == 0:
-            text = text.removeprefix("\ufeff")
-        offset += len(data)
-        line += data.count(b"\n")
-        progress(len(data))
+    rest, first = "", True
+    for text in text_chunks(stream, name, DataError, encoding, errors, progress, named=True):
         rest += text
-        if not data:
-            if rest:
-                yield Piece(rest, first)
-            return
         if len(rest) >= PIECE_CHARACTERS:
             cut = cut_position(rest)
             yield Piece(rest[:cut], first)
             rest, first = rest[cut:], False
+    if rest:
+        yield Piece(rest, first)
 
 
 def json_line_pieces(
@@ -85,13 +67,10 @@ def json_line_pieces(
 
     Raises DataError with file and line for a line that is no such object.
     """
-    for number, data in enumerate(_lines(stream, name), 1):
-        progress(len(data))
+    chunks = text_chunks(stream, name, DataError, encoding, errors, progress, named=True)
+    for number, line in enumerate(_lines(chunks, name), 1):
         where = f"{name}, line {number}"
-        try:
-            line = make_decoder(encoding, errors).decode(data, final=True).removeprefix("\ufeff")
-        except UnicodeDecodeError as failure:
-            raise undecodable(name, f"line {number}, byte {failure.start:,} of the line", failure) from None
+        line = line.removeprefix("\ufeff")
         if not line.strip():
             continue
         try:
@@ -128,30 +107,6 @@ def split_document(text: str) -> Iterator[Piece]:
     yield Piece(text, first)
 
 
-def make_decoder(encoding: str, errors: str) -> codecs.IncrementalDecoder:
-    """An incremental decoder of bytes to text. Raises DataError for an encoding that Python does not know."""
-    if errors not in ("strict", "replace", "ignore"):
-        raise DataError(f"decoding errors cannot be handled by {errors!r}; choose strict, replace or ignore")
-    try:
-        if not codecs.lookup(encoding)._is_text_encoding:
-            raise LookupError
-        return codecs.getincrementaldecoder(encoding)(errors)
-    except LookupError:
-        raise DataError(
-            f"the encoding {encoding!r} is not known; usual ones are utf-8, latin-1, cp1252 and utf-16"
-        ) from None
-
-
-def undecodable(name: str, where: str, failure: UnicodeDecodeError) -> DataError:
-    """The error for bytes that are no text."""
-    bad = failure.object[failure.start : failure.start + 1].hex()
-    return DataError(
-        f"{name} is not {failure.encoding} text: byte 0x{bad} at {where}. Name its encoding (--encoding latin-1), "
-        f"leave the file "
-        "out with a pattern, or replace such bytes with --decode-errors replace"
-    )
-
-
 def _whole_characters(text: str, where: str, errors: str) -> str:
     try:
         text.encode()
@@ -166,12 +121,19 @@ def _whole_characters(text: str, where: str, errors: str) -> str:
     return text
 
 
-def _lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
-    number = 0
-    while line := stream.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if len(line) > MAX_LINE_BYTES:
+def _lines(chunks: Iterator[str], name: str) -> Iterator[str]:
+    """The lines of a text without their ends."""
+    number, rest = 1, ""
+    for chunk in chunks:
+        *lines, last = chunk.split("\n")
+        for line in lines:
+            yield rest + line
+            number, rest = number + 1, ""
+        rest += last
+        if len(rest) > MAX_LINE_CHARACTERS:
             raise DataError(
-                f"{name}, line {number}: longer than {MAX_LINE_BYTES >> 20} MiB; JSON Lines holds one document per line"
+                f"{name}, line {number}: longer than {MAX_LINE_CHARACTERS >> 20} million characters; JSON Lines holds "
+                "one document per line"
             )
-        yield line
+    if rest:
+        yield rest

@@ -11,8 +11,8 @@ import glob
 import hashlib
 import io
 import os
+import re
 import stat
-import sys
 import sysconfig
 import tempfile
 from abc import ABC, abstractmethod
@@ -22,13 +22,15 @@ from typing import BinaryIO
 
 from ..errors import DataError
 from ..files import open_regular, reason
-from .reading import Piece, json_line_pieces, make_decoder, split_document, text_pieces
+from ..plain_text import make_decoder, standard_input
+from .reading import Piece, json_line_pieces, split_document, text_pieces
 from .shards import HEADER_BYTES, is_shard, open_shard
 
 StrPath = str | os.PathLike[str]
 Progress = Callable[[int], None]
 
 JSON_LINES = (".jsonl", ".ndjson")
+COMPRESSED = (".gz", ".bz2", ".xz")
 STANDARD_LIBRARY_BYTES = 8 << 20
 
 
@@ -134,8 +136,8 @@ class _Streams(DataSource):
 
 
 class Files(_Streams):
-    """Files in the given order, each a document; those that end in .jsonl or .ndjson, and all when `field` is given,
-    are JSON Lines with a document in each line (in the field "text" unless told otherwise).
+    """Files in the given order, each a document; those that end in .jsonl or .ndjson, compressed or not, and all when
+    `field` is given, are JSON Lines with a document in each line (in the field "text" unless told otherwise).
 
     encoding, errors  how bytes become text: any encoding of Python's; "strict", "replace" or "ignore"
     Raises DataError for a path that is missing, is no regular file, or cannot be read.
@@ -154,7 +156,7 @@ class Files(_Streams):
         if not self.paths:
             raise DataError("no files were given; name at least one file or folder with --data")
         self.field, self.encoding, self.errors = field, encoding, errors
-        make_decoder(encoding, errors)
+        make_decoder(encoding, errors, DataError)
         self.name = name or (
             str(self.paths[0]) if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
         )
@@ -180,13 +182,15 @@ class Files(_Streams):
 
     def _streams(self) -> Iterator[tuple[str, str | None, BinaryIO]]:
         for path in self.paths:
-            field = self.field or ("text" if path.suffix.lower() in JSON_LINES else None)
+            field = self.field or ("text" if _is_json_lines(path) else None)
             with _readable(str(path)), open_regular(path, buffering=-1) as file:
                 yield str(path), field, file
 
 
 class StandardInput(_Streams):
-    """Text from a pipe. It is copied to an unnamed file on the disk first, because a corpus is read more than once."""
+    """Text from a pipe: standard input, or `stream`.
+
+    It is copied to an unnamed file on the disk first, because a corpus is read more than once."""
 
     def __init__(
         self,
@@ -196,22 +200,22 @@ class StandardInput(_Streams):
         errors: str = "strict",
         stream: BinaryIO | None = None,
         folder: StrPath | None = None,
+        name: str = "standard input",
     ) -> None:
-        self.name = "standard input"
+        self.name = name
         self.field, self.encoding, self.errors = field, encoding, errors
-        make_decoder(encoding, errors)
-        incoming = stream if stream is not None else sys.stdin.buffer
+        make_decoder(encoding, errors, DataError)
+        incoming = stream if stream is not None else standard_input(DataError)
         self._size = 0
         try:
             self._copy = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (lives as long as this object)
-            while data := incoming.read(1 << 20):
+            while data := _read_pipe(incoming, name):
                 self._copy.write(data)
                 self._size += len(data)
             self._copy.flush()
         except OSError as failure:
             raise DataError(
-                f"cannot keep standard input on the disk: {reason(failure)}. Set TMPDIR to a folder with room, or use "
-                f"a file"
+                f"cannot keep {name} on the disk: {reason(failure)}. Set TMPDIR to a folder with room, or use a file"
             ) from failure
 
     @property
@@ -347,7 +351,8 @@ def open_source(
 ) -> DataSource:
     """The source that `--data` names.
 
-    None is the standard library's own text, "-" standard input, anything else one or several paths: files, folders
+    None is the standard library's own text, "-" standard input (or what a shell's <(COMMAND) gives), anything else one
+    or several paths: files, folders
     (with `patterns`), wildcards such as "books/*.txt", or token shards in llm.c's format (*.bin). See `Files` for
     `field`, `encoding` and `errors`. Raises DataError.
     """
@@ -359,10 +364,14 @@ def open_source(
         return standard_library()
     if [os.fspath(path) for path in given] == ["-"]:
         return StandardInput(field=field, encoding=encoding, errors=errors)
+    pipes = [str(path) for path in given if _SHELL_PIPE.fullmatch(str(path)) and not os.path.isfile(path)]
+    if pipes and len(given) == 1:
+        with _readable(pipes[0]), os.fdopen(os.dup(_descriptor(pipes[0])), "rb") as stream:
+            return StandardInput(field=field, encoding=encoding, errors=errors, stream=stream, name=pipes[0])
     paths: list[Path] = []
     for item in [os.fspath(path) for path in given]:
-        if item == "-":
-            raise DataError("standard input (-) cannot be mixed with other data; pass it alone")
+        if item == "-" or item in pipes:
+            raise DataError(f"a pipe ({item}) cannot be mixed with other data; pass it alone")
         paths += files_below(Path(item), patterns) if os.path.isdir(item) else _expand(item)
     shards = [is_shard(path) for path in paths]
     if any(shards):
@@ -374,6 +383,23 @@ def open_source(
         return TokenShards(paths)
     name = str(given[0]) if len(given) == 1 else None
     return Files(paths, field=field, encoding=encoding, errors=errors, name=name)
+
+
+_SHELL_PIPE = re.compile(r"/dev/stdin|/(?:dev|proc/self)/fd/[0-9]{1,9}")  # what <(COMMAND) becomes
+
+
+def _descriptor(pipe: str) -> int:
+    return 0 if pipe == "/dev/stdin" else int(pipe.rpartition("/")[2])
+
+
+def _read_pipe(stream: BinaryIO, name: str) -> bytes:
+    with _readable(name):
+        return stream.read(1 << 20)
+
+
+def _is_json_lines(path: Path) -> bool:
+    inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    return inner.suffix.lower() in JSON_LINES
 
 
 def _expand(item: str) -> list[Path]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Iterable, Iterator
 
 from gollm.errors import TokenizerError
 from gollm.files import open_regular, reason
+from gollm.plain_text import text_chunks
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-
-_CHUNK = 1 << 20  # characters
 
 # White_Space of Unicode, which is what the C splitter calls white space; str.isspace has four more.
 _WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
@@ -31,23 +29,21 @@ def texts_of(texts: str | Iterable[str]) -> Iterator[str]:
 
 
 def texts_of_files(paths: Paths, *, whole: bool = False) -> Iterator[str]:
-    """The text of UTF-8 files, line ends as they are: in chunks that cut no word in two (see safe_cut), or whole.
+    """The text of files (see gollm.plain_text), in chunks that cut no word in two (see safe_cut), or whole.
 
-    Raises TokenizerError for a file that can't be read or is not UTF-8.
+    Raises TokenizerError for a file that can't be read or is not text.
     """
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         rest = ""
         try:
-            with io.TextIOWrapper(open_regular(path, buffering=-1), encoding="utf-8", newline="") as file:
-                while chunk := file.read(_CHUNK):
+            with open_regular(path, buffering=-1) as file:
+                for chunk in text_chunks(file, os.fspath(path), TokenizerError):
                     rest += chunk
                     if not whole and (cut := safe_cut(rest)):
                         yield rest[:cut]
                         rest = rest[cut:]
         except OSError as error:
             raise TokenizerError(f"cannot read {path}: {reason(error)}") from None
-        except UnicodeDecodeError as error:
-            raise TokenizerError(f"{path} is not UTF-8 text ({error.reason}); convert it to UTF-8 first") from None
         if rest:
             yield rest
 
