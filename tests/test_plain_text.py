@@ -174,7 +174,6 @@ def binary_files(folder: Path) -> dict[str, bytes]:
         "weights": b"GGUF\x03\0\0\0",
         "weights ": struct.pack("<Q", 90) + b'{"wte":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
         "NumPy": npy.getvalue(),
-        "git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
     }
 
 
@@ -183,6 +182,8 @@ def test_other_kinds_of_files_are_named(tmp_path: Path) -> None:
         for errors, encoding in [("strict", "utf-8"), ("replace", "utf-8"), ("ignore", "latin-1")]:
             with pytest.raises(DataError, match=rf"FILE is .*{word.strip()}.*, not text; "):
                 read(data, encoding, errors)
+    with pytest.raises(DataError, match="FILE is a pointer of git-lfs"):
+        read(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(DataError, match="FILE is a program, not text"):
         read(gzip.compress(Path(sys.executable).read_bytes()[:100_000]))
     for text in ("BM", "PARENTS", "PK", "MZ", "RIFFRAFF", "GIF", "Obj", "ORC", "ID3", "GGUF", "BZh", "%PDF", "ustar"):

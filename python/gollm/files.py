@@ -69,6 +69,10 @@ def open_regular(path: str | os.PathLike[str], buffering: int = 0) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as failure:  # a NUL in the path
         raise OSError(errno.EINVAL, str(failure)) from None
+    except OSError as failure:
+        if failure.errno == errno.ENXIO:  # a socket
+            raise OSError(errno.EINVAL, "it is not a regular file") from None
+        raise
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):

@@ -43,7 +43,7 @@ def pull(name: str, out: Path | None = None, revision: str | None = None, files:
     if not _NAME.fullmatch(name):
         raise HubError(f"the model is called {name!r}; it must be ORG/NAME, as on the hub")
     target = Path(name.rpartition("/")[2]) if out is None else out
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if os.path.exists(target) and (not target.is_dir() or any(target.iterdir())):
         raise HubError(f"{target} is there already; name another folder with --out")
     part = fitting_name(target, "", ".part")
     try:

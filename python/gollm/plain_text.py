@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from .errors import GollmError
+from .files import refuse_pointer
 
 READ_BYTES = 1 << 20
 HEAD_BYTES = 4096  # at least so many, of a file that has them, are looked at to tell what it is
@@ -69,7 +70,6 @@ _KINDS = [
         (rb"\x7fELF|\xcf\xfa\xed\xfe|\xca\xfe\xba\xbe|\0asm", "a program", _OMIT),
         (rb"GGUF.\0\0\0|GoLM.\0|.{4}\0{4}\{", "a model's weights", _OMIT),
         (rb"\x93NUMPY", "a NumPy array", _OMIT),
-        (rb"version https://git-lfs\.github\.com/spec/", "a pointer of git-lfs", "fetch the file with: git lfs pull"),
     )
 ]
 
@@ -157,6 +157,7 @@ def make_decoder(encoding: str, errors: str, error: type[GollmError]) -> codecs.
 
 def refuse_other_kinds(head: bytes, name: str, error: type[GollmError]) -> None:
     """Raises `error` where a file's first bytes say that it is of a kind that is not text."""
+    refuse_pointer(name, head, error)
     for pattern, what, advice in _KINDS:
         if pattern.match(head):
             raise error(f"{name} is {what}, not text; {advice}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def run(options: Options) -> None:
     from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordPieceTokenizer, WordTokenizer
     from gollm.tokenizers.wordpiece import SPECIAL_TOKENS
 
-    if options.out.exists() and not options.overwrite:
+    if os.path.exists(options.out) and not options.overwrite:
         raise ConfigError(f"{options.out} is there already; choose another file with --out, or --overwrite it")
     if options.kind != "bpe" and options.split != "gpt2":
         raise ConfigError(f"--split is {options.split!r}, and --kind {options.kind}; only bpe has a choice of patterns")

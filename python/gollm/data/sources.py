@@ -294,7 +294,7 @@ def files_below(folder: Path, patterns: Sequence[str] = ()) -> list[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__"]
         found += [Path(parent, name) for name in names if not name.startswith(".")]
-    chosen = [p for p in found if (not wanted or matches(p, wanted)) and not matches(p, unwanted) and p.is_file()]
+    chosen = [p for p in found if (not wanted or matches(p, wanted)) and not matches(p, unwanted) and _is_regular(p)]
     if not chosen:
         what = (
             f"no file below {folder} matches {' '.join(patterns)}"
@@ -306,6 +306,11 @@ def files_below(folder: Path, patterns: Sequence[str] = ()) -> list[Path]:
             f"folder"
         )
     return sorted(chosen, key=lambda p: p.relative_to(folder).as_posix())
+
+
+def _is_regular(path: Path) -> bool:
+    with _readable(str(path)):
+        return path.is_file()
 
 
 def standard_library(max_bytes: int = STANDARD_LIBRARY_BYTES) -> Files:
@@ -372,6 +377,8 @@ def open_source(
     for item in [os.fspath(path) for path in given]:
         if item == "-" or item in pipes:
             raise DataError(f"a pipe ({item}) cannot be mixed with other data; pass it alone")
+        if not item:
+            raise DataError("a path of the data is empty; name a file or folder")
         paths += files_below(Path(item), patterns) if os.path.isdir(item) else _expand(item)
     shards = [is_shard(path) for path in paths]
     if any(shards):

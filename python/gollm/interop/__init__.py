@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 
 from gollm import tokenizers
 from gollm.errors import FormatError, warn
-from gollm.files import refuse_pointer
+from gollm.files import reason, refuse_pointer
 from gollm.interop.binary import head
 from gollm.interop.huggingface_weights import refuse_adapter
 from gollm.interop.source import Format, Source, StorageType
@@ -41,8 +42,13 @@ def format_named(name: str) -> Format:
 def recognise(path: str | Path) -> Format:
     """The format of what is at `path`. Raises FormatError where there is nothing, or nothing that is known."""
     path = Path(path)
-    if not path.exists():
-        raise FormatError(f"there is no file or folder {path}")
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FormatError(f"there is no file or folder {path}") from None
+    except (OSError, ValueError) as failure:
+        why = reason(failure) if isinstance(failure, OSError) else failure
+        raise FormatError(f"cannot read {path}: {why}") from None
     for name in _MODULES:
         found = format_named(name)
         if found.recognises(path):
@@ -90,7 +96,7 @@ def _beyond(tokenizer: Tokenizer, rows: int) -> str:
 def format_of_target(path: str | Path) -> Format:
     """The format that a new file's or folder's name asks for. Raises FormatError where it may be several."""
     path = Path(path)
-    if path.is_dir() or not path.suffix:
+    if os.path.isdir(path) or not path.suffix:
         return format_named("huggingface")
     if path.suffix not in _ENDINGS:
         raise FormatError(
@@ -115,12 +121,19 @@ def save(
     goal = format_of_target(target) if to is None else format_named(to)
     if dtype is not None and dtype not in goal.dtypes:
         raise FormatError(f"dtype is {dtype!r}; {goal.name} is written as {', '.join(goal.dtypes)}")
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    if os.path.exists(target) and not _is_empty_folder(target):
         if not overwrite:
             raise FormatError(f"{target} is there already; choose another name, or replace it with --overwrite")
         if target.is_dir() and not goal.recognises(target):
             raise FormatError(f"the folder {target} holds something else than a {goal.name} model; it is not replaced")
     goal.write(source, target, dtype or goal.dtypes[0])
+
+
+def _is_empty_folder(path: Path) -> bool:
+    try:
+        return not os.listdir(path)
+    except OSError:  # a file, or a folder that cannot be read
+        return False
 
 
 def convert(

@@ -15,7 +15,7 @@ from gollm.tokenizers import Tokenizer
 def read_beside(source: Source, path: Path, names: Iterable[str], read: Callable[[Path], Tokenizer]) -> None:
     """Gives the model at `path` the tokenizer in the first of these files that is one of its own, or says why none."""
     for name in names:
-        if path.with_name(name).is_file():
+        if os.path.isfile(path.with_name(name)):
             try:
                 source.tokenizer, source.without_tokenizer = read(path.with_name(name)), ""
                 return

@@ -7,6 +7,7 @@ have them in another order, or as bfloat16, are copied.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,10 @@ from gollm.tensor import FLOAT32, Array
 
 def checkpoint_of(path: Path) -> Path | None:
     """The checkpoint itself, or in a run folder the best one, else the newest; None where there is none."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
     newest_first = sorted(path.glob("step-*.golm"), key=lambda p: (len(p.name), p.name), reverse=True)
-    return next((found for found in (path / "best.golm", *newest_first) if found.is_file()), None)
+    return next((found for found in (path / "best.golm", *newest_first) if os.path.isfile(found)), None)
 
 
 def _recognises(path: Path) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,7 +42,7 @@ SHARD_BYTES = 5 * 10**9  # of weights in a file, unless a single tensor is large
 
 
 def recognises(path: Path) -> bool:
-    return path.is_dir() and (path / "config.json").is_file()
+    return os.path.isfile(path / "config.json")
 
 
 def read(path: Path) -> Source:

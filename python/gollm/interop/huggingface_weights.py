@@ -9,6 +9,7 @@ they differ, the stored head counts; where it has one of them, that is both (saf
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -80,7 +81,7 @@ def parts_of(spec: ParameterSpec, config: ModelConfig) -> list[Part]:
 
 def refuse_adapter(folder: Path) -> None:
     """Raises FormatError for a folder with an adapter: transformers computes it, whatever lies beside it."""
-    if (folder / ADAPTER).is_file():
+    if os.path.isfile(folder / ADAPTER):
         raise FormatError(
             f"the folder {folder} has an adapter ({ADAPTER}), a LoRA for example, which gollm does not compute; merge "
             "it into its model first (in peft: model.merge_and_unload()), and save that"
@@ -95,7 +96,7 @@ def open_weights(folder: Path, stack: ExitStack) -> Tensors:
         stack.callback(file.close)
         return file
 
-    if (folder / SINGLE).exists():
+    if os.path.exists(folder / SINGLE):
         file = opened(SINGLE)
         return {name: (file, tensor) for name, tensor in file.tensors.items()}
     index = read_json(folder / INDEX)

@@ -93,7 +93,7 @@ def load(
     Raises TokenizerError if there is no tokenizer, or one of a kind that is not supported.
     """
     path = Path(path)
-    if merges is None and path.is_dir():
+    if merges is None and os.path.isdir(path):
         return load(_in_folder(path), pattern=pattern, special_tokens=special_tokens)
     vocab_name, merges_name = next((pair for pair in gpt2_files.PAIRS if path.name.endswith(pair[1])), ("", ""))
     head = b"" if merges is not None or merges_name else json_file.read_head(path)
@@ -125,7 +125,7 @@ def load(
             return huggingface_wordpiece.parse(document, path)
         return huggingface.parse(document, path)
     for vocab_name, merges_name in gpt2_files.PAIRS:
-        if path.name.endswith(vocab_name) and _sibling(path, vocab_name, merges_name).is_file():
+        if path.name.endswith(vocab_name) and os.path.isfile(_sibling(path, vocab_name, merges_name)):
             return gpt2_files.read(path, _sibling(path, vocab_name, merges_name))
     raise TokenizerError(
         f"{path} is no tokenizer that gollm knows: it is neither a file that gollm saved, nor a tokenizer.json, "
@@ -136,11 +136,11 @@ def load(
 def _in_folder(folder: Path) -> Path:
     """The file of a folder's tokenizer."""
     for name in _SINGLE_FILES:
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             return folder / name
     for vocab_name, merges_name in gpt2_files.PAIRS:
         for merges in sorted(folder.glob(f"*{merges_name}")):
-            if _sibling(merges, merges_name, vocab_name).is_file():
+            if os.path.isfile(_sibling(merges, merges_name, vocab_name)):
                 return merges
     for ranks in sorted(folder.glob("*.tiktoken")):
         return ranks

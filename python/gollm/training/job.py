@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def _validation_source(options: TrainOptions) -> DataSource | None:
     data = options.validation_data
     if not data:
         return None
-    return _source(options, data, options.pattern if any(Path(path).is_dir() for path in data) else ())
+    return _source(options, data, options.pattern if any(os.path.isdir(path) for path in data) else ())
 
 
 def _name_of(options: TrainOptions) -> str:
