@@ -347,13 +347,13 @@ def test_yaml_follows_version_1_2(tmp_path: Path, text: str, value: Any) -> None
         ("a.yaml", "[a]: 1\n", "line 1: a name cannot be a list or mapping"),
         ("a.yaml", "a: !!python/object/apply:os.system [id]\n", "line 1: tags such as tag:yaml.org,2002:python/object"),
         ("a.yaml", "\na: !!bool maybe\n", "line 2: tags such as tag:yaml.org,2002:bool have no place"),
-        ("a.yaml", "a: &x [*x]\n", "not valid YAML: found unconstructable recursive node"),
+        ("a.yaml", "a: &x [*x]\n", "the alias *x repeats a list or mapping; write it out"),
         ("a.yaml", "a: " + "[" * 5000, "nested too deeply"),
         ("a.json", '{"a": ' + "[" * 100000, "nested too deeply"),
         ("a.json", '{"a": ' + "9" * 5000 + "}", "not valid JSON"),
         ("a.yaml", "a: " + "9" * 5000, "not valid YAML"),
         ("a.yaml", "#" + "x" * 300000, "larger than 256 KiB"),
-        ("a.yaml", b"a: \xff", "text in UTF-8"),
+        ("a.yaml", b"a: \xff", "is not UTF-8 text: byte 0xff at line 1, byte 3. Convert it"),
         ("a.py", "a = 1", "ends in .yaml, .yml or .json"),
     ],
 )
@@ -389,12 +389,21 @@ def test_an_empty_file_changes_nothing(tmp_path: Path, content: str) -> None:
     assert load_file(tmp_path / "a.yaml") == {}
 
 
-def test_repeated_nodes_are_shared_and_cannot_grow(tmp_path: Path) -> None:
+def test_only_single_values_have_aliases_so_that_nothing_grows(tmp_path: Path) -> None:
     bomb = "a0: &a0 [1,1,1,1,1,1,1,1,1]\n"
     bomb += "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
     (tmp_path / "a.yaml").write_text(bomb)
-    with pytest.raises(ConfigError, match="unknown option 'a0'"):
+    with pytest.raises(ConfigError, match=r"a\.yaml: the alias \*a0 repeats a list or mapping"):
         parsed("--config", str(tmp_path / "a.yaml"))
+    (tmp_path / "a.yaml").write_text("a: &x 1e-3\nb: *x\n")
+    assert load_file(tmp_path / "a.yaml") == {"a": 1e-3, "b": 1e-3}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks_of_configurations_are_honoured(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes("a: ü\n".encode(encoding))
+    (tmp_path / "a.json").write_bytes('{"a": "ü"}'.encode(encoding))
+    assert load_file(tmp_path / "a.yaml") == load_file(tmp_path / "a.json") == {"a": "ü"}
 
 
 def test_aliases_must_name_fields() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Hashable, Mapping
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 
 from gollm.errors import ConfigError
 from gollm.files import read_regular, reason
+from gollm.plain_text import text_chunks
 
 MAX_BYTES = 1 << 18  # far more than any configuration; bounds the time for a file that is none
 
@@ -24,12 +26,10 @@ def load_file(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: a configuration file ends in .yaml, .yml or .json")
     try:
         data = read_regular(path, MAX_BYTES + 1)
-        text = data.decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: {reason(error)}; check the path of the configuration file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: a configuration file is text in UTF-8, and this is not") from None
-    if len(data) > MAX_BYTES:
+    text = "".join(text_chunks(io.BytesIO(data), str(path), ConfigError)) if len(data) <= MAX_BYTES else ""
+    if max(len(data), len(text)) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES >> 10} KiB, so it is no configuration file")
     try:
         found = _json(text) if path.suffix.lower() == ".json" else _yaml(text)
@@ -94,8 +94,8 @@ def _yaml(text: str) -> Any:
 def _yaml_loader() -> Any:
     """PyYAML's safe loader with the core schema of YAML 1.2 (yaml.org/spec/1.2.2, 10.3.2) and without repeated keys.
 
-    PyYAML follows YAML 1.1, in which 1e-3 is text, 010 is eight, 1:30 is ninety and `no` is false. Dates stay text, and
-    `<<` is not a merge, so that a small file cannot become a large one."""
+    PyYAML follows YAML 1.1, in which 1e-3 is text, 010 is eight, 1:30 is ninety and `no` is false. Dates stay text.
+    `<<` is not a merge, and only single values have aliases, so that a small file cannot become a large one."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -105,6 +105,8 @@ def _yaml_loader() -> Any:
             event = self.peek_event()  # type: ignore[no-untyped-call]
             if tag := getattr(event, "tag", None):
                 raise _Invalid(f"line {event.start_mark.line + 1}: tags such as {tag} have no place in a configuration")
+            if isinstance(event, yaml.AliasEvent) and isinstance(self.anchors.get(event.anchor), yaml.CollectionNode):
+                raise _Invalid(f"the alias *{event.anchor} repeats a list or mapping; write it out")
             return super().compose_node(parent, index)
 
     def mapping(loader: Any, node: Any) -> dict[Hashable, Any]:
