@@ -1,5 +1,6 @@
 """Recorded plans: the bits of the function itself, whose memory they keep, what they refuse, threads and fork."""
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -409,6 +410,46 @@ def test_plans_of_several_threads_take_turns():
     alone = Step(Plan)
     assert [a.item() for a in shared.gradients(*one)] == [a.item() for a in alone.gradients(*one)]
     assert shared.model.parameters.gradients.tobytes() == alone.model.parameters.gradients.tobytes()
+
+
+def test_a_native_plan_that_runs_is_not_cleared_nor_recorded_under_its_feet():
+    """Refused or done, from another thread, but never a crash."""
+    plan, stop, x = _native.Plan(), threading.Event(), np.ones(100_000, np.float32)
+
+    def record():
+        plan.begin()
+        try:
+            for _ in range(20):
+                y = _native.empty(x.shape, x.dtype)
+                _native.add(c=y, a=x, b=x)
+        finally:
+            plan.end()
+
+    def replay():
+        while not stop.is_set():
+            with contextlib.suppress(GollmError):
+                plan.run()
+            with contextlib.suppress(GollmError):
+                plan.kernels()
+
+    record()
+    workers = [threading.Thread(target=replay) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    refused = 0
+    for _ in range(300):
+        for step in (record, plan.clear):
+            try:
+                step()
+            except GollmError as error:
+                assert "in use" in str(error)
+                refused += 1
+    stop.set()
+    for worker in workers:
+        worker.join()
+    assert refused
+    record()
+    plan.run()
 
 
 FORK = """

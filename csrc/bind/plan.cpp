@@ -8,6 +8,7 @@
 
 #include <pybind11/typing.h>
 
+#include <atomic>
 #include <deque>
 #include <string>
 
@@ -20,6 +21,27 @@ struct Use {
 };
 thread_local Use current;
 
+// What a plan is used for: by any number of runs at once, or by one thread for something that a run must not meet.
+class Usage {
+  public:
+    bool start_run() {
+        int now = users.load();
+        while (now >= 0 && !users.compare_exchange_weak(now, now + 1)) {
+        }
+        return now >= 0;
+    }
+    void end_run() { users--; }
+    bool start_alone() {
+        int none = 0;
+        return users.compare_exchange_strong(none, ALONE);
+    }
+    void end_alone() { users = 0; }
+
+  private:
+    static constexpr int ALONE = -1;
+    std::atomic<int> users{0}; // how many run it
+};
+
 class Plan {
   public:
     ~Plan() {
@@ -31,6 +53,7 @@ class Plan {
     void end() {
         if (current.plan != this) raise_error("GollmError", "this plan is not being recorded, nor lending, here");
         current = {};
+        usage_.end_alone();
         py::cast(this).dec_ref();
     }
 
@@ -43,19 +66,20 @@ class Plan {
     }
 
     void clear() {
-        calls_.clear();
-        words_.clear();
-        kept_.clear();
-        pool_->release();
+        start_alone();
+        forget();
+        usage_.end_alone();
     }
 
     void run() {
         if (current.plan) raise_error("GollmError", "a plan cannot run while one is recorded or lends its memory");
         if (pool_->lent()) raise_error("GollmError", "a plan cannot run while memory that it has lent is in use");
+        if (!usage_.start_run()) raise_error("GollmError", IN_USE);
+        const Running running(&usage_);
         int64_t failed;
         int status;
         {
-            py::gil_scoped_release release;
+            WithoutGil released;
             status = gollm_run_plan(calls_.data(), (int64_t)calls_.size(), &failed);
         }
         if (status != GOLLM_OK)
@@ -63,7 +87,10 @@ class Plan {
                         std::string(calls_[(size_t)failed].kernel->name) + ": " + gollm_status_message(status));
     }
 
-    py::typing::List<py::str> kernels() const {
+    py::typing::List<py::str> kernels() {
+        const bool own = current.plan == this;
+        if (!own && !usage_.start_run()) raise_error("GollmError", IN_USE);
+        const Running running(own ? nullptr : &usage_);
         py::typing::List<py::str> names;
         for (const gollm_call &call : calls_) names.append(call.kernel->name);
         return names;
@@ -72,9 +99,33 @@ class Plan {
     Pool *pool() const { return pool_.get(); }
 
   private:
+    static constexpr const char *IN_USE =
+        "this plan is in use: it runs, is recorded or lends its memory; wait for the end of that";
+
+    struct Running { // nullptr: nothing to end
+        Usage *usage;
+        explicit Running(Usage *of) : usage(of) {}
+        Running(const Running &) = delete;
+        ~Running() {
+            if (usage) usage->end_run();
+        }
+    };
+
+    void start_alone() {
+        if (!usage_.start_alone()) raise_error("GollmError", IN_USE);
+    }
+
+    void forget() {
+        calls_.clear();
+        words_.clear();
+        kept_.clear();
+        pool_->release();
+    }
+
     void use(bool recording) { // keeps the plan alive until end()
         if (current.plan) raise_error("GollmError", "a plan cannot be used while one is recorded or lends its memory");
-        if (recording) clear();
+        start_alone();
+        if (recording) forget();
         py::cast(this).inc_ref();
         current = {this, recording};
     }
@@ -83,6 +134,7 @@ class Plan {
     std::vector<gollm_call> calls_;
     std::deque<std::vector<int64_t>> words_; // the calls' arguments
     std::vector<py::object> kept_;
+    Usage usage_;
 };
 
 } // namespace
