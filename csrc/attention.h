@@ -37,7 +37,7 @@ static inline int attention_shape_is_good(int64_t H, int64_t G, int64_t D, int64
 static inline int attention_positions_status(const real *rotations, int64_t A, int64_t D, int64_t positions,
                                              int64_t window, double scale) {
     if (window < 0 || window > INT32_MAX || !isfinite((real)scale)) return GOLLM_BAD_VALUE;
-    if (rotations && D % 2) return GOLLM_BAD_SHAPE;
+    if (positions > INT32_MAX || (rotations && D % 2)) return GOLLM_BAD_SHAPE;
     return rotations && positions > A ? GOLLM_BAD_INDEX : GOLLM_OK;
 }
 

@@ -321,10 +321,11 @@ static void shared_heads(const args *a, int64_t first, int64_t count, real *part
 /* Each thread's buffers, then the parts of shared heads. */
 int64_t KERNEL_FN(attention_backward_workspace)(const args *a, int n_threads) {
     if (!attention_shape_is_good(a->H, a->G, a->D, a->E)) return 0;
+    const int64_t heads = times_i64(a->B, a->G);
     int64_t shared = 0; // at most, since the team may turn out to be smaller
-    for (int n = 1; n <= n_threads; n++) shared = max_i64(shared, a->B * a->G % n);
-    const int64_t parts = shared * (a->H / a->G) * blocks_of(a->T, QUERIES);
-    return (int64_t)sizeof(real) * (n_threads * buffers_size(a->D) + parts * gradient_size(a->D));
+    for (int n = 1; n <= n_threads; n++) shared = max_i64(shared, heads % n);
+    const int64_t parts = times_i64(shared, times_i64(a->H / a->G, blocks_of(a->T, QUERIES)));
+    return times_i64(sizeof(real), plus_i64(n_threads * buffers_size(a->D), times_i64(parts, gradient_size(a->D))));
 }
 
 int KERNEL_FN(attention_backward)(const args *a, const struct gollm_team *team) {

@@ -42,13 +42,16 @@ static struct buffers lay_out(const struct attention *a, real *workspace) {
                             .rows = workspace + NR * a->D + rows * (2 * KEY_BLOCK + a->D)};
 }
 
-static int64_t blocks_of(int64_t keys) { return (keys + KEY_BLOCK - 1) / KEY_BLOCK; }
-static int64_t most_blocks(const struct attention *a) { return blocks_of(a->page_table ? a->L * a->Z : a->T); }
-static int64_t most_rows(const struct attention *a) { return min_i64(a->N, FEW_QUERIES * a->S) * a->H; }
+static int64_t blocks_of(int64_t keys) { return keys / KEY_BLOCK + (keys % KEY_BLOCK != 0); }
+static int64_t most_blocks(const struct attention *a) {
+    return blocks_of(a->page_table ? times_i64(a->L, a->Z) : a->T);
+}
+static int64_t most_rows(const struct attention *a) { return times_i64(min_i64(a->N, FEW_QUERIES * a->S), a->H); }
 
 int attention_may_decode(const struct attention *a) {
     enum { MOST_PARTS = 1 << 16 }; // bounds the memory
-    return a->N > 0 && (a->page_table || a->T <= FEW_QUERIES) && most_blocks(a) <= MOST_PARTS / most_rows(a);
+    const int64_t blocks = most_blocks(a), rows = most_rows(a);
+    return blocks > 0 && rows > 0 && (a->page_table || a->T <= FEW_QUERIES) && blocks <= MOST_PARTS / rows;
 }
 
 /* Each thread's buffers, then (rows, blocks) states, then (rows, blocks, columns) of o. */

@@ -231,8 +231,9 @@ static void prefill(const struct attention *a, const struct gollm_team *team, st
         const struct sequence s = sequence_at(a, index);
         cost += cost_of(a, &s) * a->G;
     }
-    const struct cut from = cut_at(a, cost * team->thread / team->n_threads);
-    const struct cut to = cut_at(a, cost * (team->thread + 1) / team->n_threads);
+    const int64_t each = cost / team->n_threads, rest = cost % team->n_threads;
+    const struct cut from = cut_at(a, each * team->thread + rest * team->thread / team->n_threads);
+    const struct cut to = cut_at(a, each * (team->thread + 1) + rest * (team->thread + 1) / team->n_threads);
     for (int64_t index = from.s; index <= to.s && index < a->S; index++) {
         const struct sequence s = sequence_at(a, index);
         if (cost_of(a, &s) == 0) continue;
@@ -247,11 +248,11 @@ static void prefill(const struct attention *a, const struct gollm_team *team, st
 
 /* Each thread's buffers, then (N, H) states; decoding comes afterwards and takes the same place. */
 static int64_t prefill_size(const struct attention *a, int n_threads) {
-    return buffers_size(a->D) * n_threads + 2 * a->N * a->H;
+    return plus_i64(buffers_size(a->D) * n_threads, times_i64(2, times_i64(a->N, a->H)));
 }
 
 int64_t attention_run_size(const struct attention *a, int n_threads) {
-    return (int64_t)sizeof(real) * max_i64(prefill_size(a, n_threads), attention_decode_size(a, n_threads));
+    return times_i64(sizeof(real), max_i64(prefill_size(a, n_threads), attention_decode_size(a, n_threads)));
 }
 
 void attention_run(const struct attention *a, const struct gollm_team *team) {
@@ -267,7 +268,7 @@ static struct attention attention_of(const struct gollm_attention_forward_args *
                               .G = a->G,
                               .D = a->D,
                               .S = a->B,
-                              .N = a->B * a->T,
+                              .N = times_i64(a->B, a->T),
                               .T = a->T,
                               .scale = (real)a->scale,
                               .q = a->qkv,

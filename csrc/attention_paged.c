@@ -32,7 +32,7 @@ static int check_pages(const struct pages *p) {
     if (p->query_offsets[0] != 0 || p->query_offsets[p->S] != p->N) return GOLLM_BAD_INDEX;
     for (int64_t s = 0; s < p->S; s++) {
         const int64_t queries = (int64_t)p->query_offsets[s + 1] - p->query_offsets[s], length = p->lengths[s];
-        if (queries < 0 || length < queries || length > p->L * p->Z) return GOLLM_BAD_INDEX;
+        if (queries < 0 || length < queries || length > times_i64(p->L, p->Z)) return GOLLM_BAD_INDEX;
         const int status = attention_positions_status(p->rotations, p->A, p->D, length, p->window, p->scale);
         if (status != GOLLM_OK) return status;
         for (int64_t j = 0; j * p->Z < length; j++) {

@@ -91,7 +91,9 @@ int gollm_set_num_threads(int n) {
 static int reserve(int64_t bytes) {
     if (bytes <= workspace_bytes) return GOLLM_OK;
     free(workspace);
+    workspace = NULL;
     workspace_bytes = 0;
+    if (bytes > INT64_MAX - CACHE_LINE) return GOLLM_OUT_OF_MEMORY;
     bytes = (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
     workspace = aligned_alloc(CACHE_LINE, (size_t)bytes);
     if (!workspace) return GOLLM_OUT_OF_MEMORY;

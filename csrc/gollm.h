@@ -30,6 +30,8 @@ typedef int64_t gollm_i64;
 typedef int32_t gollm_i32;
 typedef uint16_t gollm_u16;
 
+#define GOLLM_MAX_SIZE ((gollm_i64)1 << 40) /* of a DIM: beyond it, or below 0, kernels return GOLLM_BAD_SHAPE */
+
 enum gollm_status {
     GOLLM_OK = 0,
     GOLLM_BAD_SHAPE = 1,    /* sizes that contradict each other, or that the kernel does not take */

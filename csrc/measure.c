@@ -18,6 +18,7 @@ int64_t KERNEL_FN(measure_fma_workspace)(const struct gollm_measure_fma_args *a,
 }
 
 int KERNEL_FN(measure_fma)(const struct gollm_measure_fma_args *a, const struct gollm_team *team) {
+    if (a->iterations < 0 || a->iterations > INT32_MAX) return GOLLM_BAD_VALUE;
     vec x[CHAINS];
     const vec half = vec_set((real)0.5);
     for (int i = 0; i < CHAINS; i++) x[i] = vec_set(0);

@@ -9,6 +9,7 @@
 
 #include <pybind11/typing.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -99,7 +100,11 @@ class Kernel {
             if (value) used++;
             if (field.kind == Kind::Into && value && PyTuple_Check(value) && PyTuple_GET_SIZE(value) == 2) {
                 words[field.word + 1] = PyObject_IsTrue(PyTuple_GET_ITEM(value, 1));
-                if (words[field.word + 1] < 0) throw py::error_already_set();
+                if (words[field.word + 1] < 0) {
+                    PyErr_Clear();
+                    fail("DTypeError", "whether to add to " + field.name + " is " + shown(PyTuple_GET_ITEM(value, 1)) +
+                                           "; it must be True or False");
+                }
                 value = PyTuple_GET_ITEM(value, 0);
             }
             if (!value || value == Py_None) {
@@ -121,7 +126,7 @@ class Kernel {
         const gollm_kernel *kernel = gollm_kernels(real_type == 8 ? GOLLM_FLOAT64 : GOLLM_FLOAT32) + index_;
         int status;
         {
-            py::gil_scoped_release release;
+            WithoutGil released;
             status = gollm_run(kernel, words);
         }
         if (status != GOLLM_OK) fail("KernelError", gollm_status_message(status));
@@ -169,9 +174,14 @@ class Kernel {
             bool known = false;
             for (const Field &field : fields_)
                 known |= field.kind != Kind::Dim && PyUnicode_Compare(field.key, item.first.ptr()) == 0;
-            if (!known) fail("ConfigError", "it takes no argument " + std::string(py::str(item.first)));
+            if (!known) fail("ConfigError", "it takes no argument " + argument_name(item.first));
         }
         fail("ConfigError", "an argument was given twice");
+    }
+
+    static std::string argument_name(py::handle name) {
+        const std::string quoted = shown(name);
+        return quoted.size() > 2 ? quoted.substr(1, quoted.size() - 2) : quoted;
     }
 
     void set_scalar(const Field &field, PyObject *value, int64_t *words) const {
@@ -184,7 +194,7 @@ class Kernel {
         }
         if (!PyErr_Occurred()) return;
         PyErr_Clear();
-        fail("DTypeError", field.name + " is " + std::string(py::repr(value)) + "; it must be " +
+        fail("DTypeError", field.name + " is " + shown(value) + "; it must be " +
                                (is_float ? "a number" : "a whole number of at most 64 bits"));
     }
 
@@ -211,6 +221,13 @@ class Kernel {
                  field.name + " of shape " + shape_of(array) + " must be contiguous and aligned in memory (C order)");
         if (field.is_written() && !array.writeable())
             fail("ShapeError", field.name + " is written to, but the array is read-only");
+        if (array.size() == 0) { // no memory bounds its sizes, but loops go over them
+            int64_t longest = 1;
+            for (py::ssize_t k = 0; k < array.ndim(); k++) longest *= std::max<int64_t>(1, array.shape(k));
+            if (longest > INT32_MAX)
+                fail("ShapeError", field.name + " has shape " + shape_of(array) +
+                                       "; the sizes of an empty array may be at most 2147483647, all but 0 multiplied");
+        }
         const auto extra = array.ndim() - (py::ssize_t)field.shape.size();
         bool matches = extra >= 0;
         for (size_t j = 0; matches && j < field.shape.size(); j++) {
