@@ -1,6 +1,7 @@
 """How many threads there are by default, several Python threads at once, and fork in the middle."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -51,12 +52,22 @@ def test_the_default_is_what_the_module_says():
     assert run.stdout.split() == [str(min(default_num_threads(), 1024))], run.stderr
 
 
-@pytest.mark.parametrize("n", [0, -1, 1025])
+@pytest.mark.parametrize("n", [0, -1, 1025, 10**30, -(10**30), 1.5, True, "4", None, np.float32(2), [1]], ids=str)
 def test_set_num_threads_refuses(n):
     before = gollm.num_threads()
-    with pytest.raises(gollm.errors.ConfigError, match=rf"the number of threads is {n}; it must be from 1 to 1024"):
+    with pytest.raises(
+        gollm.errors.ConfigError, match=re.escape(f"is {n!r}; it must be a whole number from 1 to 1024")
+    ):
         gollm.set_num_threads(n)
     assert gollm.num_threads() == before
+
+
+@pytest.mark.parametrize("n", [np.int64(1), np.uint8(1)], ids=repr)
+def test_set_num_threads_takes_numpys_whole_numbers(n):
+    before = gollm.num_threads()
+    gollm.set_num_threads(n)
+    assert gollm.num_threads() == 1
+    gollm.set_num_threads(before)
 
 
 def test_physical_cores(tmp_path):
@@ -180,3 +191,46 @@ print(outcomes, after, gollm.num_threads())
 def test_after_fork_the_child_computes_alone_with_the_same_bits():
     run = python(FORK.format(folder=os.path.dirname(__file__)))
     assert run.stdout.strip() == f"{[0] * 10} True {2 if _native.has_openmp() else 1}", run.stderr
+
+
+DAEMON = """
+import threading, time
+import numpy as np
+from gollm import _native
+
+x, c = np.ones((300, 1000), np.float32), np.empty((3, 300, 300), np.float32)
+def keep_busy(i):
+    while True:
+        _native.matmul_nt(c=c[i], a=x, b=x, activation=0)
+for i in range(3):
+    threading.Thread(target=keep_busy, args=(i,), daemon=True).start()
+time.sleep(0.1)
+print("end", flush=True)
+"""
+
+
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "import os; os._exit(3)"])
+def test_a_daemon_thread_that_computes_does_not_disturb_the_end(end):
+    for _ in range(3):
+        run = python(DAEMON + end)
+        assert (run.returncode, run.stdout, run.stderr) == (3 if end else 0, "end\n", "")
+
+
+SUBINTERPRETER = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+one = interpreters.create()
+code = "try:\\n    import gollm\\nexcept ImportError as error:\\n    print(error, flush=True)"
+interpreters.run_string(one, code)
+import gollm
+interpreters.run_string(one, code)
+print(gollm.num_threads() > 0)
+"""
+
+
+def test_a_subinterpreter_is_refused_and_the_main_one_goes_on():
+    run = python(SUBINTERPRETER)
+    refused, again, works = run.stdout.splitlines()
+    assert "subinterpreter" in refused and "subinterpreter" in again and works == "True", run.stderr

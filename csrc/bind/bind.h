@@ -14,6 +14,23 @@ namespace py = pybind11;
 // Raises gollm.errors.NAME(message).
 [[noreturn]] void raise_error(const char *name, const std::string &message);
 
+// repr(value), cut where it is long, for a message.
+std::string shown(py::handle value);
+
+// Gives the GIL back for as long as it lives. At the interpreter's end Python (before 3.14) ends a thread that asks for the
+// GIL, by unwinding its stack, which C++ answers with std::terminate. Such a thread, a daemon, sleeps here instead: the
+// process ends without it.
+class WithoutGil {
+  public:
+    WithoutGil() : state(PyEval_SaveThread()) {}
+    WithoutGil(const WithoutGil &) = delete;
+    WithoutGil &operator=(const WithoutGil &) = delete;
+    ~WithoutGil();
+
+  private:
+    PyThreadState *state;
+};
+
 // A buffer of a kernel's call, object being the NumPy array; nullptr where none was given.
 struct Array {
     PyObject *object;

@@ -145,7 +145,7 @@ class Encoder {
     void run(const Text *texts, size_t n, Workspace &work, size_t *ends) const {
         bool failed = false;
         {
-            py::gil_scoped_release release;
+            WithoutGil released;
             for (size_t i = 0; i < n && !failed; i++) {
                 failed = core(texts[i].data, texts[i].size, work) != 0;
                 if (ends) ends[i] = work.buffer.n;

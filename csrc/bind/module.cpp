@@ -3,12 +3,36 @@
 
 #include <pybind11/typing.h>
 
+#include <climits>
 #include <string>
+#if defined(__GLIBCXX__) && defined(__linux__)
+#include <cxxabi.h> // __forced_unwind
+#include <unistd.h> // pause
+#endif
 
 [[noreturn]] void raise_error(const char *name, const std::string &message) {
     py::object type = py::module_::import("gollm.errors").attr(name);
     PyErr_SetString(type.ptr(), message.c_str());
     throw py::error_already_set();
+}
+
+std::string shown(py::handle value) {
+    constexpr size_t LIMIT = 60;
+    const std::string text =
+        py::str(py::repr(value).attr("encode")("ascii", "backslashreplace").attr("decode")("ascii"));
+    return text.size() <= LIMIT ? text : text.substr(0, LIMIT - 3) + "...";
+}
+
+WithoutGil::~WithoutGil() {
+#if defined(__GLIBCXX__) && defined(__linux__)
+    try {
+        PyEval_RestoreThread(state);
+    } catch (abi::__forced_unwind &) { // may not be swallowed
+        for (;;) pause();
+    }
+#else
+    PyEval_RestoreThread(state);
+#endif
 }
 
 static py::typing::List<py::str> isa_variants() {
@@ -30,9 +54,14 @@ static void set_isa(const std::string &name) {
                                        std::string(py::str(isa_supported())));
 }
 
-static void set_num_threads(int n) {
-    if (gollm_set_num_threads(n) != GOLLM_OK)
-        raise_error("ConfigError", "the number of threads is " + std::to_string(n) + "; it must be from 1 to 1024");
+static void set_num_threads(const py::object &n) {
+    int overflow = 0;
+    long number = PyBool_Check(n.ptr()) || !PyIndex_Check(n.ptr()) ? 0 : PyLong_AsLongAndOverflow(n.ptr(), &overflow);
+    if (PyErr_Occurred()) throw py::error_already_set();
+    number = overflow || number < 0 || number > INT_MAX ? 0 : number;
+    if (gollm_set_num_threads(static_cast<int>(number)) != GOLLM_OK)
+        raise_error("ConfigError",
+                    "the number of threads is " + shown(n) + "; it must be a whole number from 1 to 1024");
 }
 
 static const char *compiler() {
@@ -43,6 +72,8 @@ static const char *compiler() {
 #endif
 }
 
+// pybind11's own start waits for ever in a subinterpreter, so it gets another name, and what Python calls comes before it.
+#define PyInit__native init_in_main_interpreter
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.doc() = "gollm's compiled part: the kernels, the buffer pool and the tokenizers' cores.";
     m.attr("__version__") = gollm_version();
@@ -62,4 +93,12 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     bind_tokenizers(m);
     bind_sentencepiece(m);
     bind_wordpiece(m);
+}
+#undef PyInit__native
+
+extern "C" PYBIND11_EXPORT PyObject *PyInit__native() {
+    if (PyInterpreterState_Get() == PyInterpreterState_Main()) return init_in_main_interpreter();
+    PyErr_SetString(PyExc_ImportError,
+                    "gollm works in the main interpreter only, not in a subinterpreter; use threads or processes");
+    return nullptr;
 }

@@ -131,7 +131,7 @@ class PieceCounter {
 
     void add(py::handle text) {
         Text view(text);
-        py::gil_scoped_release release;
+        WithoutGil released;
         std::lock_guard<std::mutex> lock(mutex);
         if (count_pieces(&counts, pattern, view.data, view.size)) throw std::bad_alloc();
     }
@@ -171,7 +171,7 @@ class PieceCounter {
 class BpeTrainer {
   public:
     explicit BpeTrainer(PieceCounter &counter) {
-        py::gil_scoped_release release;
+        WithoutGil released;
         std::lock_guard<std::mutex> lock(counter.mutex);
         trainer = bpe_trainer_new(&counter.counts);
         if (!trainer) throw std::bad_alloc();
@@ -182,7 +182,7 @@ class BpeTrainer {
 
     int64_t run(int32_t n_tokens, int64_t max_merges, int64_t min_count) {
         if (n_tokens > VOCABULARY_MAX) refuse("at most " + std::to_string(VOCABULARY_MAX) + " tokens are possible");
-        py::gil_scoped_release release;
+        WithoutGil released;
         std::lock_guard<std::mutex> lock(mutex);
         int64_t made = bpe_trainer_run(trainer, n_tokens, max_merges, min_count);
         if (made < 0) throw std::bad_alloc();

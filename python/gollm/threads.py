@@ -43,8 +43,9 @@ def initialise() -> None:
         return
     try:
         _native.set_num_threads(int(wanted))
-    except ValueError:
-        raise ConfigError(f"GOLLM_NUM_THREADS is '{wanted}'; it must be a whole number from 1 to 1024") from None
+    except ValueError:  # a ConfigError is one
+        text = wanted if len(wanted) <= 60 else wanted[:57] + "..."
+        raise ConfigError(f"GOLLM_NUM_THREADS is '{text}'; it must be a whole number from 1 to 1024") from None
 
 
 def default_num_threads() -> int:
