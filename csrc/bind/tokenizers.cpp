@@ -24,6 +24,12 @@ enum split_pattern pattern_of(const std::string &name) {
 py::bytes decode_tokens(const Bytes &tokens, const Ids &offsets, const Ids &ids) {
     struct vocabulary v = vocabulary_of(tokens, offsets);
     auto n = static_cast<size_t>(ids.size());
+    for (size_t i = 0; i < n; i++) { // only the ids' tokens: the whole vocabulary would take longer than most texts
+        const int32_t id = ids.data()[i];
+        if (id < 0 || id >= v.n) break;
+        if (v.offsets[id] < 0 || v.offsets[id + 1] < v.offsets[id] || v.offsets[id + 1] > tokens.size())
+            refuse("broken vocabulary: token " + std::to_string(id) + " lies outside of the tokens' bytes");
+    }
     int64_t size = vocabulary_decode(&v, ids.data(), n, nullptr);
     if (size < 0)
         refuse("token id " + std::to_string(ids.data()[-1 - size]) + " at position " + std::to_string(-1 - size) +
@@ -138,9 +144,10 @@ class PieceCounter {
 
     // Pieces that were cut elsewhere.
     void add_pieces(const py::sequence &pieces) {
+        std::vector<Text> views; // all before the lock: a sequence may be anybody's code
+        for (py::handle piece : pieces) views.emplace_back(piece);
         std::lock_guard<std::mutex> lock(mutex);
-        for (py::handle piece : pieces) {
-            Text view(piece);
+        for (const Text &view : views) {
             if (view.size == 0) continue;
             int64_t *count = piece_map_at(&counts, view.data, view.size, view.data + view.size);
             if (!count) throw std::bad_alloc();

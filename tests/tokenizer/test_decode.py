@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer
 
@@ -62,3 +63,10 @@ def test_nothing_is_decoded_to_nothing() -> None:
         assert tokenizer.decode_bytes(np.zeros(0, np.int32)) == b""
         assert tokenizer.encode("").tolist() == []
         assert tokenizer.encode("").dtype == np.int32
+
+
+@pytest.mark.parametrize("offsets", [[0, 2**30, 3], [0, -5, 3], [-(2**31), 2, 3], [2, 1, 0], [0, 1, 2**31 - 1]])
+def test_offsets_outside_of_the_bytes_are_refused_where_ids_reach_them(offsets):
+    tokens = np.frombuffer(b"abc", np.uint8)
+    with pytest.raises(TokenizerError, match=r"broken vocabulary: token [01] lies outside"):
+        _native.decode_tokens(tokens, np.array(offsets, np.int32), np.array([0, 1], np.int32))
