@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import numpy as np
 
-from .errors import GollmError
+from .errors import GollmError, warn
 
 MAX_NODES: Final = 500_000  # objects and lists
 MAX_DEPTH: Final = 32
+_MAX_DIGITS: Final = 400  # of a number: the largest float64 has 309
 
 
 def shorten(value: object, limit: int = 60) -> str:
@@ -38,33 +39,40 @@ def check_nesting(text: bytes, what: str, error: type[GollmError]) -> None:
         raise error(f"{what} is nested {int(depth.max())} levels deep; at most {MAX_DEPTH} are allowed")
 
 
-def parse_object(text: bytes, what: str, error: type[GollmError], *, unchecked_numbers: bool = False) -> dict[str, Any]:
+def parse_object(
+    text: bytes, what: str, error: type[GollmError], *, unchecked_numbers: bool = False, lenient: bool = False
+) -> dict[str, Any]:
     """The JSON object that `text` is. Raises `error` with a sentence about `what` for anything else.
 
-    With `unchecked_numbers`, which is some times faster for millions of them, floats may be infinite (1e999) and
-    integers of any size: the caller checks them."""
+    An integer of more than 20 digits becomes the nearest float64: 1e30 is often written with all its digits. With
+    `unchecked_numbers`, which is some times faster for millions of them, floats may be infinite (1e999) and integers of
+    any size: the caller checks them. With `lenient`, numbers may be NaN or infinite, and of a key that is there twice
+    the last one counts, with one warning."""
+    doubles: list[str] = []
 
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
             seen: set[str] = set()
             double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise error(f"{what} has the key {shorten(double)} twice")
+            if not lenient:
+                raise error(f"{what} has the key {shorten(double)} twice")
+            doubles.append(double)
         return result
 
-    def integer(digits: str) -> int:
-        if len(digits) > 20:
-            raise error(f"{what} holds a number of {len(digits)} digits; integers have 64 bits")
-        return int(digits)
+    def integer(digits: str) -> float:
+        return int(digits) if len(digits) <= 20 else decimal(digits)
 
     def decimal(digits: str) -> float:
-        value = float(digits) if len(digits) <= 40 else math.inf
-        if not math.isfinite(value):
-            raise error(f"{what} holds the number {shorten(digits)}, which is no finite float64")
+        value = float(digits) if len(digits) <= _MAX_DIGITS else math.inf
+        if not (lenient or math.isfinite(value)):
+            raise error(f"{what} holds the number {shorten(digits)}, which is not a finite float64")
         return value
 
-    def constant(name: str) -> NoReturn:
-        raise error(f"{what} holds {name}, which is not JSON")
+    def constant(name: str) -> float:
+        if not lenient:
+            raise error(f"{what} holds {name}, which is not JSON")
+        return float(name)
 
     check_nesting(text, what, error)
     try:
@@ -81,4 +89,6 @@ def parse_object(text: bytes, what: str, error: type[GollmError], *, unchecked_n
         raise error(f"{what} is not JSON in UTF-8 ({failure})") from None
     if not isinstance(value, dict):
         raise error(f"{what} is a JSON {type(value).__name__} instead of an object")
+    if doubles:
+        warn(f"{what} has the key {shorten(doubles[0])} twice; the last one counts")
     return value

@@ -21,6 +21,7 @@ def checkpoint(tmp_path: Path) -> Path:
         path,
         config={"n_layers": 2, "bias": True, "vocab_size": 5},
         tensors={"head": np.zeros((5, 3), np.float32), "norm": np.zeros(3, np.float32)},
+        generation={"top_k": 5, "min_p": 0.5, "chat_template": "{{ a }}", "chat_templates": {"tool_use": "{{ b }}"}},
         tokenizer_state=CharacterTokenizer.train("abcde").to_state(),
         training={"step": 1234},
         training_tensors={"moments": np.zeros(36, np.float32)},
@@ -38,6 +39,7 @@ def test_lines(checkpoint: Path, run: Run) -> None:
         "bias yes",
         "character, 5 tokens",
         "after step 1,234, ",
+        "generation min_p 0.5, top_k 5, chat template, chat template 'tool_use'\n",
     ):
         assert part in result.out
     assert "moments" not in result.out

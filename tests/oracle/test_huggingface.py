@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -327,6 +328,31 @@ def test_the_same_ids_text_and_conversation(shape: str, pattern: str, tmp_path: 
     with open_model(tmp_path / "m") as back:
         assert back.defaults == defaults and back.tokenizer is not None
         assert back.tokenizer.encode(TEXT, allowed_special="all", add_special_tokens=True).tolist() == ids
+
+
+def test_all_defaults_and_chat_templates_are_found_there(tmp_path: Path) -> None:
+    tokenizer = BPETokenizer.train("hello", 260, special_tokens=["<e>"])
+    defaults = GenerationDefaults(
+        (tokenizer.special_tokens["<e>"],), top_k=5, min_p=0.25, repetition_penalty=1, max_new_tokens=4,
+        chat_template="default", chat_templates={"tool_use": "with tools", "rag": "ü"},
+    )  # fmt: skip
+    zeros = Source(SHAPES["llama"], lambda name, out: np.copyto(out, 0), tokenizer, defaults)
+    huggingface.write(zeros, tmp_path / "m", "f32")
+    model = load_there(tmp_path / "m")
+    found = model.generation_config
+    assert (found.top_k, found.min_p, found.repetition_penalty, found.max_new_tokens) == (5, 0.25, 1.0, 4)
+    with silence():
+        model.generate(torch.tensor([[1, 2]]), pad_token_id=0)  # all of it is heard there
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+    assert theirs.chat_template == {"default": "default", "tool_use": "with tools", "rag": "ü"}
+    for jinja_files in (True, False):  # the other way round, as new and old versions write them
+        theirs.save_pretrained(tmp_path / "back", save_jinja_files=jinja_files)
+        found.save_pretrained(tmp_path / "back")
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(tmp_path / "m" / name, tmp_path / "back" / name)
+        with open_model(tmp_path / "back") as back:
+            assert back.defaults == defaults
+        shutil.rmtree(tmp_path / "back")
 
 
 def test_a_greedy_models_generation_config_is_quiet(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gollm.options import Positional
+from gollm.strict_json import shorten
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,6 @@ def describe(path: Path) -> dict[str, Any]:
 
 def in_lines(found: dict[str, Any], *, tensors: bool) -> str:
     tokenizer = found["tokenizer"]
-    generation = {name: value for name, value in found["generation"].items() if name != "chat_template"}
-    template = ["chat template"] if "chat_template" in found["generation"] else []
-    said = [*(f"{name} {_value(value)}" for name, value in generation.items()), *template]
     rows = [
         ("file", f"{found['path']}, {found['format']}"),
         ("parameters", f"{found['parameters']:,}" + (f" as {found['dtype']}" if found["dtype"] else "")),
@@ -65,7 +63,7 @@ def in_lines(found: dict[str, Any], *, tensors: bool) -> str:
             "tokenizer",
             _tokenizer(tokenizer) + (f": {found['without_tokenizer']}" if found["without_tokenizer"] else ""),
         ),
-        ("generation", ", ".join(said) or "nothing is said"),
+        ("generation", _generation(found["generation"])),
     ]
     return _lines(rows, [[t["name"], _shape(t)] for t in found["tensors"]] if tensors else [])
 
@@ -77,6 +75,7 @@ def checkpoint_in_lines(found: dict[str, Any], *, tensors: bool) -> str:
         ("parameters", f"{found['parameters']:,} in {sizes['weights']:,} bytes"),
         ("model", _config(found)),
         ("tokenizer", _tokenizer(found["tokenizer"])),
+        ("generation", _generation(found["generation"] or {})),
         ("training", "none; the weights only" if step is None else f"after step {step:,}, {sizes['training']:,} bytes"),
     ]
     table = [[t["name"], f"{t['dtype']:4} {_shape(t):16} {t['group']}"] for t in found["tensors"]]
@@ -92,6 +91,14 @@ def _lines(rows: list[tuple[str, str]], table: list[list[str]]) -> str:
 
 def _config(found: dict[str, Any]) -> str:
     return ", ".join(f"{name} {_value(value)}" for name, value in found["config"].items())
+
+
+def _generation(found: dict[str, Any]) -> str:
+    templates = ("chat_template", "chat_templates")
+    said = [f"{name} {_value(value)}" for name, value in found.items() if name not in templates]
+    said += ["chat template"] if "chat_template" in found else []
+    said += [f"chat template {shorten(name)}" for name in found.get("chat_templates", ())]
+    return ", ".join(said) or "nothing is said"
 
 
 def _tokenizer(found: dict[str, Any] | None) -> str:

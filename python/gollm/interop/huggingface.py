@@ -28,7 +28,13 @@ from gollm.files import replacing, replacing_folder
 from gollm.generation import GenerationDefaults
 from gollm.interop import huggingface_config
 from gollm.interop.heads import to_half_split
-from gollm.interop.huggingface_defaults import generation_json, read_defaults, read_json, with_tokens_of
+from gollm.interop.huggingface_defaults import (
+    generation_json,
+    read_defaults,
+    read_json,
+    with_tokens_of,
+    write_chat_templates,
+)
 from gollm.interop.huggingface_weights import INDEX, SINGLE, Weights, open_weights, parts_of, refuse_adapter
 from gollm.interop.safetensors_file import write_tensors
 from gollm.interop.source import Format, Source, StorageType
@@ -162,9 +168,7 @@ def _write_tokenizer(source: Source, defaults: GenerationDefaults, folder: Path)
                 **{key: spelling[index] for key, index in ids.items() if index in spelling},
             },
         )
-    if defaults.chat_template is not None:
-        with replacing(folder / "chat_template.jinja", FormatError) as file:
-            file.write(defaults.chat_template.encode())
+    write_chat_templates(defaults, folder)
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
