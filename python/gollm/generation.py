@@ -6,8 +6,10 @@ tokens are forgotten: generation goes on from the last half of the context. Noth
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import numbers
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gollm.cache import KVCache
-from gollm.errors import GenerationError, warn
+from gollm.errors import DTypeError, GenerationError, ShapeError, TokenizerError, warn
 from gollm.model import Decoder
 from gollm.strict_json import shorten
 from gollm.tensor import Array
@@ -123,33 +125,62 @@ def choose(
 
     Temperature 0 takes the largest logit (the first of equals) and draws nothing. top_k keeps the k largest (0: all),
     then top_p the fewest of these whose probabilities sum to at least p (Holtzman et al. 2020); ties go to the
-    smaller id."""
+    smaller id. A logit of -inf is never drawn. Raises GenerationError unless the largest logit is a finite number."""
+    largest = float(logits.max())  # NaN where one of them is
+    if not math.isfinite(largest):
+        raise GenerationError(
+            f"the largest logit of the next token is {largest}, so no token can be drawn; the model's weights are "
+            "damaged, or its training diverged"
+        )
     if temperature == 0:
         return int(logits.argmax())
-    scaled = logits.astype(np.float64) / temperature
-    order = np.argsort(-scaled, kind="stable")
+    order = np.argsort(-logits, kind="stable")
     if top_k:
         order = order[:top_k]
-    p = np.exp(scaled[order] - scaled[order[0]])
+    with np.errstate(over="ignore"):  # at a temperature near 0, to -inf
+        p = np.exp((logits[order].astype(np.float64) - largest) / temperature)
     p /= p.sum()
     if top_p < 1:
         keep = int(np.searchsorted(np.cumsum(p), top_p)) + 1
         order, p = order[:keep], p[:keep] / p[:keep].sum()
     cumulative = np.cumsum(p)
     index = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
-    return int(order[min(index, len(order) - 1)])
+    return int(order[min(index, np.count_nonzero(p) - 1)])
 
 
-def check_sampling(max_new_tokens: int, temperature: float, top_k: int, top_p: float) -> None:
-    """Raises GenerationError for a sampling option outside of its range."""
-    if max_new_tokens < 0:
-        raise GenerationError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
-    if not 0 <= temperature < float("inf"):
-        raise GenerationError(f"temperature is {temperature}; it must be 0 (greedy) or a positive number")
-    if top_k < 0:
-        raise GenerationError(f"top_k is {top_k}; it must be 0 (off) or more")
-    if not 0 < top_p <= 1:
-        raise GenerationError(f"top_p is {top_p}; it must be above 0 and at most 1")
+def _whole(name: str, value: Any, at_least: int, below: float, allowed: str) -> int:
+    """A whole number of Python or NumPy. Raises GenerationError for one outside of its range and for anything else."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and at_least <= int(value) < below:
+        return int(value)
+    raise GenerationError(f"{name} is {shorten(value)}; it must be {allowed}")
+
+
+def _number(name: str, value: Any, test: Callable[[float], bool], allowed: str) -> float:
+    """The same of a real number."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            if test(number := float(value)):
+                return number
+    raise GenerationError(f"{name} is {shorten(value)}; it must be {allowed}")
+
+
+def token_ids(values: Any, vocab_size: int) -> Array:
+    """Token ids as an int32 array of their shape. Raises DTypeError for anything but integers, ShapeError for lists of
+    different lengths, TokenizerError for an id that is not from 0 to vocab_size - 1."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, OverflowError):
+        raise ShapeError(
+            "the token ids are lists of different lengths; each sequence needs as many as the others"
+        ) from None
+    if array.size and array.dtype.kind not in "iu":
+        big = array.dtype == object and all(type(value) is int for value in array.flat)
+        if not big:
+            raise DTypeError(f"the token ids are {shorten(values)}; they must be whole numbers")
+    if array.size and not (array.min() >= 0 and array.max() < vocab_size):
+        odd = next(value for value in array.flat if not 0 <= value < vocab_size)
+        raise TokenizerError(f"a token id is {shorten(int(odd))}; it must be from 0 to {vocab_size - 1}")
+    return array.astype(np.int32)
 
 
 def generate_tokens(
@@ -167,11 +198,21 @@ def generate_tokens(
     """Yields up to max_new_tokens token ids that continue the prompt; ends before a token of `stop`. Only ids below
     vocab_size are drawn, where it is given: a model may have rows of padding that no text is.
 
-    The same arguments give the same tokens, whatever the number of threads. Raises GenerationError for an empty
-    prompt, one that is longer than the context, or a sampling option outside of its range."""
-    check_sampling(max_new_tokens, temperature, top_k, top_p)
+    The same arguments give the same tokens, whatever the number of threads; seed is from 0 to 2^64 - 1. Raises
+    GenerationError for an empty prompt, one that is longer than the context, or a sampling option outside of its
+    range, and what token_ids raises for a prompt that is not a list of ids."""
+    max_new_tokens = _whole("max_new_tokens", max_new_tokens, 0, math.inf, "a whole number, 0 or more")
+    temperature = _number("temperature", temperature, lambda v: 0 <= v < math.inf, "0 (greedy) or a positive number")
+    top_k = _whole("top_k", top_k, 0, math.inf, "a whole number, 0 (off) or more")
+    top_p = _number("top_p", top_p, lambda v: 0 < v <= 1, "above 0 and at most 1")
+    seed = _whole("seed", seed, 0, 2**64, "a whole number from 0 to 2^64 - 1")
+    if vocab_size is not None:
+        vocab_size = _whole("vocab_size", vocab_size, 1, math.inf, "a whole number, 1 or more")
     context = model.config.context
-    tokens = [int(t) for t in prompt]
+    ids = token_ids(prompt, model.config.vocab_size)
+    if ids.ndim != 1:
+        raise ShapeError(f"the prompt has the shape {ids.shape}; it must be one list of token ids")
+    tokens: list[int] = ids.tolist()
     if not tokens:
         raise GenerationError("the prompt is empty; give at least one token")
     if len(tokens) > context:

@@ -45,8 +45,9 @@ class LanguageModel:
     def logits(self, ids: Any) -> Array:
         """Scores of the next token after each position.  (B, T) or (T,) token ids -> (B, T, V) float32
 
-        Raises ShapeError for more tokens than the context, KernelError for an id outside of the vocabulary."""
-        return self.decoder.logits(np.atleast_2d(np.asarray(ids, dtype=np.int32)))
+        Raises ShapeError for more tokens than the context or another shape, DTypeError for ids that are not integers,
+        TokenizerError for an id outside of the vocabulary."""
+        return self.decoder.logits(np.atleast_2d(generation.token_ids(ids, self.config.vocab_size)))
 
     def generate(
         self,
@@ -65,7 +66,8 @@ class LanguageModel:
         token, come first. Special tokens that are spelled in the prompt are plain text. Generation ends after
         max_new_tokens, or at one of the model's stop tokens or the tokenizer's `framing.end`. An empty prompt starts
         from `framing.begin`, or else from the model's BOS token or `framing.end`.
-        Raises GenerationError for a prompt that is longer than the context or has a token that the model does not."""
+        The same seed, from 0 to 2^64 - 1, gives the same text. Raises GenerationError for a prompt that is longer than
+        the context or has a token that the model does not, and for logits that are NaN."""
         return "".join(
             self.stream(
                 prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
@@ -88,6 +90,8 @@ class LanguageModel:
             raise GenerationError(
                 f"this model has no tokenizer{why}; use gollm.generation.generate_tokens with token ids"
             )
+        if not isinstance(prompt, str):
+            raise GenerationError(f"the prompt is {shorten(prompt)}; it must be text (str)")
         framing = self.tokenizer.framing
         ids = [*framing.begin, *self.tokenizer.encode(prompt).tolist()]
         if not ids:

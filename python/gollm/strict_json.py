@@ -16,8 +16,12 @@ _MAX_DIGITS: Final = 400  # of a number: the largest float64 has 309
 
 
 def shorten(value: object, limit: int = 60) -> str:
-    """`repr` of something from a file, short enough for a message."""
-    text = repr(value if not isinstance(value, (str, bytes)) else value[: limit + 1])
+    """`repr` of something from outside, in one line and short enough for a message."""
+    try:
+        text = repr(value if not isinstance(value, str | bytes | list | tuple) else value[: limit + 1])
+    except ValueError:  # Python writes no integers of thousands of digits
+        text = f"a huge {type(value).__name__}"
+    text = text.replace("\n", " ")
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
