@@ -165,7 +165,7 @@ class ModelConfig:
         if self.position == "learned":
             if self.rope_scaling != "none":
                 raise ConfigError(
-                    f"rope_scaling is {self.rope_scaling!r}, but position is 'learned': only rope can be scaled"
+                    f"rope_scaling is {shorten(self.rope_scaling)}, but position is 'learned': only rope can be scaled"
                 )
             return
         if self.head_size % 2:
@@ -252,7 +252,7 @@ class ModelConfig:
         alone (Llama 3.1), "none" goes on turning. The first two multiply a scaling of their kind that the model has.
         Raises ConfigError for learned positions, which end where training did."""
         if rope_scaling not in (None, *ROPE_SCALINGS):
-            raise ConfigError(f"rope_scaling is {rope_scaling!r}; it must be one of {', '.join(ROPE_SCALINGS)}")
+            raise ConfigError(f"rope_scaling is {shorten(rope_scaling)}; it must be one of {', '.join(ROPE_SCALINGS)}")
         changed = self.replace(context=context)  # its own checks first
         if context == self.context:
             return self
@@ -301,9 +301,9 @@ class ModelConfig:
             elif name not in fields:
                 near = difflib.get_close_matches(str(key), [*fields, *ALIASES], 1)
                 hint = f"; did you mean {near[0]}?" if near else f"; the fields are {', '.join(fields)}"
-                raise ConfigError(f"{where}: there is no field '{key}'{hint}")
+                raise ConfigError(f"{where}: there is no field {shorten(key)}{hint}")
             elif name in named:
-                raise ConfigError(f"{where}: {name} is given twice, once as '{key}'")
+                raise ConfigError(f"{where}: {name} is given twice, once as {shorten(key)}")
             else:
                 named[name] = value
         if base and {"d_model", "n_heads"} & named.keys():  # derived sizes follow a changed width
@@ -380,5 +380,5 @@ def preset(name: str) -> ModelConfig:
     key = str(name).removeprefix("gpt2:")
     key = PRESET_ALIASES.get(key, key)
     if key not in PRESETS:
-        raise ConfigError(f"preset is {name!r}; it must be one of {', '.join([*PRESETS, *PRESET_ALIASES])}")
+        raise ConfigError(f"preset is {shorten(name)}; it must be one of {', '.join([*PRESETS, *PRESET_ALIASES])}")
     return PRESETS[key]

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import numbers
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,6 +74,7 @@ def sound(name: str, value: Any, where: str) -> Any:
     return None
 
 
+_MAX = sys.float_info.max
 _MAX_TEMPLATE = 1 << 18  # characters; usual ones have a few thousand
 
 
@@ -104,12 +106,12 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "stop_tokens": ("a list of token ids", lambda v: isinstance(v, list | tuple) and all(map(_is_id, v))),
     "bos_token": ("a token id", _is_id),
     "pad_token": ("a token id", _is_id),
-    "temperature": ("0 or a positive number", lambda v: _is_number(v) and 0 <= v < math.inf),
+    "temperature": ("0 or a positive number", lambda v: _is_number(v) and 0 <= v <= _MAX),
     "top_k": ("0 (off) or a whole number up to 2147483647", _is_id),
     "top_p": ("above 0 and at most 1", lambda v: _is_number(v) and 0 < v <= 1),
     "chat_template": (f"text of at most {_MAX_TEMPLATE:,} characters", _is_text),
     "min_p": ("from 0 (off) to 1", lambda v: _is_number(v) and 0 <= v <= 1),
-    "repetition_penalty": ("a positive number", lambda v: _is_number(v) and 0 < v < math.inf),
+    "repetition_penalty": ("a positive number", lambda v: _is_number(v) and 0 < v <= _MAX),
     "max_new_tokens": ("a whole number from 1 to 2147483647", lambda v: _is_id(v) and v > 0),
     "chat_templates": (
         "texts by names that files can have",

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from gollm.strict_json import shorten
+
 from ..errors import DataError
 from .shards import Ids, Tokens
 
@@ -162,13 +164,14 @@ class Sampler:
         for key, what in names.items():
             if state.get(key) != here[key]:
                 raise DataError(
-                    f"{what} is not what the interrupted run had ({state.get(key)!r} then, {here[key]!r} now); "
-                    "resume with the same data and options, or start a new run"
+                    f"{what} is not what the interrupted run had ({shorten(state.get(key))} then, {shorten(here[key])} "
+                    "now); resume with the same data and options, or start a new run"
                 )
         position = state.get("position")
         if type(position) is not int or not 0 <= position < 2**62:
             raise DataError(
-                f"the saved data position is {position!r}, which is no count of windows: the training state is damaged"
+                f"the saved data position is {shorten(position)}, which is no count of windows: the "
+                "training state is damaged"
             )
         self.position = position
 

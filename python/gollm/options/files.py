@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from gollm.errors import ConfigError
 from gollm.files import read_regular, reason
+from gollm.options.describe import shown
 from gollm.plain_text import text_chunks
 
 MAX_BYTES = 1 << 18  # far more than any configuration; bounds the time for a file that is none
@@ -66,7 +67,7 @@ def _json(text: str) -> Any:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise _Invalid(f"'{key}' appears twice; keep one of them")
+                raise _Invalid(f"{shown(key)} appears twice; keep one of them")
             found[key] = value
         return found
 
@@ -117,7 +118,7 @@ def _yaml_loader() -> Any:
             if not isinstance(key, Hashable):
                 raise _Invalid(f"line {line}: a name cannot be a list or mapping")
             if key in found:
-                raise _Invalid(f"line {line}: '{key}' appears twice; keep one of them")
+                raise _Invalid(f"line {line}: {shown(key)} appears twice; keep one of them")
             found[key] = loader.construct_object(value_node, deep=True)
         return found
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy.typing as npt
 
 from gollm.errors import TokenizerError
+from gollm.strict_json import shorten
 from gollm.tokenizers import (
     bert_vocab,
     gpt2_files,
@@ -70,7 +71,7 @@ def from_state(header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
     """The tokenizer whose `to_state` returned these. Raises TokenizerError for anything else."""
     kind = header.get("kind") if isinstance(header, Mapping) else None
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise TokenizerError(f"tokenizer state: kind is {kind!r}; known are {', '.join(_KINDS)}")
+        raise TokenizerError(f"tokenizer state: kind is {shorten(kind)}; known are {', '.join(_KINDS)}")
     return _KINDS[kind].from_state(header, arrays)
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
+from gollm.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken, Finder, added_tokens_of
 from gollm.tokenizers.vocabulary import Vocabulary
 
@@ -101,12 +102,12 @@ class Tokenizer(ABC):
         for token in self.added_tokens:
             if not 0 <= token.id < len(vocabulary):
                 raise TokenizerError(
-                    f"special token {token.spelling!r} has id {token.id}; it must be below {len(vocabulary)}"
+                    f"special token {shorten(token.spelling)} has id {token.id}; it must be below {len(vocabulary)}"
                 )
             if vocabulary[token.id] != token.spelling.encode("utf-8", "replace"):
                 raise TokenizerError(
-                    f"special token {token.spelling!r} has id {token.id}, which the vocabulary spells "
-                    f"{vocabulary[token.id]!r}"
+                    f"special token {shorten(token.spelling)} has id {token.id}, which the vocabulary spells "
+                    f"{shorten(vocabulary[token.id])}"
                 )
 
     @property
@@ -127,7 +128,7 @@ class Tokenizer(ABC):
 
     def _template_ids(self, name: str, ids: Sequence[int]) -> tuple[int, ...]:
         if not isinstance(ids, list | tuple) or not all(type(i) is int and 0 <= i < self.vocab_size for i in ids):
-            raise TokenizerError(f"{name} is {ids!r}; it must be a list of ids from 0 to {self.vocab_size - 1}")
+            raise TokenizerError(f"{name} is {shorten(ids)}; it must be a list of ids from 0 to {self.vocab_size - 1}")
         return tuple(ids)
 
     def __repr__(self) -> str:
@@ -245,7 +246,7 @@ class Tokenizer(ABC):
         if isinstance(allowed, str):
             if allowed not in ("none", "all"):
                 raise TokenizerError(
-                    f'allowed_special is {allowed!r}; it must be "none", "all" or a collection of special tokens'
+                    f'allowed_special is {shorten(allowed)}; it must be "none", "all" or a collection of special tokens'
                 )
             spellings = frozenset(self.special_tokens if allowed == "all" else ())
         else:
@@ -254,7 +255,7 @@ class Tokenizer(ABC):
             if not spellings <= self.special_tokens.keys():
                 unknown = min(spellings - self.special_tokens.keys())
                 raise TokenizerError(
-                    f"{unknown!r} is no special token of this tokenizer; it has {list(self.special_tokens)}"
+                    f"{shorten(unknown)} is no special token of this tokenizer; it has {list(self.special_tokens)}"
                 )
             wanted = [token for token in self.added_tokens if not token.special or token.spelling in spellings]
             before = [token for token in wanted if not token.normalized]
@@ -340,12 +341,14 @@ def with_special_tokens(tokens: Sequence[bytes], special_tokens: Iterable[str]) 
     ids: dict[str, int] = {}
     ordinary = set(tokens)
     if isinstance(special_tokens, str):
-        raise TokenizerError(f"special_tokens is {special_tokens!r}; it must be a sequence of spellings")
+        raise TokenizerError(f"special_tokens is {shorten(special_tokens)}; it must be a sequence of spellings")
     for spelling in special_tokens:
         if not isinstance(spelling, str) or not spelling or not spelling.isprintable():
-            raise TokenizerError(f"special token {spelling!r} must be printable text of one character or more")
+            raise TokenizerError(f"special token {shorten(spelling)} must be printable text of one character or more")
         if spelling in ids or spelling.encode() in ordinary:
-            raise TokenizerError(f"special token {spelling!r} is in the vocabulary already; choose another spelling")
+            raise TokenizerError(
+                f"special token {shorten(spelling)} is in the vocabulary already; choose another spelling"
+            )
         ids[spelling] = len(tokens) + len(ids)
     return [*tokens, *(spelling.encode() for spelling in ids)], ids
 
@@ -356,13 +359,13 @@ def state_arrays(
     """The arrays of a state in the order of `wanted` (name=dtype), their dtypes checked and contiguous."""
     if header.get("version") != VERSION:
         raise TokenizerError(
-            f"tokenizer state of version {header.get('version')!r}; this gollm reads version {VERSION}"
+            f"tokenizer state of version {shorten(header.get('version'))}; this gollm reads version {VERSION}"
         )
     if set(arrays) != set(wanted):
         raise TokenizerError(f"tokenizer state with the arrays {sorted(arrays)}; it must have {sorted(wanted)}")
     for name, dtype in wanted.items():
         if not isinstance(arrays[name], np.ndarray) or arrays[name].dtype != np.dtype(dtype):
-            raise TokenizerError(f"tokenizer state: array {name!r} must be an array of {dtype}")
+            raise TokenizerError(f"tokenizer state: array {shorten(name)} must be an array of {dtype}")
     return [np.ascontiguousarray(arrays[name]) for name in wanted]
 
 
@@ -371,7 +374,8 @@ def state_vocabulary(header: Mapping[str, Any], tokens: npt.NDArray[Any], offset
     vocabulary = Vocabulary(tokens, offsets)
     if header.get("vocab_size") != len(vocabulary):
         raise TokenizerError(
-            f"tokenizer state: vocab_size is {header.get('vocab_size')!r}, but there are {len(vocabulary)} tokens"
+            f"tokenizer state: vocab_size is {shorten(header.get('vocab_size'))}, but there are "
+            f"{len(vocabulary)} tokens"
         )
     return vocabulary
 
@@ -396,5 +400,5 @@ def state_name(header: Mapping[str, Any], key: str) -> str | None:
     """A text of a header, or None."""
     value = header.get(key)
     if value is not None and not isinstance(value, str):
-        raise TokenizerError(f"tokenizer state: {key} is {value!r}; it must be text")
+        raise TokenizerError(f"tokenizer state: {key} is {shorten(value)}; it must be text")
     return value

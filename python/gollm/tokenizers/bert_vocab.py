@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gollm.errors import TokenizerError
+from gollm.strict_json import shorten
 from gollm.tokenizers.json_file import read_text, write_text
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 from gollm.tokenizers.wordpiece import SPECIAL_TOKENS, WordPieceTokenizer, template_of
@@ -45,6 +46,8 @@ def write(tokenizer: WordPieceTokenizer, path: Path) -> None:
     for i, token in enumerate(tokenizer.vocabulary):
         text = token.decode("utf-8", "replace")
         if text.encode() != token or text != text.rstrip() or "\n" in text:
-            raise TokenizerError(f"cannot write {path}: token {i} is {token!r}, which can't stand in a line of text")
+            raise TokenizerError(
+                f"cannot write {path}: token {i} is {shorten(token)}, which can't stand in a line of text"
+            )
         lines.append(text + "\n")
     write_text(path, "".join(lines))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gollm.errors import TokenizerError
+from gollm.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import (
     Ids,
@@ -53,7 +54,7 @@ class CharacterTokenizer(Tokenizer):
     ) -> None:
         super().__init__(vocabulary, special_tokens or {}, added_tokens=added_tokens, prefix=prefix, suffix=suffix)
         if unknown_token is not None and unknown_token not in self.special_tokens:
-            raise TokenizerError(f"the unknown token {unknown_token!r} is not among the special tokens")
+            raise TokenizerError(f"the unknown token {shorten(unknown_token)} is not among the special tokens")
         self.unknown_token = unknown_token
         self._id_of_code = self._code_table()
 
@@ -126,10 +127,10 @@ class CharacterTokenizer(Tokenizer):
                 code = ord(spelling.decode())
             except (UnicodeDecodeError, TypeError):
                 raise TokenizerError(
-                    f"token {token} of a character tokenizer is {spelling!r}, which is not one character"
+                    f"token {token} of a character tokenizer is {shorten(spelling)}, which is not one character"
                 ) from None
             if codes.setdefault(code, token) != token:
-                raise TokenizerError(f"tokens {codes[code]} and {token} are the same character {chr(code)!r}")
+                raise TokenizerError(f"tokens {codes[code]} and {token} are the same character {shorten(chr(code))}")
         table = np.full(max(codes, default=0) + 2, _NONE, np.int32)
         table[list(codes)] = list(codes.values())
         return table
@@ -143,8 +144,8 @@ class CharacterTokenizer(Tokenizer):
             if self.unknown_token is None:
                 position = int(np.argmax(unknown))
                 raise TokenizerError(
-                    f"the character {text[position]!r} (U+{ord(text[position]):04X}) at position {position} is not in "
-                    f"the vocabulary of {self.vocab_size} characters; remove it, or train on text that has it"
+                    f"the character {shorten(text[position])} (U+{ord(text[position]):04X}) at position {position} is "
+                    f"not in the vocabulary of {self.vocab_size} characters; remove it, or train on text that has it"
                 )
             ids[unknown] = self.special_tokens[self.unknown_token]
         return ids

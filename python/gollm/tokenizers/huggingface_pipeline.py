@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gollm.errors import TokenizerError
+from gollm.strict_json import shorten
 from gollm.tokenizers.patterns import PATTERNS, REGEXES, Pattern, checked, named
 
 _DIGIT, _DIGITS = r"\p{N}", r"\p{N}+"
@@ -110,7 +111,9 @@ def write_pre_tokenizer(pattern: Pattern, add_prefix_space: bool) -> dict[str, A
     if by_gpt2:
         cuts.pop()
     if add_prefix_space and cuts:
-        raise TokenizerError(f"tokenizer.json has no space before a text for the pattern {pattern!r}, only for 'gpt2'")
+        raise TokenizerError(
+            f"tokenizer.json has no space before a text for the pattern {shorten(pattern)}, only for 'gpt2'"
+        )
     parts: list[dict[str, Any]] = []
     for cut in cuts:
         if cut == _DIGIT:

@@ -14,6 +14,7 @@ import numpy as np
 
 from gollm.errors import TokenizerError
 from gollm.files import replacing
+from gollm.strict_json import shorten
 from gollm.tokenizers.base import Tokenizer
 from gollm.tokenizers.json_file import read_bytes
 from gollm.tokenizers.sentencepiece import PieceType, SentencePieceTokenizer
@@ -59,7 +60,7 @@ def read(path: Path, vocab_size: int | None = None) -> SentencePieceTokenizer:
         wrong = next((i for i, token in enumerate(_HEAD) if tokens[i : i + 1] != [token]), 0)
         found = repr(tokens[wrong]) if wrong < len(tokens) else "missing"
         raise TokenizerError(
-            f"{path} is no tokenizer.bin of llama2.c: token {wrong} is {found}; it must be {_HEAD[wrong]!r}"
+            f"{path} is no tokenizer.bin of llama2.c: token {wrong} is {found}; it must be {shorten(_HEAD[wrong])}"
         )
     types = np.full(len(tokens), PieceType.NORMAL, np.uint8)
     types[: len(_HEAD)] = _HEAD_TYPES

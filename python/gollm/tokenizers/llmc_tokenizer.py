@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gollm.errors import TokenizerError
+from gollm.strict_json import shorten
 from gollm.tokenizers import tiktoken_file
 from gollm.tokenizers.base import Tokenizer
 from gollm.tokenizers.json_file import read_bytes
@@ -95,7 +96,7 @@ def _merges(ranks: Mapping[bytes, int]) -> list[tuple[int, int, int]]:
             joined = [ranks.get(a + b, rank) for a, b in itertools.pairwise(parts)]
             lowest = min(joined)
             if lowest >= rank:
-                raise TokenizerError(f"no merges of the tokens before token {rank}, {token!r}, lead to it")
+                raise TokenizerError(f"no merges of the tokens before token {rank}, {shorten(token)}, lead to it")
             at = joined.index(lowest)
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
         rows.append((ranks[parts[0]], ranks[parts[1]], rank))
@@ -111,7 +112,7 @@ def to_bytes(tokenizer: Tokenizer, path: Path) -> bytes:
     if tokenizer.pattern != _PATTERN or len(tokenizer.special_tokens) != 1:
         raise TokenizerError(
             f"cannot write {path}: llm.c's tokenizer has GPT-2's pattern and one special token; this one has "
-            f"{tokenizer.pattern!r} and {list(tokenizer.special_tokens)}"
+            f"{shorten(tokenizer.pattern)} and {list(tokenizer.special_tokens)}"
         )
     tiktoken_file.check(tokenizer)
     tokens = list(tokenizer.vocabulary)

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from gollm import _native
 from gollm.errors import TokenizerError
+from gollm.strict_json import shorten
 
 Pattern: TypeAlias = str | tuple[str, ...]
 
@@ -64,7 +65,9 @@ def checked(pattern: str | Sequence[str]) -> Pattern:
     if isinstance(pattern, str):
         return _checked_one(pattern)
     if not isinstance(pattern, list | tuple) or not 1 <= len(pattern) <= 16:
-        raise TokenizerError(f"pattern is {pattern!r}; it must be a name, a regular expression, or up to 16 of these")
+        raise TokenizerError(
+            f"pattern is {shorten(pattern)}; it must be a name, a regular expression, or up to 16 of these"
+        )
     steps = tuple(_checked_one(step) for step in pattern)
     return steps[0] if len(steps) == 1 else steps
 
@@ -74,7 +77,8 @@ def _checked_one(pattern: str) -> str:
         if pattern in PATTERNS:
             return pattern
         raise TokenizerError(
-            f"unknown pre-tokenizer pattern {pattern!r}; known are {', '.join(PATTERNS)}, and regular expressions"
+            f"unknown pre-tokenizer pattern {shorten(pattern)}; known are {', '.join(PATTERNS)}, and "
+            "regular expressions"
         )
     if named(pattern) in PATTERNS:
         return named(pattern)

@@ -13,6 +13,7 @@ import numpy as np
 
 from gollm.errors import TokenizerError
 from gollm.files import replacing
+from gollm.strict_json import shorten
 from gollm.tokenizers.json_file import naming, read_bytes
 from gollm.tokenizers.protobuf import Value, bytes_field, fields, float_field, number_field
 from gollm.tokenizers.sentencepiece import MARK, PieceType, SentencePieceTokenizer
@@ -115,14 +116,14 @@ def token_of(index: int, text: bytes, kind: int) -> bytes:
     if kind == PieceType.BYTE:
         if len(text) != 6 or not text.startswith(b"<0x") or not text.endswith(b">"):
             raise TokenizerError(
-                f"piece {index} stands for a byte, but is spelled {text!r} instead of <0x00> to <0xFF>"
+                f"piece {index} stands for a byte, but is spelled {shorten(text)} instead of <0x00> to <0xFF>"
             )
         try:
             return bytes.fromhex(text[3:5].decode("ascii"))
         except (ValueError, UnicodeDecodeError):
-            raise TokenizerError(f"piece {index} stands for a byte, but is spelled {text!r}") from None
+            raise TokenizerError(f"piece {index} stands for a byte, but is spelled {shorten(text)}") from None
     if b" " in text:
-        raise TokenizerError(f"piece {index} is {text!r}; a space must be written as U+2581")
+        raise TokenizerError(f"piece {index} is {shorten(text)}; a space must be written as U+2581")
     return text.replace(MARK.encode(), b" ")
 
 
@@ -139,7 +140,7 @@ def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
 
     if tokenizer.dummy_prefix not in ("always", "never") or tokenizer.split_spaces or not tokenizer.fuse_unknown:
         raise TokenizerError(
-            f"cannot write {path}: a SentencePiece model has no dummy_prefix {tokenizer.dummy_prefix!r}, "
+            f"cannot write {path}: a SentencePiece model has no dummy_prefix {shorten(tokenizer.dummy_prefix)}, "
             "split_spaces or unfused unknown tokens"
         )
     unknown = np.flatnonzero(tokenizer.types == PieceType.UNKNOWN).tolist()

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
+from gollm.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import (
     Ids,
@@ -54,7 +55,7 @@ class WordTokenizer(Tokenizer):
     ) -> None:
         super().__init__(vocabulary, special_tokens, added_tokens=added_tokens, prefix=prefix, suffix=suffix)
         if unknown_token not in self.special_tokens:
-            raise TokenizerError(f"the unknown token {unknown_token!r} is not among the special tokens")
+            raise TokenizerError(f"the unknown token {shorten(unknown_token)} is not among the special tokens")
         self.unknown_token = unknown_token
         n_words = len(vocabulary) - len(self.special_tokens)
         if set(self.special_tokens.values()) != set(range(n_words, len(vocabulary))):
@@ -133,7 +134,7 @@ class WordTokenizer(Tokenizer):
         tokens, offsets = state_arrays(header, arrays, tokens="uint8", offsets="int32")
         if header.get("pattern") != _PATTERN:
             raise TokenizerError(
-                f"tokenizer state: pattern is {header.get('pattern')!r}; a word tokenizer has {_PATTERN!r}"
+                f"tokenizer state: pattern is {shorten(header.get('pattern'))}; a word tokenizer has {_PATTERN!r}"
             )
         vocabulary = state_vocabulary(header, tokens, offsets)
         unknown_token = state_name(header, "unknown_token") or ""

@@ -18,6 +18,7 @@ from gollm.errors import CheckpointError, ConfigError
 from gollm.interop.golm import copy_weights
 from gollm.model import Decoder
 from gollm.optimizer import Optimizer
+from gollm.strict_json import shorten
 from gollm.tokenizers import Tokenizer
 
 
@@ -72,9 +73,9 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, sampler: Sample
             raise CheckpointError(f"{path}: its model is not the one that the run's options describe")
         step, best, position = (state.get(key) for key in ("step", "best_validation_loss", "sampler"))
         if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-            raise CheckpointError(f"{path}: its step is {step!r}, which is no count of steps")
+            raise CheckpointError(f"{path}: its step is {shorten(step)}, which is no count of steps")
         if best is not None and not (isinstance(best, (int, float)) and math.isfinite(best)):
-            raise CheckpointError(f"{path}: its best validation loss is {best!r}, which is no number")
+            raise CheckpointError(f"{path}: its best validation loss is {shorten(best)}, which is no number")
         if not isinstance(position, dict):
             raise CheckpointError(f"{path}: its training state has no position in the data")
         sampler.restore(position)
