@@ -48,7 +48,11 @@ def test_names_and_sizes_are_ggmls(kind):
     theirs = gguf.GGMLQuantizationType(kind.number)
     assert theirs.name == kind.name
     assert gguf.GGML_QUANT_SIZES[theirs] == (kind.K, kind.storage.n_bytes(kind.K))
-    assert all(gguf.GGMLQuantizationType(number).name == name for number, name in gguf_blocks.OTHERS.items())
+
+
+def test_every_type_of_ggml_has_a_name():
+    ours = {number: kind.name for number, kind in gguf_blocks.TYPES.items()} | gguf_blocks.OTHERS
+    assert all(ours.get(kind.value) == kind.name for kind in gguf.GGMLQuantizationType)
 
 
 @pytest.mark.parametrize("kind", [gguf_blocks.Q8_0, gguf_blocks.Q4_0], ids=lambda kind: kind.name)
