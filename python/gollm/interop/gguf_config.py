@@ -30,15 +30,31 @@ _BASE = ("context_length", "embedding_length", "block_count", "feed_forward_leng
          "attention.head_count_kv", "vocab_size")  # fmt: skip
 _ROTARY = ("attention.layer_norm_rms_epsilon", "attention.key_length", "attention.value_length",
            "rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear",
-           "rope.scaling.original_context_length", "rope.scaling.finetuned")  # fmt: skip
+           "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scaling.yarn_beta_fast",
+           "rope.scaling.yarn_beta_slow")  # fmt: skip
 _KNOWN = {
     "gpt2": (*_BASE, "attention.layer_norm_epsilon"),
     "llama": (*_BASE, *_ROTARY),
     "qwen2": (*_BASE, *_ROTARY),
 }
-# Keys that mean nothing at these values.
-_NEUTRAL: dict[str, Any] = {
-    "expert_count": 0, "expert_used_count": 0, "attention.causal": True, "tensor_data_layout": "Meta AI original pth",
+# Keys that mean nothing at these values. llama.cpp takes a scale of 0 for none; numbers of experts, of the ranks of
+# other kinds of attention and so on are 0 in models that have none.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "tensor_data_layout": ("Meta AI original pth",),
+    "attention.causal": (True,), "use_parallel_residual": (False,), "swin_norm": (False,),
+    "expert_weights_norm": (False,), "pooling_type": (0,),
+    **dict.fromkeys(("logit_scale", "residual_scale", "embedding_scale", "expert_weights_scale"), (0, 1)),
+    **dict.fromkeys(("attention.output_scale", "attention.value_scale", "num_loops"), (1,)),
+    **dict.fromkeys(
+        ("expert_count", "expert_used_count", "expert_shared_count", "expert_group_count", "expert_group_used_count",
+         "expert_feed_forward_length", "expert_shared_feed_forward_length", "expert_gating_func",
+         "leading_dense_block_count", "nextn_predict_layers", "n_deepstack_layers", "embedding_length_out",
+         "attn_logit_softcapping", "final_logit_softcapping", "router_logit_softcapping", "attention.clamp_kqv",
+         "attention.max_alibi_bias", "attention.temperature_scale", "attention.q_lora_rank", "attention.kv_lora_rank",
+         "attention.relative_buckets_count", "attention.shared_kv_layers", "rope.scaling.alpha",
+         "rope.scaling.yarn_log_multiplier"), (0,)),
+    "rope.scaling.attn_factor": (1,), "rope.scaling.yarn_attn_factor": (1,), "rope.scaling.yarn_ext_factor": (-1, 0),
+    "rope.scaling.type": ("none",), "rope.scaling.factor": (0, 1), "rope.scale_linear": (0, 1),
 }  # fmt: skip
 
 
@@ -96,25 +112,46 @@ def _family(header: Header, arch: str, sizes: dict[str, Any]) -> dict[str, Any]:
 def _linear_scaling(header: Header, arch: str) -> dict[str, Any]:
     """A factor without a type is linear, as in llama.cpp; its older files have another name for the factor."""
     kind = header.get(f"{arch}.rope.scaling.type", str, "linear")
-    if kind not in ("none", "linear"):
+    if kind not in ("none", "linear", "yarn"):
         raise FormatError(f"its {arch}.rope.scaling.type is {shorten(kind)}; gollm computes none and linear")
     old = header.get(f"{arch}.rope.scale_linear", float, 0.0)
     factor = header.get(f"{arch}.rope.scaling.factor", float, old)
     if kind == "none" or factor in (0.0, 1.0):
         return {}
+    if kind == "yarn":
+        raise FormatError(f"its {arch}.rope.scaling.type is 'yarn' with the factor {factor}; gollm computes linear")
     return {"rope_scaling": "linear", "rope_factor": factor}
 
 
 def _check_keys(header: Header, arch: str) -> None:
+    sizes = _neutral_of_heads(header, arch)
     for key, value in header.values.items():
         if key == "split.count" and header.get(key, int) > 1:
             raise FormatError(f"it is one of {shorten(value)} parts; put them together first: llama-gguf-split --merge")
         name = key.removeprefix(f"{arch}.")
         if name == key or name in _KNOWN[arch]:
             continue
-        neutral = _NEUTRAL.get(name)
-        if type(value) is not type(neutral) or value != neutral:
+        neutral = _NEUTRAL.get(name, ()) + sizes.get(name, ())
+        if not any(_same(value, one) for one in neutral):
             raise FormatError(f"it has the key {shorten(key)} ({shorten(value)}), which gollm does not compute with")
+
+
+def _neutral_of_heads(header: Header, arch: str) -> dict[str, tuple[Any, ...]]:
+    """The values of keys that repeat the size of a head."""
+    width, heads = (header.values.get(f"{arch}.{key}") for key in ("embedding_length", "attention.head_count"))
+    size = width // heads if type(width) is int and type(heads) is int and heads > 0 else 0
+    if arch != "gpt2":
+        size = header.values.get(f"{arch}.attention.key_length", size)
+    if type(size) is not int or size < 1:
+        return {}
+    sizes = dict.fromkeys(("attention.key_length", "attention.value_length", "rope.dimension_count"), (size,))
+    return {**sizes, "attention.scale": (0, float(str(np.float32(size**-0.5))))}
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Equal, whatever the type of number."""
+    kinds = {type(value), type(other)}
+    return (len(kinds) == 1 or kinds <= {int, float}) and bool(value == other)
 
 
 def _count(header: Header, key: str, default: int | None = None) -> int:
