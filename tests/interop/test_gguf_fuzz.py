@@ -137,6 +137,7 @@ HOSTILE = RUNNER + textwrap.dedent("""
 
     hostile.limit_memory()
     assert not attempt("good", model())
+    factor = ("llama.rope.scaling.factor", ("f32", 4.0))
     eps, heads = "llama.attention.layer_norm_rms_epsilon", "llama.attention.head_count"
     cases = {
         "empty": (b"", "magic"),
@@ -157,7 +158,8 @@ HOSTILE = RUNNER + textwrap.dedent("""
         "deep arrays": (build([string("a") + struct.pack("<II", 9, 9) * 100_000], []), "array of the type 9"),
         "type 13": (build([string("a") + struct.pack("<IQ", 13, 0)], []), "type 13"),
         "a boolean of 2": (model(keys=[key("a", "bool", 2)]), "boolean 2"),
-        "not UTF-8": (model(keys=[key("a", "string", b"\\xff\\xfe")]), "UTF-8"),
+        "not UTF-8": (model(keys=[key(b"\\xff\\xfe", "u32", 1)]), "UTF-8"),
+        "an architecture that is not UTF-8": (model([("general.architecture", ("string", b"\\xff"))]), "must be text"),
         "a key twice": (model(keys=[key("llama.block_count", "u32", 1)]), "twice"),
         "a key without a name": (model(keys=[key("", "u32", 1)]), "0 characters"),
         "a key of a megabyte": (model(keys=[key("x" * 1_000_000, "u32", 1)]), "1,000,000 characters"),
@@ -184,7 +186,8 @@ HOSTILE = RUNNER + textwrap.dedent("""
         "experts": (model([("llama.expert_count", ("u32", 8))]), "llama.expert_count"),
         "experts by layer": (model([("llama.expert_count", ("u32", [0, 0]))]), "llama.expert_count"),
         "parts by a list": (model([("split.count", ("u32", [0, 1]))]), "split.count"),
-        "yarn": (model([("llama.rope.scaling.type", ("string", "yarn"))]), "'yarn'"),
+        "yarn": (model([("llama.rope.scaling.type", ("string", "yarn")), factor]), "'yarn' with the factor 4.0"),
+        "longrope": (model([("llama.rope.scaling.type", ("string", "longrope"))]), "'longrope'"),
         "a key that may matter": (model([("llama.logit_scale", ("f32", 2.0))]), "llama.logit_scale"),
         "partial rotation": (model([("llama.rope.dimension_count", ("u32", 2))]), "rope.dimension_count is 2"),
         "one of three parts": (model([("split.count", ("u32", 3))]), "one of 3 parts"),
@@ -192,7 +195,8 @@ HOSTILE = RUNNER + textwrap.dedent("""
         "alignment 24": (model([("general.alignment", ("u32", 24))]), "power of two"),
         "alignment 2^31": (model([("general.alignment", ("u32", 2**31))]), "power of two"),
         "alignment a text": (model([("general.alignment", ("string", "32"))]), "whole number"),
-        "no embedding": (model(tensors=[]), "token_embd.weight"),
+        "no weights": (model(tensors=[]), "no weights"),
+        "no embedding": (model(tensors=[tensor("output_norm.weight", [4], 0)]), "token_embd.weight"),
         "a tensor twice": (model(tensors=[tensor("t", [8], 0), tensor("t", [8], 32)]), "twice"),
         "a tensor without a name": (model(tensors=[tensor("", [8], 0)]), "0 characters"),
         "no dimensions": (model(tensors=[tensor("t", [], 0)]), "0 dimensions"),
@@ -211,25 +215,22 @@ HOSTILE = RUNNER + textwrap.dedent("""
         "divisors of another size": (model(more=[("rope_freqs", [3])]), "rope_freqs"),
         "another tokenizer": (bpe(model=("string", "bert")), "'bert'"),
         "tokenizer a number": (bpe(model=("u32", 3)), "must be text"),
-        "another rule": (bpe(pre=("string", "default")), "'default'"),
-        "no tokens": (bpe(tokens=("string", [])), "3 types"),
+        "another rule": (bpe(pre=("string", "hybrid")), "'hybrid'"),
+        "no tokens": (bpe(tokens=("string", [])), ""),
         "tokens numbers": (bpe(tokens=("u32", [1, 2, 3])), "array of texts"),
         "types texts": (bpe(token_type=("string", ["a"])), "array of numbers"),
         "fewer types": (bpe(token_type=("i32", [1])), "1 types"),
+        "tokens not UTF-8": (bpe(tokens=("string", [b"a", b"\\xff", b"b"])), "not UTF-8"),
         "a token twice": (bpe(tokens=("string", ["a", "a", "b"])), "twice"),
         "an empty token": (bpe(tokens=("string", ["a", "b", ""])), ""),
         "not in the alphabet": (bpe(tokens=("string", ["a", "b", "a b"])), "alphabet"),
         "a merge of nothing": (bpe(merges=("string", ["ab"])), "merge 0"),
         "a merge of what is not there": (bpe(merges=("string", ["a c"])), "merge 0"),
         "a long token": (bpe(tokens=("string", ["a" * 100_000, "a" * 100_000, "b"])), "twice"),
-        "begin far away": (bpe(bos_token_id=("u32", 2**32 - 1), add_bos_token=("bool", 1)), "prefix"),
-        "begin a text": (bpe(bos_token_id=("string", "<s>")), "whole number"),
         "fewer scores": (spm(scores=("f32", [0.0])), "scores"),
         "scores texts": (spm(scores=("string", ["a"])), "array of numbers"),
         "scores NaN": (spm(scores=("f32", [float("nan")] * 3)), ""),
         "bytes that are none": (spm(token_type=("i32", [6, 6, 6])), "byte"),
-        "chat template a number": (model([("tokenizer.chat_template", ("u32", 3))]), "must be text"),
-        "temperature a text": (model([("general.sampling.temp", ("string", "hot"))]), "floating-point"),
     }
     # Heads of eight values, all or some of which turn alike.
     wide = {f"blk.0.{name}": [8] if "norm" in name else [8, 8] for name in BLOCK}

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -27,13 +28,14 @@ from gollm.interop.binary import head
 from gollm.interop.gguf_blocks import BF16, F16, F32, Q4_0, Q8_0, BlockType
 from gollm.interop.gguf_config import ROPE_FREQS, Key, config_of, keys_of, rope_divisors, with_divisors
 from gollm.interop.gguf_header import ALIGNMENT, MAGIC, Header, Tensor, read_header, without_ones
-from gollm.interop.gguf_tokenizer import read_defaults, read_tokenizer, tokenizer_keys
+from gollm.interop.gguf_tokenizer import read_defaults, read_ids, read_tokenizer, tokenizer_keys
 from gollm.interop.heads import to_interleaved
 from gollm.interop.source import Format, Source, StorageType
 from gollm.parameters import ParameterSpec
 from gollm.specs import parameter_specs
 from gollm.strict_json import shorten
 from gollm.tensor import FLOAT32, Array
+from gollm.tokenizers import Tokenizer
 
 _TYPES: dict[StorageType, BlockType] = {"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0, "q4_0": Q4_0}
 _FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2}  # llama.cpp's names for "mostly of this type"
@@ -59,12 +61,28 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> Source:
+    with _opened(path) as (file, header):
+        return _source(path, file, header)
+
+
+def _read_tokenizer(path: Path) -> tuple[Tokenizer | None, str]:
+    """The tokenizer, or why there is none; of a file of a tokenizer alone, too."""
+    with _opened(path) as (file, header), file:
+        return read_tokenizer(header, read_ids(header, 0))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
+    """The file and its head. It is closed when reading it fails, and an error names it."""
     try:
         file = open_regular(path)
     except OSError as failure:
         raise FormatError(f"cannot open {path}: {reason(failure)}") from None
     try:
-        return _open(path, file)
+        buffered = BufferedReader(cast(RawIOBase, file))
+        header = read_header(buffered, os.fstat(file.fileno()).st_size, str(path))
+        buffered.detach()
+        yield file, header
     except (ConfigError, FormatError, TokenizerError) as failure:
         file.close()
         raise FormatError(f"{path} is no GGUF model that gollm can use: {failure}") from None
@@ -73,10 +91,9 @@ def read(path: Path) -> Source:
         raise FormatError(f"cannot read {path}: {reason(failure)}") from None
 
 
-def _open(path: Path, file: BinaryIO) -> Source:
-    buffered = BufferedReader(cast(RawIOBase, file))
-    header = read_header(buffered, os.fstat(file.fileno()).st_size)
-    buffered.detach()
+def _source(path: Path, file: BinaryIO, header: Header) -> Source:
+    if not header.tensors:
+        raise FormatError("it has no weights; a tokenizer alone is used with --tokenizer")
     config = config_of(header)
     arch = header.get("general.architecture", str)
     if arch == "llama" and ROPE_FREQS in header.tensors:
@@ -100,12 +117,13 @@ def _open(path: Path, file: BinaryIO) -> Source:
         except OSError as failure:
             raise FormatError(f"cannot read {path}: {reason(failure)}") from None
 
-    tokenizer, without = read_tokenizer(header)
+    ids = read_ids(header, config.vocab_size)
+    tokenizer, without = read_tokenizer(header, ids)
     return Source(
         config,
         read,
         tokenizer,
-        read_defaults(header, config.vocab_size),
+        read_defaults(header, ids),
         file.close,
         dtype=", ".join(dict.fromkeys(t.type.name for t in header.tensors.values() if len(t.shape) > 1)),
         without_tokenizer=without,
@@ -221,4 +239,4 @@ def _write_head(
     writer.write_ti_data_to_file()
 
 
-FORMAT = Format("gguf", recognises, read, write, ("f32", "f16", "bf16", "q8_0", "q4_0"))
+FORMAT = Format("gguf", recognises, read, write, ("f32", "f16", "bf16", "q8_0", "q4_0"), _read_tokenizer)

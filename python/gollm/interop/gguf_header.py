@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from gollm.errors import FormatError
+from gollm.errors import FormatError, warn
 from gollm.interop.flat import MAX_LAYERS
 from gollm.interop.gguf_blocks import OTHERS, TYPES, BlockType
 from gollm.strict_json import shorten
@@ -55,11 +55,13 @@ class Tensor:
 
 
 class Header:
-    """Keys and tensors by name. A value is an int, float, bool, str, a list of str, or an array of numbers."""
+    """Keys and tensors by name. A value is an int, float, bool, str, a list of str, or an array of numbers; bytes stand
+    for text that is not UTF-8. `where` is the file's name."""
 
-    def __init__(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def __init__(self, values: dict[str, Any], tensors: dict[str, Tensor], where: str) -> None:
         self.values = values
         self.tensors = tensors
+        self.where = where
 
     def get(self, key: str, kind: type[T], default: T | None = None) -> T:
         """The value of a key, or `default` where there is none; raises FormatError for another type of value, and for
@@ -71,7 +73,17 @@ class Header:
         value = self.values[key]
         if type(value) is not kind:
             raise FormatError(f"its {key} is {_describe(value)}; it must be {_KINDS[kind]}")
+        if isinstance(value, list) and not all(isinstance(text, str) for text in value):
+            raise FormatError(f"its {key} has a text that is not UTF-8")
         return value
+
+    def side(self, key: str, kind: type[T]) -> T | None:
+        """The value of a key that the weights do not need; none, with a warning, for another type of value."""
+        value = self.values.get(key)
+        if value is None or type(value) is kind:
+            return value
+        warn(f"{self.where}: {key} is {_describe(value)}; it must be {_KINDS[kind]}, so it is left out")
+        return None
 
 
 _KINDS = {
@@ -119,15 +131,18 @@ class _Cursor:
     def u64(self, what: str) -> int:
         return int.from_bytes(self.take(8, what), "little")
 
-    def text(self, what: str) -> str:
-        n = self.u64(what)
+    def text(self, what: str) -> str | bytes:
+        """Bytes where it is not UTF-8: nothing may depend on it."""
+        data = self.take(self.u64(what), what)
         try:
-            return self.take(n, what).decode()
+            return data.decode()
         except UnicodeDecodeError:
-            raise FormatError(f"{what} is not UTF-8") from None
+            return data
 
     def name(self, what: str) -> str:
         name = self.text(f"the name of {what}")
+        if isinstance(name, bytes):
+            raise FormatError(f"the name of {what} is not UTF-8")
         if not name or len(name) > _MAX_NAME:
             raise FormatError(f"{what} has a name of {len(name):,} characters; 1 to {_MAX_NAME:,} are possible")
         return name
@@ -146,7 +161,7 @@ class _Cursor:
             raise FormatError(f"{what} has the unknown value type {kind}; the known ones are 0 to 12")
         return self.number(_SCALARS[kind], what)
 
-    def array(self, what: str) -> list[str] | npt.NDArray[Any]:
+    def array(self, what: str) -> list[str | bytes] | npt.NDArray[Any]:
         kind, n = self.u32(what), self.u64(what)
         if kind == _STRING:
             self.n_strings += n
@@ -161,8 +176,8 @@ class _Cursor:
         return np.frombuffer(self.take(n * dtype.itemsize, what), dtype)
 
 
-def read_header(file: BinaryIO, size: int) -> Header:
-    """The head of the file at whose start `file` stands, of `size` bytes. Raises FormatError, or OSError."""
+def read_header(file: BinaryIO, size: int, where: str) -> Header:
+    """The head of a file of `size` bytes that stands at its start; `where` is its name. Raises FormatError, OSError."""
     cursor = _Cursor(file, size)
     if cursor.take(4, "its magic number") != MAGIC:
         raise FormatError("it does not begin with GGUF")
@@ -182,7 +197,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
         if key in values:
             raise FormatError(f"it has the key {shorten(key)} twice")
         values[key] = cursor.value(cursor.u32(f"the type of {shorten(key)}"), shorten(key))
-    header = Header(values, {})
+    header = Header(values, {}, where)
     alignment = header.get("general.alignment", int, ALIGNMENT)
     if alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:
         raise FormatError(f"its general.alignment is {alignment}; it must be a power of two up to {1 << 20:,}")

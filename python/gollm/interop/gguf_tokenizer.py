@@ -11,7 +11,7 @@
     tokenizer.chat_template
     general.sampling.temp, top_k, top_p
 
-There is no place for Unicode normalisation, so that llama.cpp leaves it out.
+What a file says beside the vocabulary never costs the model: what is odd is left out with a warning.
 Source: src/llama-vocab.cpp of github.com/ggml-org/llama.cpp.
 """
 
@@ -23,10 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from gollm.errors import FormatError, TokenizerError
+from gollm.errors import FormatError, GenerationError, TokenizerError, warn
 from gollm.generation import GenerationDefaults
 from gollm.interop.gguf_config import Key
 from gollm.interop.gguf_header import Header
+from gollm.interop.gguf_rules import NAMES, RULES
 from gollm.strict_json import shorten
 from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer
 from gollm.tokenizers.added_tokens import AddedToken
@@ -40,43 +41,47 @@ from gollm.tokenizers.vocabulary import Vocabulary
 _GGML = "tokenizer.ggml."
 ORDINARY, UNKNOWN, CONTROL, ADDED, UNUSED, BYTE = range(1, 7)
 _STOP_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_IDS = ("bos_token_id", "unknown_token_id", "padding_token_id", *_STOP_KEYS)
+_NO_TOKEN = (-1, 2**32 - 1)
 
 _PIECE_TYPES = {int(kind) for kind in PieceType}
 
-# llama.cpp's names -> pattern, and whether a piece that is a token is not merged. The first name of several is written.
-_RULES = {
-    "gpt-2": ("gpt2", False), "mpt": ("gpt2", False), "olmo": ("gpt2", False), "phi-2": ("gpt2", False),
-    "llama-bpe": ("llama3", True), "llama3": ("llama3", True), "llama-v3": ("llama3", True),
-    "dbrx": ("llama3", False), "smaug-bpe": ("llama3", False),
-    "qwen2": ("qwen2", False), "deepseek-r1-qwen": ("qwen2", False), "stablelm2": ("qwen2", False),
-    "gpt-4o": ("o200k", False), "llama4": ("o200k", False),
-    "smollm": ("smollm", False), "starcoder": ("smollm", False), "refact": ("smollm", False),
-}  # fmt: skip
-_NAMES = {rule: name for name, rule in reversed(_RULES.items())} | {
-    # No name means cl100k's pattern, which is LLaMA-3's but for white space at the end of a text.
-    ("cl100k", True): "llama-bpe",
-    ("cl100k", False): "dbrx",
-}
-
-# Embeddings often have some rows more than there are tokens; llama.cpp wants a token for each.
+# Embeddings often have some rows more than there are tokens; llama.cpp wants a token for each. Older files call these
+# unknown instead of unused.
 _NOTHING = re.compile(r"\[PAD\d+\]")
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_tokenizer(header: Header) -> tuple[Tokenizer | None, str]:
+def read_ids(header: Header, vocab_size: int) -> dict[str, int]:
+    """The tokens with a meaning, by the names of their keys."""
+    tokens = header.values.get(_GGML + "tokens")
+    n = len(tokens) if isinstance(tokens, list) else vocab_size
+    found: dict[str, int] = {}
+    for name in _IDS:
+        index = header.side(_GGML + name, int)
+        if index is None or index in _NO_TOKEN:
+            continue
+        if 0 <= index < n:
+            found[name] = index
+        else:
+            warn(f"{header.where}: {_GGML}{name} is {index}, and there are {n} tokens, so it is left out")
+    return found
+
+
+def read_tokenizer(header: Header, ids: dict[str, int]) -> tuple[Tokenizer | None, str]:
     """The tokenizer, or why there is none: token ids are enough for a model to work."""
-    model = header.get(_GGML + "model", str, "none")
-    if model in ("none", "no_vocab"):
-        return None, ""
     try:
+        model = header.get(_GGML + "model", str, "none")
+        if model in ("none", "no_vocab"):
+            return None, ""
         if model == "gpt2":
-            return _read_bpe(header), ""
+            return _read_bpe(header, ids), ""
         if model == "llama":
-            return _read_sentencepiece(header), ""
+            return _read_sentencepiece(header, ids), ""
         raise TokenizerError(f"its tokenizer is of the kind {shorten(model)}; gollm reads gpt2 and llama")
-    except TokenizerError as error:
+    except (FormatError, TokenizerError) as error:
         return None, str(error)
 
 
@@ -84,7 +89,7 @@ def _tokens(header: Header) -> tuple[list[str], list[int]]:
     """Spellings and types, without tokens at the end that stand for nothing."""
     tokens = header.get(_GGML + "tokens", list)
     types = header.get(_GGML + "token_type", np.ndarray, np.full(len(tokens), ORDINARY))
-    if types.shape != (len(tokens),):
+    if len(types) < len(tokens):
         raise TokenizerError(f"its tokenizer has {len(tokens)} tokens and {len(types)} types of tokens")
     n = len(tokens)
     while n and _is_nothing(tokens[n - 1], types[n - 1]):
@@ -93,13 +98,17 @@ def _tokens(header: Header) -> tuple[list[str], list[int]]:
 
 
 def _is_nothing(token: str, kind: int) -> bool:
-    return kind == UNUSED and _NOTHING.fullmatch(token) is not None
+    return kind in (UNKNOWN, UNUSED) and _NOTHING.fullmatch(token) is not None
 
 
-def _read_bpe(header: Header) -> BPETokenizer:
-    pre = header.get(_GGML + "pre", str, "default")
-    if pre not in _RULES:
-        raise TokenizerError(f"its tokenizer cuts text by the rule {shorten(pre)}; gollm knows {', '.join(_RULES)}")
+def _read_bpe(header: Header, ids: dict[str, int]) -> BPETokenizer:
+    name = header.get(_GGML + "pre", str, "default")
+    rule = RULES.get(name)
+    if rule is None:
+        raise TokenizerError(
+            f"its tokenizer cuts text by the rule {shorten(name)}, which gollm does not know; use the model's own "
+            "tokenizer.json with --tokenizer"
+        )
     vocab: dict[str, int] = {}
     added: list[AddedToken] = []
     for i, (token, kind) in enumerate(zip(*_tokens(header), strict=True)):
@@ -109,63 +118,83 @@ def _read_bpe(header: Header) -> BPETokenizer:
             raise TokenizerError(f"its tokenizer has the token {shorten(token)} twice")
         if kind not in (ORDINARY, BYTE):
             added.append(AddedToken(token, i, special=kind != ADDED))
-    merges = [
-        (left, right) for left, _, right in (merge.partition(" ") for merge in header.get(_GGML + "merges", list))
-    ]
-    pattern, ignore_merges = _RULES[pre]
+    merges = [_halves(merge) for merge in header.get(_GGML + "merges", list)]
     return build(
         vocab,
         merges,
         added,
         Path("its tokenizer"),
-        pattern=pattern,
-        ignore_merges=ignore_merges,
-        **_template(header, add_bos=pattern == "llama3" and ignore_merges),
+        pattern=rule.pattern,
+        normalizer=rule.normalizer,
+        ignore_merges=rule.ignore_merges,
+        **_template(header, ids, add_bos=rule.add_bos),
     )
 
 
-def _read_sentencepiece(header: Header) -> SentencePieceTokenizer:
+def _halves(merge: str) -> tuple[str, str]:
+    """What is joined. As in llama.cpp, the first may begin with a space."""
+    at = merge.find(" ", 1)
+    return (merge[:at], merge[at + 1 :]) if at > 0 else (merge, "")
+
+
+def _read_sentencepiece(header: Header, ids: dict[str, int]) -> SentencePieceTokenizer:
     tokens, types = _tokens(header)
-    scores = header.get(_GGML + "scores", np.ndarray)[: len(tokens)].astype(np.float32)
-    known = [kind if kind in _PIECE_TYPES else CONTROL for kind in types]
+    scores = header.get(_GGML + "scores", np.ndarray, np.zeros(len(tokens)))[: len(tokens)].astype(np.float32)
+    unknown = ids.get("unknown_token_id", types.index(UNKNOWN) if UNKNOWN in types else -1)
+    known = [kind if kind in _PIECE_TYPES and kind != UNKNOWN else CONTROL for kind in types]
+    if 0 <= unknown < len(types) and types[unknown] in (UNKNOWN, CONTROL):  # phi-3's says that it is a control token
+        known[unknown] = UNKNOWN
     pieces = [token_of(i, token.encode(), kind) for i, (token, kind) in enumerate(zip(tokens, known, strict=True))]
     tokenizer = SentencePieceTokenizer(
         Vocabulary.of(pieces),
         np.array(known, np.uint8),
         scores=scores,
-        dummy_prefix="always" if header.get(_GGML + "add_space_prefix", bool, True) else "never",
-        **_template(header, add_bos=True),
+        dummy_prefix="never" if header.side(_GGML + "add_space_prefix", bool) is False else "always",
+        added_tokens=_phi3_tokens(header, pieces, known),
+        **_template(header, {"bos_token_id": 1, "eos_token_id": 2} | ids, add_bos=True),
     )
     tokenizer.check()
     return tokenizer
 
 
-def _template(header: Header, *, add_bos: bool) -> dict[str, Any]:
+def _phi3_tokens(header: Header, pieces: list[bytes], types: list[int]) -> list[AddedToken]:
+    """Phi-3's special tokens take the white space behind them, which no key says: llama.cpp looks at the name."""
+    name = header.values.get("general.name")
+    if not isinstance(name, str) or not re.search("phi-?3", name.lower()):
+        return []
+    special = [
+        (piece.decode(), i) for i, (piece, kind) in enumerate(zip(pieces, types, strict=True)) if kind == CONTROL
+    ]
+    return [AddedToken(piece, i, rstrip=piece not in ("<s>", "<unk>", "<|endoftext|>")) for piece, i in special]
+
+
+def _template(header: Header, ids: dict[str, int], *, add_bos: bool) -> dict[str, Any]:
     """The tokens before and behind a text; `add_bos` is what the kind of tokenizer does by itself."""
-    bos = header.get(_GGML + "bos_token_id", int, -1)
-    eos = header.get(_GGML + "eos_token_id", int, -1)
-    before = header.get(_GGML + "add_bos_token", bool, add_bos) and bos >= 0
-    behind = header.get(_GGML + "add_eos_token", bool, False) and eos >= 0
-    return {"prefix": (bos,) if before else (), "suffix": (eos,) if behind else ()}
+    before, behind = (header.side(_GGML + f"add_{name}_token", bool) for name in ("bos", "eos"))
+    prefix, suffix = ids.get("bos_token_id"), ids.get("eos_token_id")
+    return {
+        "prefix": (prefix,) if prefix is not None and (add_bos if before is None else before) else (),
+        "suffix": (suffix,) if suffix is not None and behind else (),
+    }
 
 
-def read_defaults(header: Header, vocab_size: int) -> GenerationDefaults:
-    def token(name: str) -> int | None:
-        index = header.get(_GGML + name, int, -1)
-        return index if 0 <= index < vocab_size else None  # some files have 2^32 - 1 for none
-
-    stop = dict.fromkeys(index for name in _STOP_KEYS if (index := token(name)) is not None)
-    temperature = header.get("general.sampling.temp", float, -1.0)
-    top_k = header.get("general.sampling.top_k", int, -1)
-    top_p = header.get("general.sampling.top_p", float, -1.0)
+def read_defaults(header: Header, ids: dict[str, int]) -> GenerationDefaults:
+    sampling = {
+        "temperature": header.side("general.sampling.temp", float),
+        "top_k": header.side("general.sampling.top_k", int),
+        "top_p": header.side("general.sampling.top_p", float),
+    }
+    values: dict[str, Any] = {"chat_template": header.side("tokenizer.chat_template", str) or None}
+    for name, value in sampling.items():
+        try:
+            values |= GenerationDefaults.from_dict({} if value is None else {name: value}).to_dict()
+        except GenerationError as error:
+            warn(f"{header.where}: {error}, so it is left out")
     return GenerationDefaults(
-        stop_tokens=tuple(stop),
-        bos_token=token("bos_token_id"),
-        pad_token=token("padding_token_id"),
-        temperature=temperature if 0 <= temperature < np.inf else None,
-        top_k=top_k if top_k >= 0 else None,
-        top_p=top_p if 0 < top_p <= 1 else None,
-        chat_template=header.get("tokenizer.chat_template", str, "") or None,
+        stop_tokens=tuple(dict.fromkeys(ids[name] for name in _STOP_KEYS if name in ids)),
+        bos_token=ids.get("bos_token_id"),
+        pad_token=ids.get("padding_token_id"),
+        **values,
     )
 
 
@@ -195,8 +224,15 @@ def tokenizer_keys(tokenizer: Tokenizer | None, vocab_size: int, defaults: Gener
 
 
 def _bpe_keys(tokenizer: BPETokenizer, vocab_size: int) -> list[Key]:
-    rule: Any = (tokenizer.pattern, tokenizer.ignore_merges)
-    if rule not in _NAMES or tokenizer.add_prefix_space:
+    name = NAMES.get((tokenizer.pattern, tokenizer.ignore_merges, tokenizer.normalizer))
+    if name is None and tokenizer.normalizer is not None:
+        name = NAMES.get((tokenizer.pattern, tokenizer.ignore_merges, None))
+        if name is not None:
+            warn(
+                f"GGUF has no place for the normalizer {tokenizer.normalizer}, so it is left out: text that is not "
+                "normalized becomes other ids"
+            )
+    if name is None or tokenizer.add_prefix_space:
         raise FormatError(
             f"llama.cpp has no name for this tokenizer's rules: pattern {tokenizer.pattern!r}, ignore_merges "
             f"{tokenizer.ignore_merges} and add_prefix_space {tokenizer.add_prefix_space}"
@@ -211,7 +247,7 @@ def _bpe_keys(tokenizer: BPETokenizer, vocab_size: int) -> list[Key]:
     kinds |= {token.id: CONTROL if token.special else ADDED for token in tokenizer.added_tokens}
     return [
         (_GGML + "model", "STRING", "gpt2"),
-        (_GGML + "pre", "STRING", _NAMES[rule]),
+        (_GGML + "pre", "STRING", name),
         *_token_keys(names, kinds, vocab_size),
         (_GGML + "merges", "STRING", [f"{left} {right}" for left, right in merges]),
     ]
