@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from gollm.cli.inputs import open_tokenizer, text_or_stdin
+from gollm.cli.inputs import text_or_stdin
 from gollm.options import Positional
 
 
@@ -16,7 +16,7 @@ from gollm.options import Positional
 class Options:
     """Turn text into token ids, separated by spaces."""
 
-    # a tokenizer's file or folder (gollm's, GPT-2's vocab.json with merges.txt, tokenizer.json), or a checkpoint
+    # a tokenizer's file or folder (gollm's, GPT-2's vocab.json with merges.txt, tokenizer.json), or any model
     tokenizer: Path
     text: Annotated[str, Positional]  # the text, or - for standard input
     special: bool = False  # let special tokens, such as <|endoftext|>, be written in the text
@@ -26,6 +26,8 @@ class Options:
 
 
 def run(options: Options) -> None:
+    from gollm.interop import open_tokenizer
+
     tokenizer = open_tokenizer(options.tokenizer)
     ids = tokenizer.encode(text_or_stdin(options.text), allowed_special="all" if options.special else "none").tolist()
     if options.json:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from gollm.cli.inputs import open_tokenizer, text_or_stdin
+from gollm.cli.inputs import text_or_stdin
 from gollm.errors import DataError
 from gollm.options import Positional
 
@@ -18,7 +18,7 @@ from gollm.options import Positional
 class Options:
     """Turn token ids into text: the very bytes that they stand for."""
 
-    # a tokenizer's file or folder (gollm's, GPT-2's vocab.json with merges.txt, tokenizer.json), or a checkpoint
+    # a tokenizer's file or folder (gollm's, GPT-2's vocab.json with merges.txt, tokenizer.json), or any model
     tokenizer: Path
     ids: Annotated[tuple[str, ...], Positional]  # the ids, or - for standard input
     json: bool = False  # print one JSON document; bytes that are no UTF-8 become U+FFFD in it
@@ -29,6 +29,8 @@ class Options:
 def run(options: Options) -> None:
     words = text_or_stdin("-").split() if options.ids == ("-",) else list(options.ids)
     ids = [_id(word) for word in words]
+    from gollm.interop import open_tokenizer
+
     tokenizer = open_tokenizer(options.tokenizer)
     if options.json:
         print(json.dumps({"ids": ids, "text": tokenizer.decode(ids)}))

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from gollm import tokenizers
-from gollm.errors import FormatError, warn
+from gollm.errors import FormatError, TokenizerError, warn
 from gollm.files import reason, refuse_pointer
 from gollm.interop.binary import head
 from gollm.interop.huggingface_weights import refuse_adapter
@@ -49,10 +49,9 @@ def recognise(path: str | Path) -> Format:
     except (OSError, ValueError) as failure:
         why = reason(failure) if isinstance(failure, OSError) else failure
         raise FormatError(f"cannot read {path}: {why}") from None
-    for name in _MODULES:
-        found = format_named(name)
-        if found.recognises(path):
-            return found
+    found = _recognised(path)
+    if found is not None:
+        return found
     hint = ""
     if path.is_dir():
         refuse_adapter(path)
@@ -63,12 +62,39 @@ def recognise(path: str | Path) -> Format:
     raise FormatError(f"{path} is no model in a format that gollm reads: {', '.join(_MODULES)}{hint}")
 
 
+def _recognised(path: Path) -> Format | None:
+    return next((found for found in map(format_named, _MODULES) if found.recognises(path)), None)
+
+
+def open_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer in a file or folder: one by itself (gollm.tokenizers.load), or that of a model in any format.
+
+    Raises TokenizerError where there is none that can be read, FormatError for a model that is damaged."""
+    path = Path(path)
+    try:
+        return tokenizers.load(path)
+    except TokenizerError:
+        found = _recognised(path)
+        if found is None:
+            raise
+    if found.read_tokenizer is not None:
+        tokenizer, without = found.read_tokenizer(path)
+    else:
+        with found.read(path) as source:
+            tokenizer, without = source.tokenizer, source.without_tokenizer
+    if tokenizer is None:
+        if without:
+            raise TokenizerError(f"{path} has no tokenizer that gollm can use: {without}")
+        raise TokenizerError(f"{path} has no tokenizer inside; name one with --tokenizer")
+    return tokenizer
+
+
 def open_model(path: str | Path, tokenizer: Tokenizer | str | Path | None = None) -> Source:
-    """The model at `path`, whatever its format; with `tokenizer` (or one in a file: gollm.tokenizers.load) for its own.
+    """The model at `path`, whatever its format; with `tokenizer` (or one in a file: `open_tokenizer`) for its own.
 
     Raises FormatError for a model that is damaged or not supported, and for a tokenizer with more tokens than it has,
     TokenizerError for a tokenizer that cannot be read."""
-    given = tokenizers.load(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+    given = open_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
     source = recognise(path).read(Path(path))
     rows = source.config.vocab_size
     if given is not None:

@@ -25,6 +25,7 @@ from gollm.model import Decoder
 from gollm.parameters import ALIGNMENT, ParameterSpec, arena_layout
 from gollm.specs import parameter_specs
 from gollm.tensor import FLOAT32, Array
+from gollm.tokenizers import Tokenizer
 
 
 def checkpoint_of(path: Path) -> Path | None:
@@ -40,14 +41,27 @@ def _recognises(path: Path) -> bool:
     return found is not None and head(found, len(MAGIC)) == MAGIC
 
 
+def _tokenizer(file: CheckpointFile) -> Tokenizer | None:
+    state = file.tokenizer_state()
+    return None if state is None else tokenizers.from_state(*state)
+
+
+def _read_tokenizer(path: Path) -> tuple[Tokenizer | None, str]:
+    """The tokenizer, or why there is none; the weights are not looked at."""
+    with open_checkpoint(checkpoint_of(path) or path) as file:
+        try:
+            return _tokenizer(file), ""
+        except TokenizerError as error:
+            return None, str(error)
+
+
 def _read(path: Path) -> Source:
     path = checkpoint_of(path) or path
     file = open_checkpoint(path)
     try:
         config = ModelConfig.from_dict(file.config)
         specs = _specs(file, config)
-        state = file.tokenizer_state()
-        tokenizer = None if state is None else tokenizers.from_state(*state)
+        tokenizer = _tokenizer(file)
         defaults = GenerationDefaults.from_dict(file.generation or {})
     except (CheckpointError, ConfigError, GenerationError, TokenizerError) as error:
         file.close()
@@ -137,4 +151,4 @@ def _bf16(values: Array) -> Array:
     return bits
 
 
-FORMAT = Format("golm", _recognises, _read, _write, ("f32", "bf16"))
+FORMAT = Format("golm", _recognises, _read, _write, ("f32", "bf16"), _read_tokenizer)

@@ -176,4 +176,4 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
         file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-FORMAT = Format("huggingface", recognises, read, write, ("f32", "bf16", "f16"))
+FORMAT = Format("huggingface", recognises, read, write, ("f32", "bf16", "f16"), _read_tokenizer)

@@ -54,7 +54,8 @@ class Format:
     """A way to store models: one module of this package.
 
     recognises looks at a file's or folder's content, cheaply and without trusting it; read opens it; write stores a
-    model, with the matrices in one of `dtypes` (the first unless another is asked for). All raise FormatError.
+    model, with the matrices in one of `dtypes` (the first unless another is asked for). read_tokenizer returns the
+    tokenizer, or None and why there is none, of files that may have no weights. All raise FormatError.
     """
 
     name: str
@@ -62,3 +63,4 @@ class Format:
     read: Callable[[Path], Source]
     write: Callable[[Source, Path, StorageType], None]
     dtypes: tuple[StorageType, ...]
+    read_tokenizer: Callable[[Path], tuple[Tokenizer | None, str]] | None = None

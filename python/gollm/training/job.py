@@ -10,6 +10,7 @@ from pathlib import Path
 from gollm.config import ModelConfig, preset
 from gollm.data import DataSource, Sampler, TokenDataset, open_source, prepare
 from gollm.errors import ConfigError
+from gollm.interop import open_tokenizer
 from gollm.model import Decoder
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from gollm.tokenizers import load as load_tokenizer
@@ -121,4 +122,4 @@ def _tokenizer(options: TrainOptions, source: DataSource) -> Tokenizer:
         return kind.train(source.iter_text(), size, special_tokens=END_OF_TEXT[:1])
     if options.vocab_size is not None:
         raise ConfigError("--vocab-size is of a tokenizer that is trained; the one given with --tokenizer has its own")
-    return load_tokenizer(options.tokenizer)
+    return open_tokenizer(options.tokenizer)
