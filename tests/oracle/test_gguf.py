@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gollm.config import ModelConfig
-from gollm.interop import format_named, gguf_blocks, open_model
+from gollm.interop import convert, format_named, gguf_blocks, open_model
 from gollm.interop.heads import to_half_split
 from gollm.interop.source import Source
 from gollm.specs import parameter_specs
+from gollm.tokenizers import BPETokenizer
+from gollm.tokenizers.gpt2_files import to_vocab
 
 gguf = pytest.importorskip("gguf")
 
@@ -70,10 +73,13 @@ def test_blocks_are_encoded_byte_for_byte(tmp_path, kind, scale):
     assert (tmp_path / "blocks").read_bytes() == expected.tobytes()
 
 
-def qwen2_file(path: Path, types: list[gguf.GGMLQuantizationType]) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+def qwen2_file(
+    path: Path, types: list[gguf.GGMLQuantizationType], tokenizer: BPETokenizer | None = None
+) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """A small Qwen-2 as the converter of llama.cpp writes it, its matrices in the given types by turns."""
     config = ModelConfig(
-        n_layers=2, n_heads=4, n_kv_heads=2, d_model=256, d_ff=512, vocab_size=40, context=64, norm="rmsnorm",
+        n_layers=2, n_heads=4, n_kv_heads=2, d_model=256, d_ff=512, context=64, norm="rmsnorm",
+        vocab_size=40 if tokenizer is None else tokenizer.vocab_size,
         position="rope", gated_mlp=True, activation="silu", bias=False, qkv_bias=True, rope_theta=1e6, norm_eps=1e-6,
         tied_head=False,
     )  # fmt: skip
@@ -87,7 +93,14 @@ def qwen2_file(path: Path, types: list[gguf.GGMLQuantizationType]) -> tuple[Mode
     writer.add_head_count_kv(2)
     writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_tokenizer_model("none")
+    if tokenizer is None:
+        writer.add_tokenizer_model("none")
+    else:
+        vocab, merges = to_vocab(tokenizer)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("qwen2")
+        writer.add_token_list(sorted(vocab, key=lambda token: vocab[token]))
+        writer.add_token_merges([" ".join(merge) for merge in merges])
     arrays: dict[str, np.ndarray] = {}
     turns = itertools.cycle(types)
     for spec in parameter_specs(config):
@@ -127,6 +140,22 @@ def test_a_file_of_many_types_is_read_as_its_own_package_reads_it(tmp_path):
                 for part in (slice(0, 256), slice(256, 384)):
                     found[part] = to_half_split(found[part].copy(), 64).reshape(found[part].shape)
             assert np.array_equal(found, expected, equal_nan=True), name
+
+
+def test_a_folder_of_qwen2_has_the_ids_of_the_original(tmp_path):
+    """Its file says nothing of normalization; the folder's tokenizer is what transformers makes of such a model."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer = BPETokenizer.train("the café naïve 12\n" * 9, 280, pattern="qwen2")
+    qwen2_file(tmp_path / "model.gguf", [gguf.GGMLQuantizationType.F32], tokenizer)
+    convert(tmp_path / "model.gguf", tmp_path / "folder")
+    folder = transformers.AutoTokenizer.from_pretrained(tmp_path / "folder")
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "folder").model_type == "qwen2"
+    with open_model(tmp_path / "model.gguf") as source:
+        assert source.tokenizer is not None
+        for text in ("cafe\u0301 nai\u0308ve 12", "caf\u00e9", "\u212b \u1100\u1161"):
+            expected = folder(text)["input_ids"]
+            assert source.tokenizer.encode(text).tolist() == expected
+            assert tokenizer.encode(unicodedata.normalize("NFC", text)).tolist() == expected
 
 
 def test_what_is_written_is_read_by_its_own_package(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 import gollm
 from gollm.config import ModelConfig
 from gollm.generation import GenerationDefaults
-from gollm.interop import format_named, gguf_blocks, open_model
+from gollm.interop import format_named, gguf_blocks, open_model, open_tokenizer
+from gollm.interop.gguf_rules import RULES as RULES_BY_NAME
 from gollm.interop.source import Source
 from gollm.specs import parameter_specs
 from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer, Vocabulary
+from gollm.tokenizers.gpt2_files import to_vocab
 from gollm.tokenizers.piece_scores import merges_of
 from gollm.tokenizers.sentencepiece import PieceType
 from horrors import TEXTS
@@ -142,6 +145,39 @@ def test_token_ids_are_the_same(tmp_path, pattern, options, texts):
         learned.vocabulary, learned.merges, learned.special_tokens, pattern, prefix=(3,), **options
     )
     check_ids(tmp_path / "model.gguf", tokenizer, texts)
+
+
+# Approximations of llama.cpp's: no marks, and white space beyond ASCII is none in ranges of characters.
+APPROXIMATE = ("gpt-4o", "llama4", "kanana2", "minimax-m2", "talkie", "tekken", "deepseek-coder")
+
+
+@pytest.mark.parametrize("name", RULES_BY_NAME)
+def test_every_name_of_a_pre_tokenizer_cuts_as_there(tmp_path, name):
+    """Files of a tokenizer alone, with all names that gollm reads."""
+    import gguf
+
+    vocab, merges = to_vocab(BPETokenizer.train(CORPUS, 400))
+    writer = gguf.GGUFWriter(tmp_path / "vocab.gguf", "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(name)
+    writer.add_token_list(sorted(vocab, key=lambda token: vocab[token]))
+    writer.add_token_merges([" ".join(merge) for merge in merges])
+    writer.add_bos_token_id(3)
+    writer.add_eos_token_id(4)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    tokenizer = open_tokenizer(tmp_path / "vocab.gguf")
+    with opened(tmp_path / "vocab.gguf", vocab_only=True) as model:
+
+        @settings(max_examples=200, deadline=None)
+        @given(ASCII if name in APPROXIMATE else TEXTS.map(lambda text: unicodedata.normalize("NFC", text)))
+        @example(CORPUS)
+        def same(text: str) -> None:
+            theirs = model.tokenize(text.encode(), add_bos=True)
+            assert theirs == tokenizer.encode(text, add_special_tokens=True).tolist()
+
+        same()
 
 
 WITHOUT_MARKS = TEXTS.map(lambda text: text.replace("\u2581", ""))
