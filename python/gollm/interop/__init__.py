@@ -71,12 +71,13 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
 
     Raises TokenizerError where there is none that can be read, FormatError for a model that is damaged."""
     path = Path(path)
-    try:
-        return tokenizers.load(path)
-    except TokenizerError:
-        found = _recognised(path)
-        if found is None:
-            raise
+    found = _recognised(path)
+    if found is None or found.read_tokenizer is None or path.is_dir():  # it may be no model after all
+        try:
+            return tokenizers.load(path)
+        except TokenizerError:
+            if found is None:
+                raise
     if found.read_tokenizer is not None:
         tokenizer, without = found.read_tokenizer(path)
     else:
