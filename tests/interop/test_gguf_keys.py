@@ -77,6 +77,7 @@ CHANGING = {
     "attention.scale": 0.5, "attention.clamp_kqv": 8.0, "attention.max_alibi_bias": 8.0,
     "final_logit_softcapping": 30.0, "pooling_type": 1, "rope.scaling.attn_factor": 1.2, "use_parallel_residual": True,
     "attention.value_length": 4, "tensor_data_layout": "other", "something_new": 0,
+    "attention.sliding_window": 15,
 }  # fmt: skip
 
 
@@ -97,6 +98,12 @@ def test_a_key_that_changes_the_model_is_refused_by_name(tmp_path, key, arch):
 @pytest.mark.parametrize("kind", [TYPES.UINT8, TYPES.INT32, TYPES.UINT64, TYPES.FLOAT32])
 def test_a_neutral_number_may_have_any_type(tmp_path, kind):
     with open_model(file_with(tmp_path / "m.gguf", {"llama.expert_count": (kind, 0)})) as source:
+        assert source.config == CONFIGS["llama"]
+
+
+@pytest.mark.parametrize("window", [0, 16, 4096])
+def test_a_window_as_long_as_the_context_is_none(tmp_path, window):
+    with open_model(file_with(tmp_path / "m.gguf", {"llama.attention.sliding_window": window})) as source:
         assert source.config == CONFIGS["llama"]
 
 

@@ -51,8 +51,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
          "leading_dense_block_count", "nextn_predict_layers", "n_deepstack_layers", "embedding_length_out",
          "attn_logit_softcapping", "final_logit_softcapping", "router_logit_softcapping", "attention.clamp_kqv",
          "attention.max_alibi_bias", "attention.temperature_scale", "attention.q_lora_rank", "attention.kv_lora_rank",
-         "attention.relative_buckets_count", "attention.shared_kv_layers", "rope.scaling.alpha",
-         "rope.scaling.yarn_log_multiplier"), (0,)),
+         "attention.relative_buckets_count", "attention.shared_kv_layers", "attention.sliding_window",
+         "rope.scaling.alpha", "rope.scaling.yarn_log_multiplier"), (0,)),
     "rope.scaling.attn_factor": (1,), "rope.scaling.yarn_attn_factor": (1,), "rope.scaling.yarn_ext_factor": (-1, 0),
     "rope.scaling.type": ("none",), "rope.scaling.factor": (0, 1), "rope.scale_linear": (0, 1),
 }  # fmt: skip
@@ -130,6 +130,12 @@ def _check_keys(header: Header, arch: str) -> None:
             raise FormatError(f"it is one of {shorten(value)} parts; put them together first: llama-gguf-split --merge")
         name = key.removeprefix(f"{arch}.")
         if name == key or name in _KNOWN[arch]:
+            continue
+        if (
+            name == "attention.sliding_window"
+            and type(value) is int
+            and value >= header.get(f"{arch}.context_length", int)
+        ):
             continue
         neutral = _NEUTRAL.get(name, ()) + sizes.get(name, ())
         if not any(_same(value, one) for one in neutral):

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,6 +43,14 @@ ORDINARY, UNKNOWN, CONTROL, ADDED, UNUSED, BYTE = range(1, 7)
 _STOP_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _IDS = ("bos_token_id", "unknown_token_id", "padding_token_id", *_STOP_KEYS)
 _NO_TOKEN = (-1, 2**32 - 1)
+
+# Key -> the name in GenerationDefaults, and the type.
+_SAMPLING: dict[str, tuple[str, type[int] | type[float]]] = {
+    "general.sampling.temp": ("temperature", float),
+    "general.sampling.top_k": ("top_k", int),
+    "general.sampling.top_p": ("top_p", float),
+}
+_TYPES: dict[type, Literal["INT32", "FLOAT32"]] = {int: "INT32", float: "FLOAT32"}
 
 _PIECE_TYPES = {int(kind) for kind in PieceType}
 
@@ -179,13 +187,9 @@ def _template(header: Header, ids: dict[str, int], *, add_bos: bool) -> dict[str
 
 
 def read_defaults(header: Header, ids: dict[str, int]) -> GenerationDefaults:
-    sampling = {
-        "temperature": header.side("general.sampling.temp", float),
-        "top_k": header.side("general.sampling.top_k", int),
-        "top_p": header.side("general.sampling.top_p", float),
-    }
     values: dict[str, Any] = {"chat_template": header.side("tokenizer.chat_template", str) or None}
-    for name, value in sampling.items():
+    for key, (name, kind) in _SAMPLING.items():
+        value = header.side(key, kind)
         try:
             values |= GenerationDefaults.from_dict({} if value is None else {name: value}).to_dict()
         except GenerationError as error:
@@ -203,13 +207,10 @@ def read_defaults(header: Header, ids: dict[str, int]) -> GenerationDefaults:
 
 def tokenizer_keys(tokenizer: Tokenizer | None, vocab_size: int, defaults: GenerationDefaults) -> list[Key]:
     """(key, type, value) for a tokenizer and the defaults. FormatError for a tokenizer that GGUF has not."""
-    sampling: list[Key] = [
-        ("general.sampling.temp", "FLOAT32", defaults.temperature),
-        ("general.sampling.top_k", "INT32", defaults.top_k),
-        ("general.sampling.top_p", "FLOAT32", defaults.top_p),
-        ("tokenizer.chat_template", "STRING", defaults.chat_template),
-    ]
+    sampling: list[Key] = [(key, _TYPES[kind], getattr(defaults, name)) for key, (name, kind) in _SAMPLING.items()]
     keys = [key for key in sampling if key[2] is not None]
+    if defaults.chat_template is not None:
+        keys.append(("tokenizer.chat_template", "STRING", defaults.chat_template))
     if tokenizer is None:
         return [*keys, (_GGML + "model", "STRING", "none")]
     if tokenizer.vocab_size > vocab_size:
