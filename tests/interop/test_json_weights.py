@@ -67,6 +67,14 @@ def test_round_trip(tmp_path, config):
     assert np.signbit(found["token_embedding"][0, 2])
 
 
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    source, _ = random_source(ModelConfig(n_layers=1, n_heads=2, d_model=16, vocab_size=5, context=8))
+    write(source, tmp_path / "model.json")
+    (tmp_path / "model.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "model.json").read_bytes())
+    with open_model(tmp_path / "model.json") as opened:
+        assert opened.config == source.config
+
+
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=30, max_size=30))
 @settings(max_examples=100, deadline=None)
 def test_every_float32_survives(tmp_path_factory, numbers):

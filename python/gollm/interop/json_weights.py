@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,7 +65,7 @@ _DERIVED = ("vocab_size", "context", "norm_eps", "d_ff", "bias", "qkv_bias", "ou
 
 def _recognises(path: Path) -> bool:
     """Whether it begins as a JSON object and has the key d_model."""
-    if not head(path, 64).lstrip().startswith(b"{"):
+    if not head(path, 64).removeprefix(BOM_UTF8).lstrip().startswith(b"{"):
         return False
     try:
         with open_regular(path) as file:
@@ -77,7 +78,7 @@ def _recognises(path: Path) -> bool:
 def _read(path: Path) -> Source:
     try:
         with open_regular(path) as file:
-            text = file.read(MAX_BYTES + 1) or b""
+            text = (file.read(MAX_BYTES + 1) or b"").removeprefix(BOM_UTF8)
     except OSError as failure:
         raise FormatError(f"cannot read {path}: {reason(failure)}") from None
     try:
