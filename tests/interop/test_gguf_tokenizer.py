@@ -11,7 +11,8 @@ from gollm.config import ModelConfig
 from gollm.errors import GollmWarning
 from gollm.interop import convert, format_named, open_model, open_tokenizer
 from gollm.interop.gguf_rules import RULES
-from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer
+from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer, Vocabulary
+from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.gpt2_files import to_vocab
 
 from .sources import random_source
@@ -103,6 +104,18 @@ def test_a_normalizer_that_has_no_name_is_left_out_with_a_warning(tmp_path):
     source, _ = random_source(qwen2(300))
     source.tokenizer = tokenizer
     with pytest.warns(GollmWarning, match="no place for the normalizer NFC"):
+        format_named("gguf").write(source, tmp_path / "m.gguf", "f32")
+
+
+def test_what_added_tokens_strip_is_left_out_with_a_warning(tmp_path):
+    learned = BPETokenizer.train(TEXT, 280)
+    mask = AddedToken("<mask>", learned.vocab_size, lstrip=True)
+    tokenizer = BPETokenizer(Vocabulary.of([*learned.vocabulary, b"<mask>"]), learned.merges, added_tokens=[mask])
+    source, _ = random_source(qwen2(300))
+    source.tokenizer = tokenizer
+    with pytest.warns(
+        GollmWarning, match="lstrip, rstrip and single_word of the added token '<mask>', so they are left"
+    ):
         format_named("gguf").write(source, tmp_path / "m.gguf", "f32")
 
 

@@ -215,6 +215,14 @@ def tokenizer_keys(tokenizer: Tokenizer | None, vocab_size: int, defaults: Gener
         return [*keys, (_GGML + "model", "STRING", "none")]
     if tokenizer.vocab_size > vocab_size:
         raise FormatError(f"the tokenizer has {tokenizer.vocab_size} tokens, and the model only {vocab_size}")
+    stripping = [
+        token.spelling for token in tokenizer.added_tokens if token.lstrip or token.rstrip or token.single_word
+    ]
+    if stripping:
+        warn(
+            f"GGUF has no place for lstrip, rstrip and single_word of the added token {shorten(stripping[0])}"
+            f"{f' and {len(stripping) - 1} others' if len(stripping) > 1 else ''}, so they are left out"
+        )
     if isinstance(tokenizer, BPETokenizer):
         keys += _bpe_keys(tokenizer, vocab_size)
     elif isinstance(tokenizer, SentencePieceTokenizer):
