@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gollm import tokenizers
 from gollm.tokenizers import BPETokenizer
-from gollm.tokenizers.gpt2_files import from_alphabet
+from gollm.tokenizers.alphabet import from_alphabet
 from gollm.tokenizers.patterns import REGEXES
 
 huggingface = pytest.importorskip("tokenizers")

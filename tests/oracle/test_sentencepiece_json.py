@@ -174,7 +174,6 @@ def test_a_sentencepiece_model_becomes_a_tokenizer_json(fallback: bool, tmp_path
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"truncation": {}}, "truncation"),
         ({"normalizer": {"type": "Sequence", "normalizers": [REPLACE, PREPEND]}}, "normalizer"),
         ({"normalizer": {"type": "Sequence", "normalizers": [PREPEND, REPLACE, {"type": "NFC"}]}}, "normalizer"),
         ({"pre_tokenizer": {"type": "Split"}}, "normalizer beside a pre_tokenizer"),

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from gollm import _native, tokenizers
 from gollm.tokenizers import BPETokenizer
-from gollm.tokenizers.gpt2_files import from_alphabet
+from gollm.tokenizers.alphabet import from_alphabet
 
 tiktoken = pytest.importorskip("tiktoken")
 huggingface = pytest.importorskip("tokenizers")

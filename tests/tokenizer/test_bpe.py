@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.tokenizers import BPETokenizer
-from gollm.tokenizers.gpt2_files import CHARACTER_OF_BYTE
+from gollm.tokenizers.alphabet import CHARACTER_OF_BYTE
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 CROWDED = st.text(st.sampled_from("aab \n'sé漢1²!\u00a0\u3000"), max_size=300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,37 @@ def test_what_tiktoken_cannot_have(tmp_path: Path) -> None:
         with pytest.raises(TokenizerError, match=named):
             tokenizer.save_tiktoken(tmp_path / "x.tiktoken")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: b"\xef\xbb\xbf" + data,
+        lambda data: data.replace(b" ", b"\t"),
+        lambda data: data.replace(b"\n", b" \t\n"),
+        lambda data: data.replace(b"\n", b"\r\n"),
+        lambda data: b"\n" + data.replace(b"\n", b"\n\n"),
+        lambda data: data.rstrip(b"\n"),
+    ],
+)
+def test_white_space_as_tiktokens_loader_takes_it(change: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "x.tiktoken"
+    BPETokenizer.train("the theme of the thesis " * 9, 270).save_tiktoken(path)
+    expected = tokenizers.load(path, pattern="gpt2").to_state()
+    path.write_bytes(change(path.read_bytes()))
+    header, arrays = tokenizers.load(path, pattern="gpt2").to_state()
+    assert header == expected[0]
+    assert all((arrays[name] == expected[1][name]).all() for name in arrays)
+
+
+def test_an_empty_token_has_an_id_and_no_text(tmp_path: Path) -> None:
+    """Whisper's file ends so."""
+    path = tmp_path / "x.tiktoken"
+    plain = BPETokenizer.train("the theme of the thesis " * 9, 260)
+    plain.save_tiktoken(path)
+    path.write_bytes(path.read_bytes() + b"= 300\n")
+    tokenizer = tokenizers.load(path, pattern="gpt2", special_tokens=["<|end|>"])
+    assert tokenizer.vocab_size == 302
+    assert tokenizer.decode([300]) == ""
+    assert tokenizer.special_tokens == {"<|end|>": 301}
+    assert (tokenizer.encode("the thesis") == plain.encode("the thesis")).all()

@@ -125,7 +125,7 @@ def _read_bpe(header: Header, ids: dict[str, int]) -> BPETokenizer:
         if vocab.setdefault(token, i) != i:
             raise TokenizerError(f"its tokenizer has the token {shorten(token)} twice")
         if kind not in (ORDINARY, BYTE):
-            added.append(AddedToken(token, i, special=kind != ADDED))
+            added.append(AddedToken(token, i, special=kind != ADDED, ordinary=True))
     merges = [_halves(merge) for merge in header.get(_GGML + "merges", list)]
     return build(
         vocab,

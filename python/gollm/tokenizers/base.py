@@ -104,11 +104,20 @@ class Tokenizer(ABC):
                 raise TokenizerError(
                     f"special token {shorten(token.spelling)} has id {token.id}; it must be below {len(vocabulary)}"
                 )
-            if vocabulary[token.id] != token.spelling.encode("utf-8", "replace"):
+            if vocabulary[token.id] != self._bytes_of(token):
                 raise TokenizerError(
                     f"special token {shorten(token.spelling)} has id {token.id}, which the vocabulary spells "
                     f"{shorten(vocabulary[token.id])}"
                 )
+
+    def _bytes_of(self, token: AddedToken) -> bytes | None:
+        """How the vocabulary must spell an added token."""
+        return token.spelling.encode("utf-8", "replace")
+
+    @property
+    def _outside(self) -> list[int]:
+        """The added tokens that no text is encoded to unless they are looked for."""
+        return [token.id for token in self.added_tokens if not token.ordinary]
 
     @property
     def vocab_size(self) -> int:

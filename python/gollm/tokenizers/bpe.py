@@ -15,6 +15,7 @@ from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.tokenizers import patterns
 from gollm.tokenizers.added_tokens import AddedToken
+from gollm.tokenizers.alphabet import from_alphabet
 from gollm.tokenizers.base import (
     Ids,
     State,
@@ -183,11 +184,19 @@ class BPETokenizer(Tokenizer):
             self.vocabulary.offsets,
             self.merges,
             self._name or "gpt2",
-            np.array([token.id for token in self.added_tokens], np.int32),
+            np.array(self._outside, np.int32),
             self.lowest_id_first,
             self.ignore_merges,
             -1 if self.unknown_token is None else self.special_tokens[self.unknown_token],
         )
+
+    def _bytes_of(self, token: AddedToken) -> bytes | None:
+        if not token.ordinary:
+            return super()._bytes_of(token)
+        try:
+            return from_alphabet(token.spelling)
+        except KeyError:
+            return None
 
     @property
     def _name(self) -> str | None:
@@ -200,9 +209,9 @@ class BPETokenizer(Tokenizer):
 
     def unreached(self) -> list[int]:
         """The ordinary tokens that merging does not make of their own bytes: `ignore_merges` gives them, or nothing."""
-        added = {token.id for token in self.added_tokens}
+        outside = set(self._outside)
         found = self._encoder.unreached(self.vocabulary.tokens, self.vocabulary.offsets)
-        return [token for token in found.tolist() if token not in added]
+        return [token for token in found.tolist() if token not in outside]
 
     def _normalize(self, text: str) -> str:
         return nfc(text) if self.normalizer else text

@@ -1,21 +1,26 @@
 """GPT-2's two files: vocab.json (encoder.json) maps tokens to ids, merges.txt (vocab.bpe) lists the merges.
 
-JSON holds text, so bytes are written as characters of GPT-2's alphabet: a printable byte is the character of its own
-number, the other 68 are U+0100, U+0101, ... in order (the space becomes "Ġ"). Special tokens stand in vocab.json as
-they are spelled; nothing marks them but that no merge makes them, and so are they told apart here.
+Bytes are written in GPT-2's alphabet (alphabet.py). Special tokens stand in vocab.json as
+they are spelled; nothing marks them but that no merge makes them, and so are they told apart here, unless files
+beside them say more (side_files.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gollm.errors import TokenizerError
-from gollm.tokenizers.added_tokens import AddedToken
+from gollm.errors import TokenizerError, warn
+from gollm.strict_json import shorten
+from gollm.tokenizers import patterns, side_files
+from gollm.tokenizers.added_tokens import AddedToken, place
+from gollm.tokenizers.alphabet import BYTE_OF_CHARACTER, from_alphabet, to_alphabet
 from gollm.tokenizers.json_file import read_json, read_text, write_text
+from gollm.tokenizers.patterns import Pattern
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
 if TYPE_CHECKING:
@@ -24,20 +29,17 @@ if TYPE_CHECKING:
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 """How the two files are called, in folders and behind a prefix (gpt2-encoder.json, gpt2-vocab.bpe)."""
 
-_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_REST = [byte for byte in range(256) if byte not in _PRINTABLE]
-CHARACTER_OF_BYTE = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(0x100 + i) for i, byte in enumerate(_REST)}
-BYTE_OF_CHARACTER = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
+END_OF_TEXT = "<|endoftext|>"
 
-
-def to_alphabet(token: bytes) -> str:
-    """b" the" -> "Ġthe" """
-    return "".join([CHARACTER_OF_BYTE[byte] for byte in token])
-
-
-def from_alphabet(token: str) -> bytes:
-    """ "Ġthe" -> b" the"; raises KeyError for a character that stands for no byte."""
-    return bytes([BYTE_OF_CHARACTER[character] for character in token])
+# What the classes of transformers do to text that have these two files.
+_RULES: dict[str, dict[str, Any]] = {
+    **{kind: {} for kind in ("", "GPT2Tokenizer", "PreTrainedTokenizer", "TokenizersBackend")},
+    "Qwen2Tokenizer": {"pattern": "qwen2", "normalizer": "NFC"},
+}
+_DEFAULTS = {
+    **{kind: dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT) for kind in ("", "GPT2Tokenizer")},
+    "Qwen2Tokenizer": dict.fromkeys(("eos_token", "unk_token", "pad_token"), END_OF_TEXT),
+}
 
 
 def build(
@@ -47,12 +49,23 @@ def build(
     path: Path,
     **rules: Any,
 ) -> BPETokenizer:
-    """A tokenizer from tokens and merges in the alphabet, and added tokens, which `vocab` has as they are spelled. Ids
-    that no token has stand for nothing. rules: arguments of BPETokenizer."""
+    """A tokenizer from tokens and merges in the alphabet, and added tokens, all of which are in `vocab`. Ids that no
+    token has stand for nothing. rules: arguments of BPETokenizer.
+
+    An added token that is marked as ordinary is spelled in the alphabet if text is encoded to it without looking for
+    it: "ä" is the byte 0xE4 then, and in a text the letter is found as well. Every other added token is spelled as it
+    stands in a text.
+    """
     from gollm.tokenizers.bpe import BPETokenizer
 
-    added = list(added)
-    outside = {token.spelling for token in added}
+    merges = list(merges)
+    whole = patterns.checked(rules.get("pattern", "gpt2")) if rules.get("ignore_merges") else None
+    made = _made(merges).union(*merges)
+    added = [
+        replace(token, ordinary=token.ordinary and (token.spelling in made or _is_piece(token.spelling, whole)))
+        for token in added
+    ]
+    outside = {token.spelling for token in added if not token.ordinary}
     size = max(vocab.values(), default=0) + 1
     if min(vocab.values(), default=0) < 0 or size > MAX_TOKENS:
         raise TokenizerError(
@@ -77,22 +90,38 @@ def build(
     return tokenizer
 
 
+def _made(merges: Iterable[tuple[str, str]]) -> set[str]:
+    """What merging begins with or makes."""
+    return {left + right for left, right in merges} | BYTE_OF_CHARACTER.keys()
+
+
+def _is_piece(spelling: str, pattern: Pattern | None) -> bool:
+    """Whether a pattern leaves what a token stands for in one piece."""
+    try:
+        text = from_alphabet(spelling).decode() if pattern is not None else ""
+    except (KeyError, UnicodeDecodeError):
+        return False
+    return pattern is not None and patterns.cut(text, pattern) == [text]
+
+
 def merge_table(merges: Iterable[tuple[str, str]], vocab: Mapping[str, int], path: Path) -> np.ndarray[Any, Any]:
-    """(M, 3) int32: left, right, result. Raises TokenizerError for a merge of or into a token that isn't there."""
-    rows: list[tuple[int, int, int]] = []
+    """(M, 3) int32: left, right, result. A merge that is listed twice has its last place, as in Hugging Face's
+    tokenizers. Raises TokenizerError for a merge of or into a token that isn't there."""
+    rows: dict[tuple[str, str], tuple[int, int, int]] = {}
     for rank, (left, right) in enumerate(merges):
+        rows.pop((left, right), None)
         try:
-            rows.append((vocab[left], vocab[right], vocab[left + right]))
+            rows[left, right] = vocab[left], vocab[right], vocab[left + right]
         except KeyError as error:
             raise TokenizerError(
                 f"{path}: merge {rank}, {left!r} and {right!r}, needs the token {error}, which isn't there"
             ) from None
-    return np.array(rows, np.int32).reshape(-1, 3)
+    return np.array(list(rows.values()), np.int32).reshape(-1, 3)
 
 
 def unmade(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> list[str]:
     """The tokens that are neither a byte nor made by a merge, in the order of their ids."""
-    made = {left + right for left, right in merges} | BYTE_OF_CHARACTER.keys()
+    made = _made(merges)
     return sorted((token for token in vocab if token not in made), key=lambda token: vocab[token])
 
 
@@ -121,12 +150,30 @@ def read(vocab_path: Path, merges_path: Path) -> BPETokenizer:
                 f"{merges_path}, line {number}: {line[:80]!r} is no merge; it must be two tokens with one space between"
             )
         merges.append((parts[0], parts[1]))
-    return build(vocab, merges, [AddedToken(token, vocab[token]) for token in unmade(vocab, merges)], vocab_path)
+    # Behind a prefix lie other files.
+    defaults = _DEFAULTS if END_OF_TEXT in vocab else None  # a token that only these name would enlarge the vocabulary
+    beside = side_files.read(vocab_path.parent, defaults) if vocab_path.name == PAIRS[0][0] else None
+    if beside is None:
+        return build(vocab, merges, [AddedToken(token, vocab[token]) for token in unmade(vocab, merges)], vocab_path)
+    rules = _RULES.get(beside.kind, {})
+    if beside.kind not in _RULES:
+        warn(f"{vocab_path.parent}: gollm does not know how a {shorten(beside.kind)} cuts text; it is read as GPT-2's")
+    vocab = dict(vocab)
+    added = place(beside.tokens, vocab, vocab_path)
+    listed = {token.spelling for token in added}
+    added += [
+        AddedToken(token, vocab[token])
+        for token in unmade(vocab, merges)
+        if token not in listed and not BYTE_OF_CHARACTER.keys() >= set(token)
+    ]
+    if beside.settings.get("add_prefix_space") is True and beside.kind != "Qwen2Tokenizer":
+        rules = {**rules, "add_prefix_space": True}
+    return build(vocab, merges, added, vocab_path, **rules, **beside.template(vocab))
 
 
 def to_vocab(tokenizer: BPETokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """(vocab, merges) in the alphabet, added tokens as they are spelled, ids that stand for nothing left out."""
-    spellings = {token.id: token.spelling for token in tokenizer.added_tokens}
+    spellings = {token.id: token.spelling for token in tokenizer.added_tokens if not token.ordinary}
     names = [spellings.get(i) or to_alphabet(token) for i, token in enumerate(tokenizer.vocabulary)]
     vocab: dict[str, int] = {}
     for i, name in enumerate(names):

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gollm.errors import TokenizerError
-from gollm.tokenizers.added_tokens import MAX_ADDED_TOKENS, AddedToken
-from gollm.tokenizers.gpt2_files import BYTE_OF_CHARACTER, build, to_vocab, vocab_of
+from gollm.errors import TokenizerError, warn
+from gollm.tokenizers.added_tokens import MAX_ADDED_TOKENS, AddedToken, place
+from gollm.tokenizers.alphabet import BYTE_OF_CHARACTER
+from gollm.tokenizers.gpt2_files import build, to_vocab, vocab_of
 from gollm.tokenizers.huggingface_pipeline import (
     read_decoder,
     read_normalizer,
@@ -37,9 +38,7 @@ def parse(document: Any, path: Path) -> BPETokenizer:
     """The tokenizer that a parsed tokenizer.json describes."""
     if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
         raise TokenizerError(f'{path}: not a tokenizer.json, which has a "model"')
-    for key in ("truncation", "padding"):
-        if document.get(key) is not None:
-            raise refuse(path, key, document[key], "none")
+    warn_of_limits(document, path)
     model = document["model"]
     if model.get("type", "BPE") != "BPE":
         raise refuse(path, "the model's type", model.get("type"), '"BPE"')
@@ -97,23 +96,26 @@ def read_merges(merges: Any, path: Path) -> list[tuple[str, str]]:
 
 
 def read_added_tokens(added: Any, vocab: dict[str, int], path: Path) -> list[AddedToken]:
-    """The added tokens; those that the model's vocabulary leaves out are put into `vocab`."""
+    """The added tokens of a tokenizer.json, with their ids (`place`)."""
     tokens: list[AddedToken] = []
     if not isinstance(added, list) or len(added) > MAX_ADDED_TOKENS:
         raise TokenizerError(f"{path}: added_tokens must be a list of up to {MAX_ADDED_TOKENS}")
     for token in added:
         spelling, index = (token.get("content"), token.get("id")) if isinstance(token, dict) else (None, None)
-        if not isinstance(spelling, str) or not spelling or type(index) is not int:
+        if not isinstance(spelling, str) or type(index) is not int:
             raise TokenizerError(f"{path}: an added token is {json.dumps(token)[:80]}; it needs content and id")
         flags = {key: token.get(key, False) for key in _FLAGS}
         if not all(type(flag) is bool for flag in flags.values()):
             raise TokenizerError(f"{path}: the added token {spelling!r} has a flag that is neither true nor false")
-        if vocab.setdefault(spelling, index) != index:
-            raise TokenizerError(
-                f"{path}: the added token {spelling!r} has id {index}, but {vocab[spelling]} in the vocabulary"
-            )
         tokens.append(AddedToken(spelling, index, **flags))
-    return tokens
+    return place(tokens, vocab, path)
+
+
+def warn_of_limits(document: dict[str, Any], path: Path) -> None:
+    """Says once what is left out: they concern batches, and no text's ids."""
+    found = [key for key in ("truncation", "padding") if document.get(key) is not None]
+    if found:
+        warn(f"{path}: {' and '.join(found)} left out; a text is neither cut nor filled up")
 
 
 def write_head(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -7,6 +7,7 @@ spaces; in the new one the pre-tokenizer Metaspace does. What is not supported i
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from gollm.errors import TokenizerError
 from gollm.tokenizers.gpt2_files import merge_table, vocab_of
-from gollm.tokenizers.huggingface import read_added_tokens, read_merges, write_head
+from gollm.tokenizers.huggingface import read_added_tokens, read_merges, warn_of_limits, write_head
 from gollm.tokenizers.huggingface_pipeline import read_template, type_of, write_post_processor
 from gollm.tokenizers.json_file import naming, write_text
 from gollm.tokenizers.piece_scores import merges_of
@@ -52,9 +53,7 @@ def _refuse(path: Path, what: str, value: Any, allowed: str) -> TokenizerError:
 def parse(document: dict[str, Any], path: Path) -> SentencePieceTokenizer:
     """The tokenizer that a parsed tokenizer.json describes."""
     model = document["model"]
-    for key in ("truncation", "padding"):
-        if document.get(key) is not None:
-            raise _refuse(path, key, document[key], "none")
+    warn_of_limits(document, path)
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
         if model.get(key):
             raise _refuse(path, f"the model's {key}", model[key], "none")
@@ -66,12 +65,20 @@ def parse(document: dict[str, Any], path: Path) -> SentencePieceTokenizer:
     unknown = model.get("unk_token")
     if unknown is not None and (not isinstance(unknown, str) or unknown not in vocab):
         raise _refuse(path, "the model's unk_token", unknown, "one of the vocabulary, or null")
-    tokens, types = _tokens(vocab, {token.spelling for token in added}, unknown, bool(model.get("byte_fallback")), path)
+    merges = read_merges(model.get("merges"), path)
+    byte_fallback = bool(model.get("byte_fallback"))
+    reached = {left + right for left, right in merges}.union(*merges, _BYTE_OF_NAME if byte_fallback else ())
+    added = [
+        replace(token, ordinary=token.ordinary and (len(token.spelling) == 1 or token.spelling in reached))
+        for token in added
+    ]
+    outside = {token.spelling for token in added if not token.ordinary}
+    tokens, types = _tokens(vocab, outside, unknown, byte_fallback, path)
     with naming(path):
         tokenizer = SentencePieceTokenizer(
             Vocabulary.of(tokens),
             types,
-            merges=merge_table(read_merges(model.get("merges"), path), vocab, path),
+            merges=merge_table(merges, vocab, path),
             dummy_prefix=dummy_prefix,
             split_spaces=split_spaces,
             fuse_unknown=bool(model.get("fuse_unk")),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.tokenizers.gpt2_files import vocab_of
-from gollm.tokenizers.huggingface import read_added_tokens, write_head
+from gollm.tokenizers.huggingface import read_added_tokens, warn_of_limits, write_head
 from gollm.tokenizers.huggingface_pipeline import read_template, type_of, write_post_processor
 from gollm.tokenizers.json_file import naming, write_text
 from gollm.tokenizers.vocabulary import Vocabulary
@@ -27,9 +29,7 @@ def _refuse(path: Path, what: str, value: Any, allowed: str) -> TokenizerError:
 def parse(document: dict[str, Any], path: Path) -> WordPieceTokenizer:
     """The tokenizer that a parsed tokenizer.json describes."""
     model = document["model"]
-    for key in ("truncation", "padding"):
-        if document.get(key) is not None:
-            raise _refuse(path, key, document[key], "none")
+    warn_of_limits(document, path)
     if type_of(document.get("pre_tokenizer")) != "BertPreTokenizer":
         raise _refuse(path, "pre_tokenizer", document.get("pre_tokenizer"), "BertPreTokenizer")
     if model.get("continuing_subword_prefix", CONTINUING) != CONTINUING:
@@ -39,6 +39,7 @@ def parse(document: dict[str, Any], path: Path) -> WordPieceTokenizer:
     prefix, suffix = read_template(document.get("post_processor"), path)
     vocab = dict(vocab_of(model.get("vocab"), path))
     added = read_added_tokens(document.get("added_tokens") or [], vocab, path)
+    added = [replace(token, ordinary=token.ordinary and _is_word(token.spelling, switches)) for token in added]
     unknown = model.get("unk_token", "[UNK]")
     if not isinstance(unknown, str) or unknown not in vocab:
         raise _refuse(path, "unk_token", unknown, "a token of the vocabulary")
@@ -57,6 +58,13 @@ def parse(document: dict[str, Any], path: Path) -> WordPieceTokenizer:
         )
         tokenizer.check()
     return tokenizer
+
+
+def _is_word(spelling: str, switches: dict[str, bool]) -> bool:
+    """Whether a token can be a word or a part of one, and not only be looked for: "the", but not "[SEP]"."""
+    word = spelling.removeprefix(CONTINUING)
+    names = ("clean_text", "space_chinese", "strip_accents", "lowercase")
+    return _native.bert_words(word, *(switches[name] for name in names)) == [word]
 
 
 def _read_normalizer(part: Any, path: Path) -> dict[str, bool]:

@@ -42,6 +42,12 @@ def _all_merges(tokenizer: SentencePieceTokenizer, scores: npt.NDArray[np.float3
 def scores_of(tokenizer: SentencePieceTokenizer) -> npt.NDArray[np.float32]:
     """(V): the scores or, where merges are listed, scores that stand for the same: 0 for the piece that is made first,
     then -1, -2, ... Raises TokenizerError if there are none."""
+    for token in tokenizer.added_tokens:
+        if token.ordinary:
+            raise TokenizerError(
+                f"the added token {token.spelling!r} is a piece that text is cut into, too; only tokenizer.json can "
+                "hold that"
+            )
     if tokenizer.scores is not None:
         return tokenizer.scores
     assert tokenizer.merges is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from functools import cached_property
@@ -31,6 +32,10 @@ DummyPrefix: TypeAlias = Literal["always", "missing", "first", "never"]
 
 MARK = "\u2581"
 """What stands for the space in the pieces of files."""
+
+
+BYTE_NAME = re.compile("<0x[0-9A-F]{2}>")
+"""How a byte is spelled in files."""
 
 
 class PieceType(IntEnum):
@@ -99,7 +104,7 @@ class SentencePieceTokenizer(Tokenizer):
         special = np.flatnonzero((types == PieceType.CONTROL) | (types == PieceType.UNKNOWN)).tolist()
         spellings = {vocabulary[token].decode("utf-8", "replace"): token for token in special if token not in added}
         super().__init__(vocabulary, spellings, added_tokens=added_tokens, prefix=prefix, suffix=suffix)
-        if [token.id for token in self.added_tokens] != special:
+        if self._outside != special:
             raise TokenizerError("control tokens need spellings of their own, and added tokens must be among them")
         self._control_ids = np.flatnonzero(types == PieceType.CONTROL)
         self.scores = scores
@@ -109,6 +114,13 @@ class SentencePieceTokenizer(Tokenizer):
         self.remove_extra_spaces = remove_extra_spaces
         self.split_spaces = split_spaces
         self.fuse_unknown = fuse_unknown
+
+    def _bytes_of(self, token: AddedToken) -> bytes | None:
+        if not token.ordinary or not 0 <= token.id < len(self.types):
+            return super()._bytes_of(token)
+        if self.types[token.id] != PieceType.BYTE:
+            return token.spelling.replace(MARK, " ").encode("utf-8", "replace")
+        return bytes.fromhex(token.spelling[3:5]) if BYTE_NAME.fullmatch(token.spelling) else None
 
     def check(self) -> None:
         """Raises TokenizerError if pieces, scores, merges and normalisation don't fit together."""

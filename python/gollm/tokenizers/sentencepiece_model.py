@@ -7,6 +7,7 @@ is supported; other models, and settings that change ids in other ways, are refu
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ import numpy as np
 from gollm.errors import TokenizerError
 from gollm.files import replacing
 from gollm.strict_json import shorten
+from gollm.tokenizers import side_files
+from gollm.tokenizers.added_tokens import place
 from gollm.tokenizers.json_file import naming, read_bytes
 from gollm.tokenizers.protobuf import Value, bytes_field, fields, float_field, number_field
 from gollm.tokenizers.sentencepiece import MARK, PieceType, SentencePieceTokenizer
+from gollm.tokenizers.side_files import Beside
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
 _PIECES, _TRAINER, _NORMALIZER, _DENORMALIZER = 1, 2, 3, 5  # fields of ModelProto
@@ -40,7 +44,9 @@ def recognises(head: bytes) -> bool:
 def read(path: Path) -> SentencePieceTokenizer:
     """Raises TokenizerError for a file that is damaged or that needs what is not supported."""
     with naming(path):
-        return _parse(read_bytes(path))
+        tokenizer = _parse(read_bytes(path))
+        beside = side_files.read(path.parent) if path.name == "tokenizer.model" else None
+        return tokenizer if beside is None else _with_added(tokenizer, beside, path)
 
 
 def _parse(data: bytes) -> SentencePieceTokenizer:
@@ -80,6 +86,37 @@ def _parse(data: bytes) -> SentencePieceTokenizer:
     )
     tokenizer.check()
     return tokenizer
+
+
+def _with_added(tokenizer: SentencePieceTokenizer, beside: Beside, path: Path) -> SentencePieceTokenizer:
+    """With the added tokens of the files beside it behind the pieces. They are looked for in the text as it is."""
+    assert tokenizer.scores is not None
+    tokens, types, added = list(tokenizer.vocabulary), tokenizer.types.tolist(), []
+    pieces = map(piece_of, tokens, types)
+    vocab = {piece.decode("utf-8", "replace"): i for i, piece in enumerate(pieces)}
+    n = len(tokens)
+    for token in sorted(place(beside.tokens, vocab, path), key=lambda token: token.id):
+        kind = PieceType(types[token.id]) if token.id < n else PieceType.CONTROL
+        if kind == PieceType.USER_DEFINED:  # found everywhere already
+            continue
+        if token.id >= n:
+            if token.id != len(tokens):
+                raise TokenizerError(f"the added token {token.spelling!r} has id {token.id}; {len(tokens)} is next")
+            tokens.append(token.spelling.encode())
+            types.append(int(kind))
+        added.append(replace(token, normalized=False, ordinary=kind in (PieceType.NORMAL, PieceType.BYTE)))
+    template = beside.template(vocab)
+    return SentencePieceTokenizer(
+        Vocabulary.of(tokens),
+        np.array(types, np.uint8),
+        scores=np.concatenate([tokenizer.scores, np.zeros(len(tokens) - n, np.float32)]),
+        charsmap=tokenizer.charsmap,
+        dummy_prefix=tokenizer.dummy_prefix,
+        remove_extra_spaces=tokenizer.remove_extra_spaces,
+        added_tokens=[token for token in added if not token.plain],
+        prefix=template.get("prefix", tokenizer.prefix),
+        suffix=template.get("suffix", ()),
+    )
 
 
 def _message(name: str, value: Value) -> bytes:

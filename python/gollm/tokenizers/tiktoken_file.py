@@ -7,13 +7,12 @@
 
 One line a token: its bytes in base64, its rank, which is its id. tiktoken joins the adjacent pair that makes the token
 of the lowest rank, however that token may be divided into two, and takes a piece that is a token as it stands. Special
-tokens and the pattern are not in the file: they are arguments, here as there.
+tokens and the pattern are not in the file: they are arguments, here as there. An empty token has an id, but no text.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,19 +21,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gollm.errors import TokenizerError
-from gollm.tokenizers.json_file import read_text, write_text
+from gollm.strict_json import shorten
+from gollm.tokenizers.json_file import read_bytes, write_text
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
 if TYPE_CHECKING:
     from gollm.tokenizers.bpe import BPETokenizer
 
-_LINE = re.compile(r"([A-Za-z0-9+/]+={0,2}) (\d{1,7})")
+_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]")  # tiktoken's loader passes over it, a byte order mark too
 _MAX_WORK = 1 << 32  # bytes looked at while tokens are divided: the sum of their lengths squared
 
 
 def recognises(head: bytes) -> bool:
     """Whether a file that begins so is a rank file."""
-    return re.match(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n", head) is not None
+    return re.match(rb"(?:\xef\xbb\xbf)?[\r\n]*[ \t]*[A-Za-z0-9+/]*={0,2}[ \t]+\d+[ \t]*[\r\n]", head) is not None
 
 
 def read(
@@ -69,20 +69,22 @@ def read(
 
 def _ranks(path: Path) -> dict[bytes, int]:
     ranks: dict[bytes, int] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_bytes(path).splitlines(), 1):
         if not line:
             continue
-        match = _LINE.fullmatch(line)
+        parts = line.split()
         try:
-            token = base64.b64decode(match[1], validate=True) if match else b""
-        except binascii.Error:
-            token = b""
-        if match is None or not token or int(match[2]) >= MAX_TOKENS:
+            spelled, rank = _NOT_BASE64.sub(b"", parts[0]), int(parts[1][:10])
+            token = base64.b64decode(spelled) if spelled.strip(b"=") else b""  # Whisper's has a line "= 50256"
+            if len(parts) != 2 or not parts[1].isdigit() or not 0 <= rank < MAX_TOKENS:
+                raise ValueError
+        except (IndexError, ValueError):  # binascii.Error is a ValueError
+            shown = shorten(line.decode("utf-8", "replace"))
             raise TokenizerError(
-                f"{path}, line {number}: {line[:80]!r} is not a token in base64, a space and a rank below {MAX_TOKENS}"
-            )
-        if ranks.setdefault(token, int(match[2])) != int(match[2]):
-            raise TokenizerError(f"{path}, line {number}: the token {token!r} has two ranks")
+                f"{path}, line {number}: {shown} is not a token in base64, a space and a rank below {MAX_TOKENS}"
+            ) from None
+        if ranks.setdefault(token, rank) != rank:
+            raise TokenizerError(f"{path}, line {number}: the token {shorten(token)} has two ranks")
     if len(set(ranks.values())) < len(ranks):
         raise TokenizerError(f"{path}: two tokens have the same rank")
     for byte in range(256):
@@ -127,10 +129,10 @@ def write(tokenizer: BPETokenizer, path: Path) -> None:
 
 
 def _ordinary(tokenizer: BPETokenizer) -> dict[bytes, int]:
-    added = {token.id for token in tokenizer.added_tokens}
+    outside = set(tokenizer._outside)
     ranks: dict[bytes, int] = {}
     for index, token in enumerate(tokenizer.vocabulary):
-        if token and index not in added and ranks.setdefault(token, index) != index:
+        if token and index not in outside and ranks.setdefault(token, index) != index:
             raise TokenizerError(f"tokens {ranks[token]} and {index} are the same, {token!r}; tiktoken has each once")
     return ranks
 

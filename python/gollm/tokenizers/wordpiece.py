@@ -159,7 +159,7 @@ class WordPieceTokenizer(Tokenizer):
     @cached_property
     def _encoder(self) -> _native.WordPieceEncoder:
         special = np.zeros(self.vocab_size, np.uint8)
-        special[[token.id for token in self.added_tokens]] = 1
+        special[self._outside] = 1
         return _native.WordPieceEncoder(
             self.vocabulary.tokens,
             self.vocabulary.offsets,
