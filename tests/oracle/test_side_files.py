@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -92,3 +93,25 @@ def test_damage_in_side_files_never_costs_the_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_bytes(b"\xff\xfe{")
     with pytest.warns(match="left out"):
         assert tokenizers.load(tmp_path).special_tokens == mine.special_tokens
+
+
+def test_sentencepiece_model(tmp_path: Path) -> None:
+    """Added tokens come behind the pieces; the text between them has sentencepiece's ids."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the theme of the thesis"] * 20), model_writer=model, vocab_size=280, model_type="bpe",
+        byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    n = theirs.get_piece_size()
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<pad>": n, "<tool>": n + 1}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}))
+    mine = tokenizers.load(tmp_path)
+    expected = [*theirs.encode("the theme"), n + 1, *theirs.encode("of"), n]
+    for one in (mine, tokenizers.from_state(*mine.to_state())):
+        assert one.encode("the theme<tool>of<pad>", allowed_special="all").tolist() == expected
+        assert n not in one.encode("of<pad>")
+        assert one.vocab_size == n + 2
+        assert one.special_tokens["<pad>"] == n

@@ -129,7 +129,7 @@ def _read_bpe(header: Header, ids: dict[str, int]) -> BPETokenizer:
     merges = [_halves(merge) for merge in header.get(_GGML + "merges", list)]
     return build(
         vocab,
-        merges,
+        list(dict.fromkeys(merges)),  # of a merge that is listed twice llama.cpp keeps the first place
         added,
         Path("its tokenizer"),
         pattern=rule.pattern,
