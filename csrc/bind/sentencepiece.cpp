@@ -60,6 +60,16 @@ class SentencePieceEncoder : public Encoder {
         return own ? sp_encode(model, own, text, size, &work.buffer) : -1;
     }
 
+    // The place in characters.
+    size_t cut(py::handle text) const {
+        Text view(text);
+        py::gil_scoped_release release;
+        const size_t at = sp_cut(model, view.data, view.size);
+        size_t characters = 0;
+        for (size_t i = 0; i < at; i++) characters += (view.data[i] & 0xC0) != 0x80;
+        return characters;
+    }
+
   private:
     Bytes charsmap; // which the model borrows
     struct sp_model *model;
@@ -74,5 +84,6 @@ void bind_sentencepiece(py::module_ &m) {
                       const std::optional<Ids> &, const Bytes &, const std::string &, bool, bool, bool>(),
              py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), py::arg("types").noconvert(),
              py::arg("scores").noconvert(), py::arg("merges").noconvert(), py::arg("charsmap").noconvert(), "prefix"_a,
-             "remove_extra_spaces"_a, "split_spaces"_a, "fuse_unknown"_a);
+             "remove_extra_spaces"_a, "split_spaces"_a, "fuse_unknown"_a)
+        .def("cut", &SentencePieceEncoder::cut, "text"_a);
 }

@@ -25,8 +25,10 @@
 #include "trie.h"        // struct trie
 #include "vocabulary.h"  // struct vocabulary
 
-/* The numbers of SentencePiece's own files. A byte token's text in the vocabulary is that byte. */
-enum sp_type { SP_NORMAL = 1, SP_UNKNOWN = 2, SP_CONTROL = 3, SP_USER_DEFINED = 4, SP_BYTE = 6 };
+/* The numbers of SentencePiece's own files. A byte token's text in the vocabulary is that byte. SP_LITERAL is our own: a
+ * user-defined piece that is spelled with a space instead of U+2581. Normalisation leaves it as it is, but its spaces
+ * become marks like all others, so nothing is encoded to it. */
+enum sp_type { SP_NORMAL = 1, SP_UNKNOWN = 2, SP_CONTROL = 3, SP_USER_DEFINED = 4, SP_BYTE = 6, SP_LITERAL = 7 };
 
 enum sp_prefix {
     SP_PREFIX_NEVER,
@@ -47,7 +49,8 @@ struct sp_model {
     int cuts;                                     // the text is cut into words
     int32_t unknown, byte_id[256], ascii_id[128]; // -1 where there is none
     struct piece_map characters;                  // character -> id + 1
-    struct trie user_defined;
+    struct trie user_defined, literal;
+    size_t lookahead; // bytes: how much of a text decides what normalisation does at a place
     struct merge_table merges;
     struct charsmap charsmap; // n_units is 0 where there is none
 };
@@ -80,6 +83,10 @@ void sp_workspace_free(struct sp_workspace *work);
 
 /* Normalises text[0 : length] into work->text. Returns 0, or -1 without memory. */
 int sp_normalize(const struct sp_model *model, struct sp_workspace *work, const uint8_t *text, size_t length);
+
+/* The last place, or 0, where text[0 : length] can be cut, whatever follows: in front of a space behind something else.
+ * If a space is put before every text, the second part is encoded without its own first one. */
+size_t sp_cut(const struct sp_model *model, const uint8_t *text, size_t length);
 
 /* Appends the ids of text[0 : length], UTF-8. Returns 0, or -1 without memory. */
 int sp_encode(const struct sp_model *model, struct sp_workspace *work, const uint8_t *text, size_t length,

@@ -49,7 +49,12 @@ static int sort_tokens(struct sp_model *model, const struct sp_pieces *pieces, s
         case SP_BYTE:
             if (!add_byte(model, v, id, why, why_size)) return 0;
             break;
-        case SP_USER_DEFINED:
+        case SP_LITERAL:
+            if (length > model->lookahead) model->lookahead = length;
+            if (trie_add(&model->literal, bytes, length, id) < 0) return -1;
+            break;
+        case SP_USER_DEFINED: // in a text U+2581 is three bytes, a space here
+            if (3 * length > model->lookahead) model->lookahead = 3 * length;
             if (trie_add(&model->user_defined, bytes, length, id) < 0) return -1; // fall through
         case SP_NORMAL: {
             int64_t *value = piece_map_at(ids, bytes, length, end);
@@ -250,10 +255,12 @@ struct sp_model *sp_model_new(const struct sp_pieces *pieces, struct sp_settings
     struct sp_model *model = calloc(1, sizeof *model);
     if (!model) return NULL;
     model->settings = settings;
+    model->lookahead = CHARSMAP_KEY_MAX;
     model->unknown = -1;
     memset(model->byte_id, 0xFF, sizeof model->byte_id);
     memset(model->ascii_id, 0xFF, sizeof model->ascii_id);
-    int status = piece_map_init(&model->characters) || trie_init(&model->user_defined) || piece_map_init(&ids)
+    int status = piece_map_init(&model->characters) || trie_init(&model->user_defined) || trie_init(&model->literal) ||
+                         piece_map_init(&ids)
                      ? -1
                      : build(model, pieces, &ids, why, why_size);
     piece_map_free(&ids);
@@ -267,6 +274,7 @@ void sp_model_free(struct sp_model *model) {
     if (!model) return;
     piece_map_free(&model->characters);
     trie_free(&model->user_defined);
+    trie_free(&model->literal);
     merge_table_free(&model->merges);
     free(model);
 }

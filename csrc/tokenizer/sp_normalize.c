@@ -36,8 +36,9 @@ static void append(struct sp_workspace *work, const uint8_t *p, const uint8_t *e
 
 /* The bytes of the user-defined piece that the text begins with, 0 for none. In the text as it came a space is no mark. */
 static size_t user_defined(const struct sp_model *model, const uint8_t *p, const uint8_t *end) {
-    size_t found = 0;
+    size_t found = 0, literal = 0;
     int32_t node = TRIE_ROOT;
+    if (model->literal.n > 1 && trie_longest(&model->literal, TRIE_ROOT, p, end, &literal) == TRIE_NONE) literal = 0;
     for (const uint8_t *q = p; q < end && *q != ' ';) {
         int is_mark = at_mark(q, end);
         node = trie_child(&model->user_defined, node, is_mark ? ' ' : *q);
@@ -45,29 +46,39 @@ static size_t user_defined(const struct sp_model *model, const uint8_t *p, const
         q += is_mark ? 3 : 1;
         if (model->user_defined.value[node] != TRIE_NONE) found = (size_t)(q - p);
     }
-    return found;
+    return found > literal ? found : literal;
 }
 
 static size_t character_length(const uint8_t *p, const uint8_t *end) {
     return *p < 0x80 ? 1 : (size_t)utf8_character(p, end).length;
 }
 
+/* What a text begins with that is normalised at once, `length` bytes, and what becomes of it: from[0 : to - from]. */
+struct step {
+    size_t length;
+    const uint8_t *from, *to;
+};
+
+static struct step step_at(const struct sp_model *model, const uint8_t *p, const uint8_t *end) {
+    const int pieces = model->user_defined.n > 1 || model->literal.n > 1;
+    const char *replacement = NULL;
+    size_t length = pieces ? user_defined(model, p, end) : 0;
+    if (!length && model->charsmap.n_units) replacement = charsmap_find(&model->charsmap, p, end, &length);
+    if (!length) length = character_length(p, end);
+    if (!replacement) return (struct step){length, p, p + length};
+    const uint8_t *from = (const uint8_t *)replacement;
+    return (struct step){length, from, from + strlen(replacement)};
+}
+
 /* Character by character, where some are replaced or spaces left out. */
 static int append_normalized(const struct sp_model *model, struct sp_workspace *work, const uint8_t *p,
                              const uint8_t *end) {
-    const int shorten = model->settings.remove_extra_spaces, replace = model->charsmap.n_units > 0;
+    const int shorten = model->settings.remove_extra_spaces;
     int after_space = shorten;
     for (size_t length; p < end; p += length) {
-        const uint8_t *from = p, *to;
-        const char *replacement = NULL;
-        length = model->user_defined.n > 1 ? user_defined(model, p, end) : 0;
-        if (!length && replace) replacement = charsmap_find(&model->charsmap, p, end, &length);
-        if (!length) length = character_length(p, end);
-        to = p + length;
-        if (replacement) {
-            from = (const uint8_t *)replacement;
-            to = from + strlen(replacement);
-        }
+        const struct step step = step_at(model, p, end);
+        const uint8_t *from = step.from, *to = step.to;
+        length = step.length;
         while (after_space && from < to && *from == ' ') from++;
         if (from == to) continue;
         if (reserve(work, (size_t)(to - from))) return -1;
@@ -90,4 +101,20 @@ int sp_normalize(const struct sp_model *model, struct sp_workspace *work, const 
         return append_normalized(model, work, text, end);
     append(work, text, end);
     return 0;
+}
+
+size_t sp_cut(const struct sp_model *model, const uint8_t *text, size_t length) {
+    const uint8_t *end = text + length;
+    size_t cut = 0;
+    int after_space = 1; // so that something stands before a cut
+    if (!model->cuts) return 0;
+    for (const uint8_t *p = text; (size_t)(end - p) > model->lookahead;) {
+        const struct step step = step_at(model, p, end);
+        const size_t bytes = (size_t)(step.to - step.from);
+        const int space = bytes == 1 && *step.from == ' ';
+        if (space && !after_space && step.length == 1 && *p == ' ') cut = (size_t)(p - text);
+        if (bytes) after_space = step.to[-1] == ' ' || (bytes >= 3 && at_mark(step.to - 3, step.to));
+        p += step.length;
+    }
+    return cut;
 }

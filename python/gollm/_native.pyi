@@ -317,6 +317,7 @@ class SentencePieceEncoder(Encoder):
         split_spaces: bool,
         fuse_unknown: bool,
     ) -> None: ...
+    def cut(self, text: object) -> int: ...
 
 class WordPieceEncoder(Encoder):
     def __init__(

@@ -50,6 +50,19 @@ MODELS: dict[str, dict[str, Any]] = {
         "control_symbols": ["<pad>", "<cls>"],
         "add_dummy_prefix": False,
     },
+    "spaces and tabs": {
+        "vocab_size": 800,
+        "user_defined_symbols": ["\t", "\t\t", "  ", "    ", "a b", " x", "x ", " ﬁ ½", "b\u2581c"],
+        "normalization_rule_name": "nmt_nfkc",
+    },
+    "spaces kept": {
+        "vocab_size": 900,
+        "user_defined_symbols": ["\t", "  ", "a b", "\n"],
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "add_dummy_prefix": False,
+    },
     "across words": {"vocab_size": 900, "split_by_whitespace": False, "remove_extra_whitespaces": False},
     "large": {"vocab_size": 3000, "allow_whitespace_only_pieces": True, "remove_extra_whitespaces": False},
 }
@@ -89,6 +102,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SentencePieceTok
 @example(" ")
 @example("\u2581")
 @example("  a  ")
+@example("\t\ta b  x   ﬁ ½ ﬁ  ½\tx b c")
 @example("<sep>ab<sep> abab ababab\u2581\u2581\u2581 ﬁ")
 def test_ids_are_theirs(ours: dict[str, SentencePieceTokenizer], text: str) -> None:
     for name, tokenizer in ours.items():

@@ -269,6 +269,7 @@ def _sentencepiece_keys(tokenizer: SentencePieceTokenizer, vocab_size: int) -> l
         raise FormatError("this tokenizer never joins a space with what is before it, and llama.cpp would")
     kinds = dict(enumerate(tokenizer.types.tolist()))
     pieces = [piece_of(token, kinds[i]) for i, token in enumerate(tokenizer.vocabulary)]
+    kinds = {i: UNUSED if kind == PieceType.LITERAL else kind for i, kind in kinds.items()}  # no text is encoded to it
     if len({token for i, token in enumerate(tokenizer.vocabulary) if kinds[i] == BYTE}) < 256:
         raise FormatError("this tokenizer does not have a token for each byte, which llama.cpp needs")
     try:

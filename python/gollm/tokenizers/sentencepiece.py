@@ -39,13 +39,18 @@ BYTE_NAME = re.compile("<0x[0-9A-F]{2}>")
 
 
 class PieceType(IntEnum):
-    """The numbers of SentencePiece's own files."""
+    """The numbers of SentencePiece's own files, and LITERAL."""
 
     NORMAL = 1
     UNKNOWN = 2
     CONTROL = 3
     USER_DEFINED = 4
     BYTE = 6
+    LITERAL = 7  # a user-defined piece that is spelled with a space: left as it is by the normalisation, but no token
+
+
+_AS_THEY_ARE = (PieceType.BYTE, PieceType.LITERAL)
+"""A space in these is none that encoding put before a text."""
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -54,7 +59,8 @@ class SentencePieceTokenizer(Tokenizer):
     A space is put before the text, and a text begins as its characters; the adjacent pair that makes the piece of the
     highest score is joined, the leftmost of equals, until no two neighbours make a piece. A character that is no piece
     becomes the tokens of its bytes or, where the vocabulary has none, the unknown token. A user-defined piece is found
-    wherever it stands in the text, before everything else.
+    wherever it stands in the text, before everything else; as in sentencepiece, one that a file spells
+    with a space instead of U+2581 is never found.
 
     The vocabulary holds what the pieces stand for: spaces instead of U+2581, a byte instead of "<0x0A>". U+2581 in a
     text is a space. The special tokens are the control tokens and the unknown one; `prefix` is the begin token of files
@@ -143,6 +149,15 @@ class SentencePieceTokenizer(Tokenizer):
             self.fuse_unknown,
         )
 
+    def _cut(self, text: str) -> int:
+        if self.remove_extra_spaces and self.dummy_prefix != "always":  # what follows would lose the space at the cut
+            return 0
+        return self._encoder.cut(text)
+
+    def _continued(self, text: str) -> str:
+        """The space that the text begins with is put there by the encoder."""
+        return text[1:] if self.dummy_prefix == "always" else text
+
     def _encode(self, text: str) -> Ids:
         return self._encoder.encode(text)
 
@@ -185,10 +200,10 @@ class SentencePieceTokenizer(Tokenizer):
         while self.remove_extra_spaces and first < len(ids) - 1 and self._is_space(int(ids[first])):
             first += 1
         data = self.vocabulary.decode(ids[first:])
-        return data[1:] if data[:1] == b" " and self.types[ids[first]] != PieceType.BYTE else data
+        return data[1:] if data[:1] == b" " and self.types[ids[first]] not in _AS_THEY_ARE else data
 
     def _is_space(self, token: int) -> bool:
-        return self.vocabulary[token] == b" " and self.types[token] != PieceType.BYTE
+        return self.vocabulary[token] == b" " and self.types[token] not in _AS_THEY_ARE
 
     @property
     def _drops_space(self) -> bool:
@@ -282,7 +297,7 @@ class _Decoder(StreamDecoder):
 
     def _bytes(self, token: int) -> bytes:
         piece, kind = super()._bytes(token), self._tokenizer.types[token]
-        drop = self._at_start and piece[:1] == b" " and kind != PieceType.BYTE
+        drop = self._at_start and piece[:1] == b" " and kind not in _AS_THEY_ARE
         again = drop and len(piece) == 1 and self._tokenizer.remove_extra_spaces
         begins = kind == PieceType.CONTROL and self._tokenizer.dummy_prefix != "first"
         self._at_start = bool(again or begins)

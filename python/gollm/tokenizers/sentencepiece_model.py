@@ -33,7 +33,7 @@ _BPE = 2
 _MODEL_TYPES = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 _UNUSED = 5
 _BYTE_OF_NAME = {b"<0x%02X>" % byte: bytes([byte]) for byte in range(256)}
-_KNOWN_TYPES = frozenset(PieceType)
+_KNOWN_TYPES = frozenset(PieceType) - {PieceType.LITERAL}
 
 
 def recognises(head: bytes) -> bool:
@@ -67,8 +67,8 @@ def _parse(data: bytes) -> SentencePieceTokenizer:
     _check_trainer(trainer)
     if not _number(normalizer, _ESCAPE_SPACES, 1):
         raise TokenizerError("the model has escape_whitespaces off, which is not supported")
-    tokens = [token_of(i, text, kind) for i, (text, _, kind) in enumerate(pieces)]
-    types = np.array([kind for _, _, kind in pieces], np.uint8)
+    tokens = [token_of(i, text, kind_of(text, kind)) for i, (text, _, kind) in enumerate(pieces)]
+    types = np.array([kind_of(text, kind) for text, _, kind in pieces], np.uint8)
     if bool((types == PieceType.BYTE).any()) != bool(_number(trainer, _BYTE_FALLBACK, 0)):
         raise TokenizerError("byte_fallback must be on if, and only if, there are pieces for bytes")
     charsmap = normalizer.get(_CHARSMAP, b"")
@@ -146,9 +146,18 @@ def _piece(index: int, data: bytes) -> tuple[bytes, float, int]:
     return text, struct.unpack("<f", score)[0], kind
 
 
+def kind_of(text: bytes, kind: int) -> int:
+    """What a piece of that spelling and type is for SentencePieceTokenizer."""
+    return PieceType.LITERAL if kind == PieceType.USER_DEFINED and b" " in text else kind
+
+
 def token_of(index: int, text: bytes, kind: int) -> bytes:
     """What a piece stands for. Raises TokenizerError."""
     if kind in (PieceType.CONTROL, PieceType.UNKNOWN):
+        return text
+    if kind == PieceType.LITERAL:
+        if MARK.encode() in text:
+            raise TokenizerError(f"piece {index} is {text!r}; a piece with spaces and U+2581 is not supported")
         return text
     if kind == PieceType.BYTE:
         if len(text) != 6 or not text.startswith(b"<0x") or not text.endswith(b">"):
@@ -188,7 +197,9 @@ def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
     for token, score, kind in zip(tokenizer.vocabulary, scores, types, strict=True):
         out += bytes_field(
             _PIECES,
-            bytes_field(_PIECE, piece_of(token, kind)) + float_field(_SCORE, score) + number_field(_TYPE, kind),
+            bytes_field(_PIECE, piece_of(token, kind))
+            + float_field(_SCORE, score)
+            + number_field(_TYPE, PieceType.USER_DEFINED if kind == PieceType.LITERAL else kind),
         )
     begin = tokenizer.prefix[0] if tokenizer.prefix else -1
     out += bytes_field(
@@ -217,4 +228,5 @@ def piece_of(token: bytes, kind: int) -> bytes:
     """How a token is spelled."""
     if kind == PieceType.BYTE:
         return b"<0x%02X>" % token[0]
-    return token if kind in (PieceType.CONTROL, PieceType.UNKNOWN) else token.replace(b" ", MARK.encode())
+    as_it_is = kind in (PieceType.CONTROL, PieceType.UNKNOWN, PieceType.LITERAL)
+    return token if as_it_is else token.replace(b" ", MARK.encode())
