@@ -17,9 +17,10 @@ class ByteTokenizer:
     def encode(self, text):
         return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
 
-    def encode_batch(self, texts):
-        self.calls += 1
-        return [self.encode(text) for text in texts]
+    def encode_pieces(self, pieces):
+        for text, first in pieces:
+            self.calls += 1
+            yield self.encode(text), first
 
     def to_state(self):
         return {"kind": "bytes", "special": self.special_tokens}, {"alphabet": np.arange(256, dtype=np.uint8)}

@@ -73,7 +73,6 @@ def test_a_document_of_many_pieces_is_framed_once(tmp_path, make_tokenizer, monk
 
 def test_several_shards_and_many_pieces(tmp_path, make_tokenizer, monkeypatch):
     monkeypatch.setattr(cache, "SHARD_TOKENS", 1000)
-    monkeypatch.setattr(cache, "BATCH_CHARACTERS", 300)
     monkeypatch.setattr(reading, "PIECE_CHARACTERS", 100)
     text = "".join(f"line {i}\n" for i in range(700))
     told = []
@@ -89,7 +88,7 @@ def test_several_shards_and_many_pieces(tmp_path, make_tokenizer, monkeypatch):
 def test_a_large_vocabulary_takes_four_bytes(tmp_path, make_tokenizer):
     tokenizer = make_tokenizer()
     tokenizer.vocab_size = 70_000
-    tokenizer.encode_batch = lambda texts: [np.array([69_999, 1], np.int32) for _ in texts]
+    tokenizer.encode_pieces = lambda pieces: [(np.array([69_999, 1], np.int32), first) for _, first in pieces]
     tokens = cached_tokens(Texts("x"), tokenizer, tmp_path)
     assert tokens[:].tolist() == [69_999, 1]
     assert (only_cache(tmp_path) / "tokens_000000.bin").stat().st_size == 1024 + 8
@@ -174,9 +173,9 @@ def test_text_that_changes_while_it_is_read_is_noticed(tmp_path, tokenizer):
     path.write_text("before")
 
     class Writing(type(tokenizer)):
-        def encode_batch(self, texts):
+        def encode_pieces(self, pieces):
             path.write_text("after, longer")
-            return super().encode_batch(texts)
+            return super().encode_pieces(pieces)
 
     with pytest.raises(DataError, match="changed while it was being read"):
         cached_tokens(open_source(path), Writing(), tmp_path / "cache")
@@ -279,10 +278,10 @@ WORKER = textwrap.dedent("""
     from gollm.data.cache import cached_tokens
 
     class Slow(ByteTokenizer):
-        def encode_batch(self, texts):
+        def encode_pieces(self, pieces):
             open(os.path.join(sys.argv[1], f"built-{os.getpid()}"), "w").close()
             time.sleep(0.3)
-            return super().encode_batch(texts)
+            return super().encode_pieces(pieces)
 
     tokens = cached_tokens(Texts("shared corpus " * 1000), Slow(), os.path.join(sys.argv[1], "cache"))
     print(len(tokens), tokens[:].sum())

@@ -246,15 +246,24 @@ def test_the_standard_library_is_a_corpus():
     assert standard_library(200_000).size_bytes <= 200_000
 
 
-def test_long_documents_come_in_pieces_cut_between_words():
+def test_long_documents_come_in_pieces():
     text = "".join(f"word{i}, and\n  more " for i in range(150_000))
     assert len(text) > 2 * reading.PIECE_CHARACTERS
     pieces = list(reading.split_document(text))
     assert "".join(piece.text for piece in pieces) == text
     assert [piece.first for piece in pieces] == [True] + [False] * (len(pieces) - 1)
-    for piece, after in itertools.pairwise(pieces):
-        assert piece.text[-1].isalnum() and after.text[0] in " \n"
-        assert reading.PIECE_CHARACTERS - 100 < len(piece.text) <= reading.PIECE_CHARACTERS
+    assert all(len(piece.text) <= reading.PIECE_CHARACTERS for piece in pieces)
+
+
+def test_text_to_train_on_is_cut_between_words_or_not_at_all(monkeypatch):
+    monkeypatch.setattr(reading, "PIECE_CHARACTERS", 1000)
+    documents = ["".join(f"word{i}, and\n  more " for i in range(500)), "short", "x" * 5000]
+    chunks = list(Texts(documents).iter_text())
+    assert "".join(chunks) == "\n".join(documents)
+    assert len(chunks) > 5 and max(map(len, chunks[:-2])) < 2200 and chunks[-2:] == ["short\n", "x" * 5000]
+    for chunk, after in itertools.pairwise(chunks[:-2]):
+        assert after[0] in " \n" and (chunk[-1].isalnum() or chunk[-1] == ",")
+    assert list(Texts(documents).iter_text(whole=True)) == [documents[0] + "\n", "short\n", "x" * 5000]
 
 
 @given(st.binary(max_size=400), st.integers(1, 40), st.integers(1, 40))
@@ -272,10 +281,3 @@ def test_pieces_make_up_the_text_whatever_the_chunks(data, read_bytes, piece_cha
         assert [p.first for p in pieces] == [i == 0 for i in range(len(pieces))]
         assert all(p.text for p in pieces)
         assert "".join(p.text for p in reading.split_document(text)) == text
-
-
-@given(st.text(alphabet="ab1 \n.,é'", max_size=60))
-@settings(deadline=None)
-def test_a_cut_is_inside_or_at_the_end(text):
-    cut = reading.cut_position(text)
-    assert (0 < cut <= len(text)) if text else cut == 0

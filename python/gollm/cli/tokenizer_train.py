@@ -45,6 +45,7 @@ def run(options: Options) -> None:
 
     from gollm.data import open_source
     from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordPieceTokenizer, WordTokenizer
+    from gollm.tokenizers.patterns import PATTERNS
     from gollm.tokenizers.wordpiece import SPECIAL_TOKENS
 
     if os.path.exists(options.out) and not options.overwrite:
@@ -65,7 +66,7 @@ def run(options: Options) -> None:
         def show(n_bytes: int) -> None:
             bar.update(n_bytes)
 
-        texts = source.iter_text(show)
+        texts = source.iter_text(show, whole=options.kind == "bpe" and options.split not in PATTERNS)
         if options.kind == "bpe":
             size = options.vocab_size or VOCAB_SIZE
             tokenizer = BPETokenizer.train(texts, size, pattern=options.split, special_tokens=options.special_tokens)

@@ -24,7 +24,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,7 @@ except ImportError:
 from ..errors import DataError
 from ..files import open_regular, read_regular, reason, replacing, sync_folder, temporary_name
 from ..tokenizers.base import Framing
+from .reading import on_lines_of_their_own
 from .shards import HEADER_BYTES, Ids, Part, StrPath, Tokens, open_shard, shard_dtype, shard_header
 from .sources import DataSource, Files
 
@@ -49,7 +50,6 @@ BLOCK_BYTES = 1 << 20
 CHECKED_BLOCKS = 256
 MAX_MANIFEST_BYTES = 64 << 20  # checksums of a few terabytes
 REMEMBER_FROM_BYTES = 32 << 20
-BATCH_CHARACTERS = 4 << 20
 
 BuildProgress = Callable[[int, int], None]
 
@@ -61,7 +61,7 @@ class TextTokenizer(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def framing(self) -> Framing: ...
-    def encode_batch(self, texts: list[str]) -> list[Ids]: ...
+    def encode_pieces(self, pieces: Iterable[tuple[str, bool]]) -> Iterator[tuple[Ids, bool]]: ...
     def to_state(self) -> tuple[Mapping[str, Any], Mapping[str, Part]]: ...
 
 
@@ -231,35 +231,16 @@ def _tokenise(source: DataSource, tokenizer: TextTokenizer, writer: _ShardWriter
         nonlocal bytes_read
         bytes_read += n
 
-    # Pieces go to the tokenizer several megabytes at a time, so that it can spread them over threads.
-    pieces = ((p.text, p.first) for p in source.pieces(count)) if framed else _joined(source, count)
+    pieces = source.pieces(count) if framed else on_lines_of_their_own(source.pieces(count))
     started = False
-    for batch in _batches(pieces):
-        for ids, (_, first) in zip(tokenizer.encode_batch([text for text, _ in batch]), batch, strict=True):
-            if first:
-                if started:
-                    writer.write(end)
-                writer.write(begin)
-                started = True
-            writer.write(ids)
+    for ids, first in tokenizer.encode_pieces(pieces):
+        if first:
+            if started:
+                writer.write(end)
+            writer.write(begin)
+            started = True
+        writer.write(ids)
         progress(bytes_read, writer.total)
-
-
-def _joined(source: DataSource, count: Callable[[int], None]) -> Iterator[tuple[str, bool]]:
-    return ((text, False) for text in source.iter_text(count))
-
-
-def _batches(pieces: Iterator[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
-    batch: list[tuple[str, bool]] = []
-    characters = 0
-    for piece in pieces:
-        batch.append(piece)
-        characters += len(piece[0])
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 class _ShardWriter:

@@ -1,9 +1,7 @@
-"""From text to documents: JSON Lines, and where a long document may be cut.
+"""From text to documents: pieces of plain text, and JSON Lines.
 
-A document arrives in pieces of about a million characters, so a corpus larger than memory can be read. A piece ends in
-front of a space that follows a letter or digit wherever there is one nearby: no tokenizer of the usual kinds
-(characters, words, byte-level BPE behind the patterns of GPT-2 to LLaMA-3) forms a token across such a place, so the
-ids are those of the uncut document.
+A document arrives in pieces of about a million characters, so a corpus larger than memory can be read. A piece may end
+anywhere: where a document is cut to be encoded is the tokenizer's business (gollm.tokenizers.documents).
 """
 
 from __future__ import annotations
@@ -17,12 +15,7 @@ from ..errors import DataError
 from ..plain_text import text_chunks
 
 PIECE_CHARACTERS = 1 << 20
-CUT_WINDOW = 1 << 16  # how far back from a piece's end a good place to cut is looked for
 MAX_LINE_CHARACTERS = 64 << 20
-_GOOD_CUT = re.compile(r"(?<=[^\W_])(?=[ \n])")
-_FAIR_CUT = re.compile(
-    r"(?<=\S)(?=[^\S\x1c-\x1f])"
-)  # to Unicode, and to tokenizers, U+001C to U+001F are no white space
 
 
 class Piece(NamedTuple):
@@ -32,14 +25,16 @@ class Piece(NamedTuple):
     first: bool
 
 
-def cut_position(text: str) -> int:
-    """Where to end a piece: near the end of `text`, in front of whitespace behind a letter or digit if there is any."""
-    start = max(0, len(text) - CUT_WINDOW)
-    for pattern in (_GOOD_CUT, _FAIR_CUT):
-        places = [match.start() for match in pattern.finditer(text, start)]
-        if places and places[-1] > 0:
-            return places[-1]
-    return len(text)
+def on_lines_of_their_own(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The documents, with a newline behind each that does not end with one, if another follows."""
+    previous: Piece | None = None
+    for piece in pieces:
+        if previous is not None:
+            ends = piece.first and not previous.text.endswith("\n")
+            yield Piece(previous.text + "\n", previous.first) if ends else previous
+        previous = piece
+    if previous is not None:
+        yield previous
 
 
 def text_pieces(
@@ -53,9 +48,8 @@ def text_pieces(
     for text in text_chunks(stream, name, DataError, encoding, errors, progress, named=True):
         rest += text
         if len(rest) >= PIECE_CHARACTERS:
-            cut = cut_position(rest)
-            yield Piece(rest[:cut], first)
-            rest, first = rest[cut:], False
+            yield Piece(rest, first)
+            rest, first = "", False
     if rest:
         yield Piece(rest, first)
 
@@ -99,12 +93,8 @@ def json_line_pieces(
 
 def split_document(text: str) -> Iterator[Piece]:
     """A document that is in memory already, cut where it is long."""
-    first = True
-    while len(text) > PIECE_CHARACTERS:
-        cut = cut_position(text[:PIECE_CHARACTERS])
-        yield Piece(text[:cut], first)
-        text, first = text[cut:], False
-    yield Piece(text, first)
+    for start in range(0, len(text), PIECE_CHARACTERS):
+        yield Piece(text[start : start + PIECE_CHARACTERS], first=start == 0)
 
 
 def _whole_characters(text: str, where: str, errors: str) -> str:

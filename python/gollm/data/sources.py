@@ -23,7 +23,9 @@ from typing import BinaryIO
 from ..errors import DataError
 from ..files import open_regular, reason
 from ..plain_text import make_decoder, standard_input
-from .reading import Piece, json_line_pieces, split_document, text_pieces
+from ..tokenizers.corpus import safe_cut
+from ..tokenizers.documents import parts_of
+from .reading import Piece, json_line_pieces, on_lines_of_their_own, split_document, text_pieces
 from .shards import HEADER_BYTES, is_shard, open_shard
 
 StrPath = str | os.PathLike[str]
@@ -64,18 +66,14 @@ class DataSource(ABC):
         """A cheap stand-in for `fingerprint` while nothing has been written to (paths, sizes, times), or None."""
         return None
 
-    def iter_text(self, progress: Progress = _ignore) -> Iterator[str]:
+    def iter_text(self, progress: Progress = _ignore, *, whole: bool = False) -> Iterator[str]:
         """The corpus as one stream of text in chunks of about a million characters, for training a tokenizer.
 
         A document that does not end with a newline gets one if another follows: each begins on a line of its own.
+        Chunks end where gollm's pre-tokenizers end a piece; `whole` is one chunk for each document, for other patterns.
         """
-        previous: str | None = None
-        for piece in self.pieces(progress):
-            if previous is not None:
-                yield previous + "\n" if piece.first and not previous.endswith("\n") else previous
-            previous = piece.text
-        if previous is not None:
-            yield previous
+        for text, _ in parts_of(on_lines_of_their_own(self.pieces(progress)), (lambda _: 0) if whole else safe_cut):
+            yield text
 
 
 class Texts(DataSource):

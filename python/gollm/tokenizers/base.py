@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
@@ -17,6 +17,7 @@ from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken, Finder, added_tokens_of
+from gollm.tokenizers.documents import Piece, batches, cut_beside_tokens, parts_of
 from gollm.tokenizers.vocabulary import Vocabulary
 
 Ids: TypeAlias = npt.NDArray[np.int32]
@@ -163,6 +164,15 @@ class Tokenizer(ABC):
         """A long text in parts of about `size` characters whose ids, joined, are those of the whole."""
         return [text]
 
+    def _cut(self, text: str) -> int:
+        """The last place, or 0, where a text can be cut, whatever follows, so that the ids of the parts make up those
+        of the whole; added tokens are not thought of."""
+        return 0
+
+    def _continued(self, text: str) -> str:
+        """What is encoded in place of a text that goes on behind a cut."""
+        return text
+
     def encode(
         self,
         text: str,
@@ -203,6 +213,22 @@ class Tokenizer(ABC):
             left = iter(encoded)
             batch = [self._joined(text, [next(left) for part in text if isinstance(part, str)]) for text in parts]
         return [self._in_template(ids) for ids in batch] if add_special_tokens else batch
+
+    def encode_pieces(self, pieces: Iterable[Piece]) -> Iterator[tuple[Ids, bool]]:
+        """The ids of documents whose text comes in pieces: (text, whether a document begins with it).
+
+        The ids come in parts, again with whether a document begins; those of a document together are
+        `encode(document)`, wherever the pieces were cut. Some megabytes of text are held at a time, but a document is
+        held as a whole where the tokenizer knows no safe place to cut it: behind a regular expression of one's own, or
+        if pieces of SentencePiece go across words.
+        """
+        for batch in batches(parts_of(pieces, self._safe_cut)):
+            ids = self.encode_batch([text if first else self._continued(text) for text, first in batch])
+            yield from zip(ids, [first for _, first in batch], strict=True)
+
+    def _safe_cut(self, text: str) -> int:
+        always = [token for token in self.added_tokens if not token.special]
+        return cut_beside_tokens(text, self._cut, always, self._normalize) if always else self._cut(text)
 
     def _parts(self, text: str, finders: tuple[Finder | None, Finder | None]) -> list[str | int]:
         """A text as the ids of the added tokens in it and the texts between them."""

@@ -26,7 +26,7 @@ from gollm.tokenizers.base import (
     state_vocabulary,
     with_special_tokens,
 )
-from gollm.tokenizers.corpus import Paths, divide, texts_of, texts_of_files
+from gollm.tokenizers.corpus import SAFE_BEFORE, Paths, divide, safe_cut, texts_of, texts_of_files
 from gollm.tokenizers.normalize import nfc
 from gollm.tokenizers.patterns import Pattern
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
@@ -218,6 +218,11 @@ class BPETokenizer(Tokenizer):
 
     def _prepare(self, text: str) -> str:
         return f" {text}" if self.add_prefix_space and text and not text.startswith(" ") else text
+
+    def _cut(self, text: str) -> int:
+        if not self._name:
+            return 0
+        return safe_cut(text, before=" " if self.add_prefix_space else SAFE_BEFORE)
 
     def _divide(self, text: str, size: int) -> list[str]:
         return divide(text, size) if self._name else [text]

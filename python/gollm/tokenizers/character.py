@@ -135,6 +135,9 @@ class CharacterTokenizer(Tokenizer):
         table[list(codes)] = list(codes.values())
         return table
 
+    def _cut(self, text: str) -> int:
+        return len(text)
+
     def _encode(self, text: str) -> Ids:
         table = self._id_of_code
         codes = _codes(text)

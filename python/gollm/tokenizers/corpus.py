@@ -16,6 +16,7 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 _WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
 _SAFE = re.compile(f"(?<=[^{_WHITE_SPACE}])[ \\t]|(?<=[A-Za-z0-9])[\\r\\n]")
+SAFE_BEFORE = " \t\r\n"
 
 
 def texts_of(texts: str | Iterable[str]) -> Iterator[str]:
@@ -48,16 +49,17 @@ def texts_of_files(paths: Paths, *, whole: bool = False) -> Iterator[str]:
             yield rest
 
 
-def safe_cut(text: str) -> int:
+def safe_cut(text: str, *, before: str = SAFE_BEFORE) -> int:
     """The last place, or 0, where a text can be cut so that both parts are split into pieces as the whole is.
 
     Every pattern that the C core knows ends a piece in front of a space or tab that follows something else than white
-    space, and in front of a newline that follows an ASCII letter or digit. The second part gets the white space.
+    space, and in front of a newline that follows an ASCII letter or digit. The second part gets the white space, which
+    is one of `before`.
     """
     window = 1 << 12
     while True:
         start = max(0, len(text) - window)
-        cuts = [match.start() for match in _SAFE.finditer(text, start)]
+        cuts = [match.start() for match in _SAFE.finditer(text, start) if match.group() in before]
         if cuts or start == 0:
             return cuts[-1] if cuts else 0
         window *= 8

@@ -22,7 +22,7 @@ from gollm.tokenizers.base import (
     state_vocabulary,
     with_special_tokens,
 )
-from gollm.tokenizers.corpus import Paths, texts_of, texts_of_files
+from gollm.tokenizers.corpus import Paths, safe_cut, texts_of, texts_of_files
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
 _PATTERN = "gpt2"
@@ -119,6 +119,9 @@ class WordTokenizer(Tokenizer):
         n_words = self.vocab_size - len(self.special_tokens)
         unknown = self.special_tokens[self.unknown_token]
         return _native.WordEncoder(self.vocabulary.tokens, self.vocabulary.offsets, n_words, unknown, _PATTERN)
+
+    def _cut(self, text: str) -> int:
+        return safe_cut(text)
 
     def _encode(self, text: str) -> Ids:
         return self._encoder.encode(text)

@@ -24,7 +24,7 @@ from gollm.tokenizers.base import (
     state_template,
     state_vocabulary,
 )
-from gollm.tokenizers.corpus import Paths, texts_of, texts_of_files
+from gollm.tokenizers.corpus import Paths, safe_cut, texts_of, texts_of_files
 from gollm.tokenizers.vocabulary import Vocabulary
 
 CONTINUING = "##"
@@ -171,6 +171,9 @@ class WordPieceTokenizer(Tokenizer):
             self.strip_accents,
             self.lowercase,
         )
+
+    def _cut(self, text: str) -> int:
+        return safe_cut(text)
 
     def _encode(self, text: str) -> Ids:
         return self._encoder.encode(text)
