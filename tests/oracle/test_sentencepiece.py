@@ -227,3 +227,31 @@ def test_tokenizer_bin_is_written_as_it_was(tmp_path: Path) -> None:
     peer = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     for text in CORPUS:
         assert tokenizer.encode(text).tolist() == peer.encode(text)
+
+
+def test_user_defined_pieces_are_added_tokens_of_tokenizer_json(tmp_path: Path) -> None:
+    import io
+
+    peers = pytest.importorskip("tokenizers")
+    out = io.BytesIO()
+    rules = MODELS["spaces kept"] | {"user_defined_symbols": ["<sep>", "\t", "ab", "abab", "b\u2581c", "\n"]}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter("\n".join(CORPUS).split("\n")),
+        model_writer=out,
+        model_type="bpe",
+        minloglevel=2,
+        **rules,
+    )
+    (tmp_path / "a.model").write_bytes(out.getvalue())
+    tokenizer = tokenizers.load(tmp_path / "a.model")
+    assert isinstance(tokenizer, SentencePieceTokenizer)
+    tokenizer.save_huggingface(tmp_path / "tokenizer.json")
+    peer = peers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    again = tokenizers.load(tmp_path / "tokenizer.json")
+    generator = random.Random(3)
+    for _ in range(500):
+        atoms = ["<sep>", "\t", "ab", "b c", " ", "the ", "\n", "a", "b", "é", "漢"]
+        text = "".join(generator.choice(atoms) for _ in range(generator.randrange(12)))
+        ids = tokenizer.encode(text).tolist()
+        assert peer.encode(text, add_special_tokens=False).ids == ids == again.encode(text).tolist()
+        assert peer.decode(ids, skip_special_tokens=False) == text

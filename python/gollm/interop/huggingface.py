@@ -23,7 +23,7 @@ import numpy as np
 
 from gollm import tokenizers
 from gollm.config import ModelConfig
-from gollm.errors import FormatError, TokenizerError
+from gollm.errors import FormatError, TokenizerError, warn
 from gollm.files import replacing, replacing_folder
 from gollm.generation import GenerationDefaults
 from gollm.interop import huggingface_config
@@ -101,7 +101,7 @@ def write(source: Source, path: Path, dtype: StorageType) -> None:
                 },
             )
         defaults = with_tokens_of(source.tokenizer, source.defaults)
-        _write_tokenizer(source, defaults, folder)
+        _write_tokenizer(source, defaults, folder, path)
         generation = generation_json(defaults)
         ids = {key: value for key, value in generation.items() if key.endswith("_token_id")}
         if generation:
@@ -147,12 +147,19 @@ def _arrays(source: Source, config: ModelConfig) -> Iterator[tuple[str, Array]]:
             yield part.name, rows
 
 
-def _write_tokenizer(source: Source, defaults: GenerationDefaults, folder: Path) -> None:
+def _write_tokenizer(source: Source, defaults: GenerationDefaults, folder: Path, path: Path) -> None:
+    """Into `folder`, which becomes `path`; a tokenizer that the format cannot hold is left out with a warning."""
     tokenizer = source.tokenizer
     if tokenizer is not None:
         if not isinstance(tokenizer, BPETokenizer | SentencePieceTokenizer | WordPieceTokenizer):
             raise FormatError(f"a {tokenizer.kind} tokenizer has no form in Hugging Face's tokenizer.json; bpe has")
-        tokenizer.save_huggingface(folder / "tokenizer.json")
+        try:
+            tokenizer.save_huggingface(folder / "tokenizer.json")
+        except TokenizerError as error:
+            why = str(error).replace(str(folder), str(path))
+            warn(f"{path} is written without its tokenizer: {why}")
+            tokenizer = None
+    if tokenizer is not None:
         spelling = {index: text for text, index in tokenizer.special_tokens.items()}
         ids = {
             "bos_token": defaults.bos_token,

@@ -150,14 +150,21 @@ def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
         raise TokenizerError(
             f"cannot write {path}: tokenizer.json has no equal of SentencePiece's normalisation and of removing spaces"
         )
-    if (tokenizer.types == PieceType.USER_DEFINED).any():
-        raise TokenizerError(f"cannot write {path}: tokenizer.json has no equal of SentencePiece's user-defined pieces")
     kinds = tokenizer.types.tolist()
+    user_defined = [i for i, kind in enumerate(kinds) if kind == PieceType.USER_DEFINED]
+    if user_defined and tokenizer.dummy_prefix != "never":
+        raise TokenizerError(
+            f"cannot write {path}: tokenizer.json puts a space before the text behind each user-defined piece, such as "
+            f"{tokenizer.vocabulary[user_defined[0]]!r}, and SentencePiece only before the whole text"
+        )
     names = [_spell(token, kind) for token, kind in zip(tokenizer.vocabulary, kinds, strict=True)]
     template = {index: names[index] for index in (*tokenizer.prefix, *tokenizer.suffix)}
     unknown = kinds.index(PieceType.UNKNOWN) if PieceType.UNKNOWN in kinds else None
+    head = write_head(tokenizer)
+    head["added_tokens"] += [_added(names[i], i) for i in user_defined]
+    head["added_tokens"].sort(key=lambda token: token["id"])
     document = {
-        **write_head(tokenizer),
+        **head,
         **_write_prefix(tokenizer),
         "post_processor": write_post_processor(tokenizer.prefix, tokenizer.suffix, template)["processors"][-1]
         if template
@@ -205,4 +212,10 @@ def _spell(token: bytes, kind: int) -> str:
         text = token.decode()
     except UnicodeDecodeError:
         raise TokenizerError(f"token {token!r} is no text; tokenizer.json can't hold it") from None
-    return text if kind in (PieceType.CONTROL, PieceType.UNKNOWN) else text.replace(" ", MARK)
+    return text.replace(" ", MARK) if kind == PieceType.NORMAL else text
+
+
+def _added(spelling: str, index: int) -> dict[str, Any]:
+    """A user-defined piece as an added token, which is looked for in every text."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    return {"id": index, "content": spelling, **flags}
