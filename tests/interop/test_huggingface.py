@@ -496,3 +496,17 @@ def test_a_failure_leaves_nothing_or_what_was_there(folder: Path) -> None:
     with open_model(folder) as source:
         assert source.config.family == "gpt2"
     assert [entry.name for entry in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_model_is_written_without_a_tokenizer_that_the_format_cannot_hold(tmp_path: Path) -> None:
+    from gollm.tokenizers import SentencePieceTokenizer
+    from gollm.tokenizers.vocabulary import Vocabulary
+
+    tokens, types = [b"<unk>", b" ", b"a", b"<sep>"], np.array([2, 1, 1, 4], np.uint8)
+    tokenizer = SentencePieceTokenizer(Vocabulary.of(tokens), types, scores=np.zeros(4, np.float32))
+    config = LLAMA.replace(vocab_size=4)
+    with pytest.warns(GollmWarning, match="without its tokenizer") as caught:
+        huggingface.write(source_of(config, tokenizer), tmp_path / "m", "f32")
+    message = str(caught[0].message)
+    assert f"cannot write {tmp_path / 'm' / 'tokenizer.json'}" in message and ".tmp" not in message
+    assert not (tmp_path / "m" / "tokenizer.json").exists() and (tmp_path / "m" / "model.safetensors").exists()
