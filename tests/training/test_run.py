@@ -17,7 +17,7 @@ from gollm.model import Decoder
 from gollm.options import from_mapping, load_file
 from gollm.tokenizers import CharacterTokenizer
 from gollm.training import Callback, Trainer, TrainOptions
-from gollm.training.run_folder import RunFolder, new_run_path
+from gollm.training.run_folder import RunFolder
 
 from .conftest import metrics
 
@@ -214,7 +214,8 @@ def test_runs_are_called_after_their_data(options, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert [str(gollm.train(options(out=None, steps=1)).folder) for _ in range(2)] == ["runs/words-1", "runs/words-2"]
     (tmp_path / "x-1").mkdir()
-    assert new_run_path("x", tmp_path) == tmp_path / "x-2"
+    with RunFolder.first_free("x", tmp_path) as first, RunFolder.first_free("x", tmp_path) as second:
+        assert (first.path, second.path) == (tmp_path / "x-2", tmp_path / "x-3")
 
 
 def test_a_used_folder_is_refused_and_left_alone(train, tmp_path):

@@ -107,3 +107,52 @@ def test_a_second_ctrl_c_of_the_command(options, tmp_path):
         time.sleep(0.2)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
+
+
+class Midway(Callback):
+    """Sends itself a signal in the middle of an evaluation or a sample, the n-th time that one is under way."""
+
+    def __init__(self, method, nth):
+        self.method, self.nth = method, nth
+
+    def on_start(self, trainer):
+        check = trainer.interruption.check
+        method = getattr(trainer, self.method)
+
+        def checking():
+            if self.nth == 0:
+                self.nth = -1
+                os.kill(os.getpid(), signal.SIGTERM)
+            check()
+
+        def counted(*arguments):
+            self.nth -= 1
+            return method(*arguments)
+
+        trainer.interruption.check = checking
+        setattr(trainer, self.method, counted)
+
+
+@pytest.mark.parametrize("method", ["evaluate", "sample"])
+@pytest.mark.parametrize("nth", [1, 2, 4])
+@pytest.mark.parametrize("checkpoint_every", [0, 2])
+def test_an_evaluation_or_sample_that_is_broken_off_is_made_later(options, tmp_path, method, nth, checkpoint_every):
+    run = {"steps": 8, "eval_every": 2, "sample_tokens": 5, "dropout": 0.2, "checkpoint_every": checkpoint_every}
+    stopped = gollm.train(options(**run), [Midway(method, nth)])
+    assert (stopped.interrupted, stopped.steps) == (signal.SIGTERM, 2 * nth)
+    assert len(metrics(stopped.folder)) == 2 * nth - 1
+    again = gollm.train(
+        TrainOptions(resume=str(stopped.folder)), [Midway(method, 1)]
+    )  # and once more at the same place
+    assert (again.interrupted, again.steps, again.checkpoint) == (signal.SIGTERM, 2 * nth, stopped.checkpoint)
+    resumed = gollm.train(TrainOptions(resume=str(stopped.folder)))
+    whole = gollm.train(options(**run, out=str(tmp_path / "whole")))
+    assert (resumed.interrupted, resumed.validation_loss) == (None, whole.validation_loss)
+    for name in ("best.golm", "step-00000008.golm"):
+        assert (whole.folder / name).read_bytes() == (resumed.folder / name).read_bytes()
+    timing = {"ms", "tokens_per_second"}
+    first, second = (
+        [[(k, v) for k, v in line.items() if k not in timing] for line in metrics(folder)]
+        for folder in (whole.folder, resumed.folder)
+    )
+    assert first == second

@@ -7,7 +7,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from gollm.options import given
 from gollm.training import Callback, Trainer, TrainOptions, TrainResult
+from gollm.training.console import Console, put
 
 SIGNAL_STATUS = 128  # a shell's status of a process that a signal ended, less the signal's number
 
@@ -23,21 +25,20 @@ class JsonLines(Callback):
     """Prints what metrics.jsonl gets, and how the run ended."""
 
     def on_step(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        print(json.dumps(metrics), flush=True)
+        put(json.dumps(metrics))
 
     def on_end(self, trainer: Trainer, result: TrainResult) -> None:
-        print(json.dumps({"result": dataclasses.asdict(result)}, default=str), flush=True)
+        put(json.dumps({"result": dataclasses.asdict(result)}, default=str))
 
 
 def run(options: Options) -> int:
     from gollm.training import prepare_job
-    from gollm.training.console import Console
 
-    own = {field.name: getattr(options, field.name) for field in dataclasses.fields(TrainOptions)}
-    job = prepare_job(TrainOptions(**own))
-    output: Callback = JsonLines()
-    if not options.json:
-        output = console = Console()
-        console.announce(job)
-    result = job.run([output])
+    own = {name: getattr(options, name) for name in given(options) if name != "json"}
+    with prepare_job(TrainOptions(**own)) as job:
+        output: Callback = JsonLines()
+        if not options.json:
+            output = console = Console()
+            console.announce(job)
+        result = job.run([output])
     return 0 if result.interrupted is None else SIGNAL_STATUS + result.interrupted

@@ -17,6 +17,8 @@ from_mapping()  so does a dictionary that a file or a program brings
 check()         the values of an object that a program made
 to_mapping()    back to what JSON and YAML can write
 load_file()     a YAML or JSON file as a dictionary, checked for repeated keys; to_yaml() writes one
+Given           a base of such classes whose objects know which options they were given: given() lists them, replace()
+                keeps them
 describe()      what there is to say about each option, for help and the reference page
 
 A mistake raises ConfigError with one sentence that names the option, its value and what is allowed. A field's help is
@@ -37,10 +39,12 @@ from gollm.options.describe import (
 )
 from gollm.options.files import load_file, to_yaml
 from gollm.options.flags import parse
+from gollm.options.given import Given, given, replace
 from gollm.options.mappings import check, from_mapping, nearest, to_mapping
 
 __all__ = [
     "Fraction",
+    "Given",
     "NonNegativeFloat",
     "NonNegativeInt",
     "Option",
@@ -51,9 +55,11 @@ __all__ = [
     "check",
     "describe",
     "from_mapping",
+    "given",
     "load_file",
     "nearest",
     "parse",
+    "replace",
     "to_mapping",
     "to_yaml",
 ]

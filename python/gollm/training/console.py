@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gollm import _native
 from gollm.machine import fma_peak
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.estimate import SHARE_OF_PEAK, available_bytes, flops_per_token
+from gollm.training.run_folder import resume_command
 
 if TYPE_CHECKING:
     from gollm.training.job import Job
@@ -98,7 +101,7 @@ class Console(Callback):
             name = signal.Signals(result.interrupted).name
             self._print(
                 f"{name}: stopped after step {result.steps} and saved {result.checkpoint}\n"
-                f"go on with: gollm train --resume {result.folder}"
+                f"go on with: {resume_command(result.folder)}"
             )
             return
         best = result.folder / "best.golm"
@@ -107,14 +110,26 @@ class Console(Callback):
         loss = "" if lowest is None else f", best validation loss {lowest:.4f}"
         self._print(
             f"done: {result.steps} steps in {_duration(result.seconds)}{loss}\n"
-            f'write with it: gollm generate --model {model} --prompt "..."'
+            f'write with it: gollm generate --model {shlex.quote(str(model))} --prompt "..."'
         )
 
     def _print(self, text: str) -> None:
         if self._bar is not None:
-            self._bar.write(text)
+            put(text, self._bar.write)
         else:
-            print(text, flush=True)
+            put(text)
+
+
+def put(text: str, write: Callable[[str], object] = print) -> None:
+    """Prints at once. A full disk under the output does not end a run; who started it hears of it when it is over.
+    Raises BrokenPipeError where nobody reads any more."""
+    try:
+        write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 def _bytes(n: float) -> str:

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM as a wish to stop, which the training loop grants between two steps."""
+"""Ctrl-C and SIGTERM as a wish to stop, which the training loop grants between two steps, and evaluation and samples
+between two batches or tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +8,10 @@ import threading
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """A signal has asked to stop."""
 
 
 class Interruption:
@@ -19,6 +24,7 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
+        self.signal = None
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
@@ -27,6 +33,12 @@ class Interruption:
         for number, handler in self._before.items():
             # None: a handler that C code has set, which Python cannot set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    def check(self) -> None:
+        """Raises Stopped after a signal."""
+        if self.signal is not None:
+            raise Stopped
 
     def _receive(self, number: int, _frame: object) -> None:
         if self.signal is not None and number == signal.SIGINT:

@@ -19,18 +19,20 @@ from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.estimate import Estimate, estimate
 from gollm.training.options import TrainOptions
 from gollm.training.resume import resumed_options
-from gollm.training.run_folder import RunFolder, new_run_path
+from gollm.training.run_folder import RunFolder
 from gollm.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that is known before the model takes memory.
+    """Everything that is known before the model takes memory. It holds the run folder's lock until it has run, or its
+    `with` block ends.
 
     n_steps       all steps of the run
     n_done        how many of them a resumed run has done"""
 
     options: TrainOptions
+    folder: RunFolder
     source: DataSource
     tokenizer: Tokenizer
     dataset: TokenDataset
@@ -44,8 +46,15 @@ class Job:
         return self.options.batch_size * self.options.grad_accumulation * self.config.context
 
     def run(self, callbacks: Sequence[Callback] = ()) -> TrainResult:
-        model = Decoder(self.config).initialise(self.options.seed)
-        return Trainer(model, self.tokenizer, self.options, callbacks).fit(self.dataset)
+        with self:
+            model = Decoder(self.config).initialise(self.options.seed)
+            return Trainer(model, self.tokenizer, self.options, callbacks).fit(self.dataset, self.folder)
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.folder.close()
 
 
 def train(options: TrainOptions, callbacks: Sequence[Callback] = ()) -> TrainResult:
@@ -57,16 +66,22 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = ()) -> TrainRes
 
 
 def prepare_job(options: TrainOptions) -> Job:
-    """Reads and tokenises the data, and estimates what training will take, before the model is made."""
+    """Reads and tokenises the data, and estimates what training will take, before the model is made.
+
+    The run folder is taken before anything long begins: another process can neither choose nor use it."""
     if options.resume is not None:
         options = resumed_options(options)
+    folder = RunFolder.claim(options, _name_of(options))
+    try:
+        return _prepared(options.replace(out=str(folder.path)), folder)
+    except BaseException:
+        folder.close()
+        raise
+
+
+def _prepared(options: TrainOptions, folder: RunFolder) -> Job:
     source = _source(options, options.data, options.pattern)
-    if options.out is None:
-        options = options.replace(out=str(new_run_path(_name_of(options))))
-    with RunFolder(str(options.out)) as folder:  # before anything long begins
-        if options.resume is None:
-            folder.refuse_used()
-        n_done = max(folder.checkpoints(), default=0)
+    n_done = max(folder.checkpoints(), default=0)
     tokenizer = _tokenizer(options, source)
     dataset = prepare(
         source,
@@ -79,7 +94,7 @@ def prepare_job(options: TrainOptions) -> Job:
     sampler = Sampler(dataset.train, batch_size=options.batch_size, context=config.context, seed=options.seed)
     n_steps = options.total_steps(sampler)
     needs = estimate(config, options, dataset, n_steps - n_done)
-    return Job(options, source, tokenizer, dataset, config, n_steps, n_done, needs)
+    return Job(options, folder, source, tokenizer, dataset, config, n_steps, n_done, needs)
 
 
 def _source(options: TrainOptions, data: Sequence[str], patterns: Sequence[str]) -> DataSource:

@@ -11,12 +11,14 @@ from gollm.config import ModelConfig
 from gollm.errors import ConfigError
 from gollm.model_options import MODEL_FIELDS, ModelOptions
 from gollm.options import (
+    Given,
     NonNegativeFloat,
     NonNegativeInt,
     Positional,
     PositiveFloat,
     PositiveInt,
     Range,
+    replace,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class TrainOptions(ModelOptions, DataOptions):
+class TrainOptions(ModelOptions, DataOptions, Given):
     """Train a model from raw text, and keep everything in a run folder."""
 
     steps: PositiveInt | None = None  # optimiser steps; none: 1500, or what --epochs takes
@@ -142,4 +144,5 @@ class TrainOptions(ModelOptions, DataOptions):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def replace(self, **changes: Any) -> TrainOptions:
-        return dataclasses.replace(self, **changes)
+        """A copy with changes, which count as given."""
+        return replace(self, **changes)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from gollm.errors import ConfigError, TrainingError
-from gollm.options import from_mapping, load_file
+from gollm.options import from_mapping, given, load_file
+from gollm.options.describe import shown
 from gollm.training.options import TrainOptions
 
 # What a resumed run may change: when it ends, what it reports and keeps, where its data lies (the data itself is
@@ -26,35 +28,46 @@ CHANGEABLE = (
 )
 
 
-def resumed_options(given: TrainOptions) -> TrainOptions:
-    """The options of the run in given.resume, with those of CHANGEABLE that are given now.
+def resumed_options(wanted: TrainOptions) -> TrainOptions:
+    """The options of the run in wanted.resume, with those of CHANGEABLE that are given now.
 
     Raises TrainingError where there is no run, ConfigError for an option that would change what the run computes."""
-    assert given.resume is not None
-    path = Path(given.resume) / "config.yaml"
-    if not path.is_file():
+    assert wanted.resume is not None
+    folder = wanted.resume
+    path = Path(wanted.resume) / "config.yaml"
+    if "\0" in wanted.resume or not os.path.isfile(path):
         raise TrainingError(
-            f"there is no run to go on with in {given.resume} (no config.yaml); name a run's folder, "
+            f"there is no run to go on with in {folder} (no config.yaml); name a run's folder, "
             "or start a new run with --out"
         )
     saved = from_mapping(TrainOptions, load_file(path), where=str(path))
-    defaults = TrainOptions()
     changes = {}
-    for name in given.to_dict():
-        value, before = getattr(given, name), getattr(saved, name)
-        if name in ("resume", "out") or value in (getattr(defaults, name), before):
+    for name in given(wanted):
+        value, before = getattr(wanted, name), getattr(saved, name)
+        if name == "resume" or value == before or (name == "out" and _same_path(value, wanted.resume)):
             continue
+        flag = f"--{name.replace('_', '-')} is {_words(value)}"
+        if name == "out":
+            raise ConfigError(f"{flag}, but the run in {folder} goes on in its own folder; leave it out")
         if name not in CHANGEABLE:
             raise ConfigError(
-                f"--{name.replace('_', '-')} is {value}, but the run in {given.resume} has {before}; "
+                f"{flag}, but the run in {folder} has {_words(before)}; "
                 "a resumed run keeps its options: leave it out, or start a new run"
             )
         if name == "recompute" and saved.activation_dtype == "bfloat16":
             raise ConfigError(
-                f"--recompute is {value}, but the run in {given.resume} has {before} and keeps activations as "
+                f"{flag}, but the run in {folder} has {_words(before)} and keeps activations as "
                 "bfloat16, where it changes what is computed; leave it out, or start a new run"
             )
         changes[name] = value
     if {"steps", "epochs"} & changes.keys():
         saved = saved.replace(steps=None, epochs=None)
-    return saved.replace(**changes, resume=given.resume, out=given.resume)
+    return saved.replace(**changes, resume=wanted.resume, out=wanted.resume)
+
+
+def _same_path(a: str, b: str) -> bool:
+    return os.path.realpath(a) == os.path.realpath(b)
+
+
+def _words(value: object) -> str:
+    return value if isinstance(value, str) and len(value) < 80 else shown(value)

@@ -5,23 +5,41 @@ tokenizer.json        the tokenizer
 metrics.jsonl         a line for each step
 step-00000250.golm    checkpoints with their training state, the newest few
 best.golm             the model with the lowest validation loss, without training state
+.lock                 locked while a process trains here; names the newest checkpoint that was written
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gollm.errors import TrainingError
 from gollm.files import open_regular, read_regular, reason, remove_leftovers, replacing
-from gollm.options import to_yaml
+from gollm.options import load_file, to_yaml
+from gollm.training.options import TrainOptions
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _CHECKPOINT = re.compile(r"step-(\d{8,})\.golm")
+
+
+def resume_command(path: str | Path) -> str:
+    """What a shell takes to go on with a run."""
+    return f"gollm train --resume {shlex.quote(str(path))}"
+
+
+class _Taken(Exception):
+    """Somebody has a folder of this name already."""
 
 
 class RunFolder:
@@ -29,38 +47,87 @@ class RunFolder:
 
     Raises TrainingError where it cannot be written, or is locked."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, new: bool = False) -> None:
+        """`new` raises _Taken for a folder that is there."""
         self.path = Path(path)
         self._metrics: int | None = None
         try:
-            self._made = not self.path.exists()
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as failure:
-            raise TrainingError(
-                f"the run folder {self.path} cannot be written: {reason(failure)}; choose another with --out"
-            ) from None
+            self._made = self._make(new)
+            self._lock: int | None = self._locked()
+        except (OSError, ValueError) as failure:  # ValueError: a NUL or a lone surrogate in the name
+            raise self._unusable(reason(failure) if isinstance(failure, OSError) else str(failure)) from None
         try:
-            self._take_lock()
             remove_leftovers(self.path)
         except BaseException:
-            os.close(self._lock)
+            self.close()
             raise
 
-    def _take_lock(self) -> None:
+    def _unusable(self, why: str) -> TrainingError:
+        name = str(self.path) if str(self.path).isprintable() else ascii(str(self.path))
+        return TrainingError(f"the run folder {name} cannot be written: {why}; choose another with --out")
+
+    @classmethod
+    def claim(cls, options: TrainOptions, name: str) -> RunFolder:
+        """The folder that the options choose: an interrupted run's, the new one of --out, or the first of runs/NAME-1,
+        runs/NAME-2 ... that is free. Nobody else can choose it until it is closed.
+
+        Raises TrainingError where another run has left something: nothing of it is ever overwritten."""
+        if options.resume is not None:
+            return cls(options.resume)
+        if options.out is None:
+            return cls.first_free(name)
+        folder = cls(options.out)
         try:
-            import fcntl
-        except ImportError:  # Windows
-            return
+            folder._refuse_used()
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    @classmethod
+    def first_free(cls, name: str, root: str | Path = "runs") -> RunFolder:
+        """Makes and locks root/NAME-1, or the first number that is free."""
+        for number in itertools.count(1):
+            with contextlib.suppress(_Taken):
+                return cls(Path(root) / f"{name}-{number}", new=True)
+        raise AssertionError
+
+    def _make(self, new: bool) -> bool:
+        """Whether this has made the folder."""
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrainingError(
-                f"another process is training in {self.path}; wait for it, or choose another folder with --out"
-            ) from None
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            if new:
+                raise _Taken from None
+            if not self.path.is_dir():
+                raise
+            return False
+        return True
+
+    def _locked(self) -> int:
+        """The descriptor of the lock. Raises TrainingError where another process has it."""
+        while True:
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                if fcntl is not None:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _same_file(descriptor, self._lock_path):  # else its last owner has just removed it
+                    return descriptor
+                os.close(descriptor)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise TrainingError(
+                    f"another process is training in {self.path}; wait for it, or choose another folder with --out"
+                ) from None
+            except BaseException:
+                os.close(descriptor)
+                raise
+            self.path.mkdir(parents=True, exist_ok=True)
 
     def close(self) -> None:
         """Lets others in. A folder that this object has made, and that nothing was written to, goes again."""
+        if self._lock is None:
+            return
         with contextlib.suppress(OSError):  # somebody else has removed it
             if self._made and os.listdir(self.path) == [self._lock_path.name]:
                 self._lock_path.unlink()
@@ -68,6 +135,7 @@ class RunFolder:
         for descriptor in (self._metrics, self._lock):
             if descriptor is not None:
                 os.close(descriptor)
+        self._metrics = self._lock = None
 
     def __enter__(self) -> RunFolder:
         return self
@@ -108,13 +176,40 @@ class RunFolder:
         for _, path in list(self.checkpoints().items())[:-n]:
             path.unlink(missing_ok=True)
 
-    def refuse_used(self) -> None:
-        """Raises TrainingError where another run has left something: nothing of it is ever overwritten."""
+    def _refuse_used(self) -> None:
         files = (self.config_path, self.tokenizer_path, self.metrics_path, self.best_path)
         if any(path.exists() for path in files) or self.checkpoints():
             raise TrainingError(
-                f"{self.path} holds a run already; go on with --resume {self.path}, or choose another folder with --out"
+                f"{self.path} holds a run already; go on with --resume {shlex.quote(str(self.path))}, "
+                "or choose another folder with --out"
             )
+
+    def note_checkpoint(self, path: Path) -> None:
+        """Remembers that a checkpoint was written, so that its loss is noticed."""
+        assert self._lock is not None
+        with contextlib.suppress(OSError):
+            os.lseek(self._lock, 0, os.SEEK_SET)
+            os.truncate(self._lock, os.write(self._lock, f"{path.name}\n".encode()))
+
+    def refuse_lost(self) -> None:
+        """For a run without checkpoints: raises TrainingError unless it was killed before it could write its first."""
+        assert self._lock is not None
+        every = load_file(self.config_path).get("checkpoint_every")
+        with contextlib.suppress(FileNotFoundError), open(self.metrics_path, "rb") as file:
+            steps = sum(line.endswith(b"\n") for line in file)
+            noted = os.fstat(self._lock).st_size > 0 and self.best_path.exists()
+            if noted or (isinstance(every, int) and 0 < every < steps):
+                best = " and best.golm" if self.best_path.exists() else ""
+                raise TrainingError(
+                    f"{self.path} has the metrics of {steps} steps{best}, but the checkpoints (step-*.golm) that "
+                    "training goes on from are gone; restore the newest, or start a new run with --out"
+                )
+
+    def set_aside(self, damaged: Path) -> Path:
+        """Renames a checkpoint that cannot be used, so that neither training nor cleaning up touches it."""
+        aside = damaged.with_name(damaged.name + ".damaged")
+        damaged.replace(aside)
+        return aside
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         """Writes the options, unless they are there. Raises TrainingError."""
@@ -150,8 +245,14 @@ class RunFolder:
         return values
 
     def write_metrics(self, values: Mapping[str, Any]) -> None:
-        """Appends a step's line. Raises TrainingError for a full disk."""
+        """Appends a step's line. Raises TrainingError for a full disk, and where the folder is gone."""
         assert self._metrics is not None
+        if not _same_file(self._metrics, self.metrics_path):
+            raise TrainingError(
+                f"{self.metrics_path} was removed, replaced or moved while the run was writing to it, so training "
+                f"stopped before step {values['step']} was saved; restore the folder and go on with: "
+                f"{resume_command(self.path)}, or start a new run"
+            )
         line = json.dumps(values, ensure_ascii=False).encode() + b"\n"
         try:
             while line:
@@ -170,7 +271,7 @@ class RunFolder:
     def _metrics_failure(self, failure: OSError) -> TrainingError:
         return TrainingError(
             f"cannot write {self.metrics_path}: {reason(failure)}. The checkpoints are untouched: "
-            f"free some space and go on with: gollm train --resume {self.path}"
+            f"free some space and go on with: {resume_command(self.path)}"
         )
 
 
@@ -182,9 +283,9 @@ def _parsed(line: bytes) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def new_run_path(name: str, root: str | Path = "runs") -> Path:
-    """runs/NAME-1, or the first number that is free."""
-    number = 1
-    while (path := Path(root) / f"{name}-{number}").exists():
-        number += 1
-    return path
+def _same_file(descriptor: int, path: Path) -> bool:
+    """Whether `path` still leads to the open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False

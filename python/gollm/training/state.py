@@ -2,6 +2,8 @@
 
     training: {"step", "sampler", "best_validation_loss"}     training tensors: the optimiser's moments and step count
 
+Where a signal broke off the evaluation or sample after the step, "unfinished" holds the step's metrics, whose line in
+metrics.jsonl is still to be written.
 The learning rate and the dropout masks are functions of the step number and of the options in config.yaml.
 """
 
@@ -10,16 +12,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gollm.checkpoint import open_checkpoint, write_checkpoint
 from gollm.config import ModelConfig
 from gollm.data import Sampler
-from gollm.errors import CheckpointError, ConfigError
+from gollm.errors import CheckpointError, ConfigError, warn
 from gollm.interop.golm import copy_weights
 from gollm.model import Decoder
 from gollm.optimizer import Optimizer
 from gollm.strict_json import shorten
 from gollm.tokenizers import Tokenizer
+from gollm.training.run_folder import RunFolder
+
+METRICS = ("step", "loss", "grad_norm", "lr", "ms", "tokens_per_second")  # of a step alone
 
 
 @dataclass
@@ -29,6 +35,7 @@ class Progress:
     step: int = 0
     validation_loss: float | None = None  # of the last evaluation since the run was started or resumed
     best_validation_loss: float | None = None
+    unfinished: dict[str, Any] | None = None  # metrics of a step whose evaluation or sample is still to be made
 
 
 def write_state(
@@ -52,6 +59,7 @@ def write_state(
             "step": progress.step,
             "sampler": sampler.state(),
             "best_validation_loss": progress.best_validation_loss,
+            **({} if progress.unfinished is None else {"unfinished": progress.unfinished}),
         },
         training_tensors=optimizer.state(),
     )
@@ -76,6 +84,9 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, sampler: Sample
             raise CheckpointError(f"{path}: its step is {shorten(step)}, which is no count of steps")
         if best is not None and not (isinstance(best, (int, float)) and math.isfinite(best)):
             raise CheckpointError(f"{path}: its best validation loss is {shorten(best)}, which is no number")
+        unfinished = state.get("unfinished")
+        if unfinished is not None and not _are_metrics(unfinished, step):
+            raise CheckpointError(f"{path}: its unfinished step is {shorten(unfinished)}, not metrics of step {step}")
         if not isinstance(position, dict):
             raise CheckpointError(f"{path}: its training state has no position in the data")
         sampler.restore(position)
@@ -84,4 +95,32 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, sampler: Sample
             if name not in file.training_tensors:
                 raise CheckpointError(f"{path}: the optimiser's state '{name}' is missing")
             file.copy(file.training_tensors[name], array)
-    return Progress(step, best_validation_loss=best)
+    if unfinished is not None:
+        unfinished = {name: unfinished[name] for name in METRICS}
+    return Progress(step, best_validation_loss=best, unfinished=unfinished)
+
+
+def _are_metrics(values: object, step: int) -> bool:
+    return (
+        isinstance(values, dict)
+        and values.keys() == set(METRICS)
+        and all(type(value) in (int, float) for value in values.values())
+        and values["step"] == step > 0
+    )
+
+
+def read_newest_state(folder: RunFolder, model: Decoder, optimizer: Optimizer, sampler: Sampler) -> Progress:
+    """read_state() of the newest checkpoint. One that is damaged is set aside with a warning where an older one
+    serves; else the error is the newest's, and all stay as they are."""
+    failures: dict[Path, CheckpointError] = {}
+    for path in reversed(folder.checkpoints().values()):
+        try:
+            progress = read_state(path, model, optimizer, sampler)
+        except CheckpointError as failure:
+            failures[path] = failure
+            continue
+        for damaged, reason in failures.items():
+            aside = folder.set_aside(damaged)
+            warn(f"{reason}; it is now {aside.name}, and training goes on from {path.name}")
+        return progress
+    raise next(iter(failures.values()))

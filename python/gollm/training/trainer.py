@@ -29,11 +29,11 @@ from gollm.tape import no_grad
 from gollm.tensor import Array, Tensor
 from gollm.tokenizers import Tokenizer
 from gollm.training.callbacks import Callback, TrainResult
-from gollm.training.interruption import Interruption
+from gollm.training.interruption import Interruption, Stopped
 from gollm.training.options import TrainOptions
 from gollm.training.resume import resumed_options
-from gollm.training.run_folder import RunFolder, new_run_path
-from gollm.training.state import Progress, read_state, write_state
+from gollm.training.run_folder import RunFolder
+from gollm.training.state import Progress, read_newest_state, write_state
 
 MANY_TOKENS = 1 << 20  # that show whether texts end in the data
 
@@ -59,6 +59,7 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.progress = Progress()
         self.total_steps = 0
+        self.interruption = Interruption()
         self.optimizer: Optimizer
         self.sampler: Sampler
         self.gradients: Plan[list[Tensor]]  # the recorded part of a step
@@ -79,42 +80,48 @@ class Trainer:
         """How many tokens one step predicts."""
         return self.options.batch_size * self.options.grad_accumulation * self.model.config.context
 
-    def fit(self, data: TokenDataset | DataSource | str | Path) -> TrainResult:
-        """Trains until the last step, and writes the run folder as it goes.
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, the last one's evaluation and sample included."""
+        return self.step >= self.total_steps and self.progress.unfinished is None
+
+    def fit(self, data: TokenDataset | DataSource | str | Path, folder: RunFolder | None = None) -> TrainResult:
+        """Trains until the last step, and writes the run folder (the options' unless it is given) as it goes.
 
         SIGINT and SIGTERM (in the main thread) let the running step finish, save, and return with `interrupted` set.
+        An evaluation or sample that they break off is made when the run goes on.
         Raises TrainingError for a loss that is not finite or a folder that cannot be used, CheckpointError for a
         checkpoint that cannot be written or resumed from, DataError for data that does not serve."""
         options, started = self.options, time.perf_counter()
-        if not isinstance(data, TokenDataset):
-            source = data if isinstance(data, DataSource) else open_source(data)
-            data = prepare(
-                source, self.tokenizer, validation_fraction=options.validation_fraction, cache_dir=options.cache_dir
-            )
-        with RunFolder(options.resume or options.out or new_run_path("run")) as folder, Interruption() as interruption:
-            prompt = self._prompt(data)
-            metrics = self._prepare(folder, data)
-            for callback in self.callbacks:
-                callback.on_start(self)
-            while self.step < self.total_steps and interruption.signal is None:
-                metrics = self._step()
-                self._after_step(folder, metrics, prompt)
-            if not folder.checkpoint_path(self.step).exists():
-                self._save(folder)
-            folder.keep_newest(options.keep_checkpoints)  # a kill may have come between saving the last one and this
-            result = TrainResult(
-                folder=folder.path,
-                steps=self.step,
-                loss=metrics.get("loss"),
-                validation_loss=self.progress.validation_loss,
-                best_validation_loss=self.best_validation_loss,
-                checkpoint=folder.checkpoint_path(self.step),
-                interrupted=interruption.signal if self.step < self.total_steps else None,
-                seconds=time.perf_counter() - started,
-            )
-            for callback in self.callbacks:
-                callback.on_end(self, result)
-            return result
+        with folder or RunFolder.claim(options, "run") as folder:
+            if not isinstance(data, TokenDataset):
+                source = data if isinstance(data, DataSource) else open_source(data)
+                data = prepare(
+                    source, self.tokenizer, validation_fraction=options.validation_fraction, cache_dir=options.cache_dir
+                )
+            with self.interruption as interruption:
+                prompt = self._prompt(data)
+                metrics = self._prepare(folder, data)
+                for callback in self.callbacks:
+                    callback.on_start(self)
+                while not self.finished and interruption.signal is None:
+                    metrics = self.progress.unfinished or self._step()
+                    self._after_step(folder, metrics, prompt)
+                self._save_unless_saved(folder)
+                folder.keep_newest(options.keep_checkpoints)  # a kill may have come between saving the last and this
+                result = TrainResult(
+                    folder=folder.path,
+                    steps=self.step,
+                    loss=metrics.get("loss"),
+                    validation_loss=self.progress.validation_loss,
+                    best_validation_loss=self.best_validation_loss,
+                    checkpoint=folder.checkpoint_path(self.step),
+                    interrupted=None if self.finished else interruption.signal,
+                    seconds=time.perf_counter() - started,
+                )
+                for callback in self.callbacks:
+                    callback.on_end(self, result)
+                return result
 
     def _prepare(self, folder: RunFolder, data: TokenDataset) -> dict[str, Any]:
         """Everything before the first step; returns the metrics of the last step that was done."""
@@ -133,15 +140,16 @@ class Trainer:
         self.gradients = Plan(partial(compute_gradients, model, self._counters))
         model.dropout.seed = options.seed
         model.recompute, model.activation_dtype = options.recompute or "none", options.activation_dtype
-        if options.resume is None:
-            folder.refuse_used()
-        elif checkpoints := folder.checkpoints():  # none: killed before the first, so it starts over
-            self.progress = read_state(checkpoints[max(checkpoints)], model, self.optimizer, self.sampler)
+        if options.resume is not None:
+            if folder.checkpoints():
+                self.progress = read_newest_state(folder, model, self.optimizer, self.sampler)
+            else:
+                folder.refuse_lost()  # killed before its first: it starts over
         record = options.resolved(model.config, self.total_steps)
         folder.write_config(record.replace(out=str(folder.path), resume=None).to_dict())
         if not folder.tokenizer_path.exists():
             self.tokenizer.save(folder.tokenizer_path)
-        return folder.start_metrics(self.step)
+        return folder.start_metrics(self.step - (self.progress.unfinished is not None))
 
     def _prompt(self, data: TokenDataset) -> Array:
         """The tokens that samples continue, framed as the data's documents are.
@@ -196,25 +204,36 @@ class Trainer:
         }
 
     def _after_step(self, folder: RunFolder, metrics: dict[str, Any], prompt: Array) -> None:
-        """Evaluates, samples, logs and saves where it is time to."""
+        """Evaluates, samples, logs and saves where it is time to. A signal breaks off evaluating and sampling, and
+        leaves the step unfinished."""
         options, progress = self.options, self.progress
         sample_every = options.eval_every if options.sample_every is None else options.sample_every
         improved = False
-        if self.validation and self._due(options.eval_every):
-            loss = metrics["validation_loss"] = progress.validation_loss = self.evaluate()
-            if not math.isfinite(loss):
-                raise self._diverged(self.step, "validation loss", loss)
-            improved = progress.best_validation_loss is None or loss < progress.best_validation_loss
-        if options.sample_tokens and self._due(sample_every):
-            metrics["sample"] = self.sample(prompt)
+        progress.unfinished = dict(metrics)
+        try:
+            if self.validation and self._due(options.eval_every):
+                loss = metrics["validation_loss"] = self.evaluate()
+                if not math.isfinite(loss):
+                    raise self._diverged(self.step, "validation loss", loss)
+                improved = progress.best_validation_loss is None or loss < progress.best_validation_loss
+            if options.sample_tokens and self._due(sample_every):
+                metrics["sample"] = self.sample(prompt)
+        except Stopped:
+            return
         folder.write_metrics(metrics)
+        progress.unfinished = None
+        progress.validation_loss = metrics.get("validation_loss", progress.validation_loss)
         if improved:
             progress.best_validation_loss = progress.validation_loss
             LanguageModel(self.model, self.tokenizer).save(folder.best_path)
         if self._due(options.checkpoint_every):
             self._save(folder)
-        for callback in self.callbacks:
-            callback.on_step(self, metrics)
+        try:
+            for callback in self.callbacks:
+                callback.on_step(self, metrics)
+        except Exception:  # of a program, or because nobody reads what is printed: the step is not lost
+            self._save_unless_saved(folder)
+            raise
 
     def _due(self, every: int) -> bool:
         """Every so many steps (0: never), and after the last one."""
@@ -231,6 +250,7 @@ class Trainer:
         total, count = 0.0, 0
         with no_grad(), self.gradients.lend_memory():
             for inputs, targets in self.validation:
+                self.interruption.check()
                 total += self.model.loss(inputs, targets).item() * targets.size
                 count += targets.size
         return total / count
@@ -243,12 +263,21 @@ class Trainer:
                 self.model, prompt, max_new_tokens=options.sample_tokens, temperature=0.8, seed=options.seed
             )
             decoder = self.tokenizer.decoder(after=prompt.tolist())
-            return options.sample_prompt + "".join(map(decoder.push, tokens)) + decoder.finish()
+            text = options.sample_prompt
+            for token in tokens:
+                text += decoder.push(token)
+                self.interruption.check()
+            return text + decoder.finish()
+
+    def _save_unless_saved(self, folder: RunFolder) -> None:
+        if not folder.checkpoint_path(self.step).exists():
+            self._save(folder)
 
     def _save(self, folder: RunFolder) -> None:
         folder.sync_metrics()
         path = folder.checkpoint_path(self.step)
         write_state(path, self.model, self.tokenizer, self.optimizer, self.sampler, self.progress)
+        folder.note_checkpoint(path)
         folder.keep_newest(self.options.keep_checkpoints)
         for callback in self.callbacks:
             callback.on_checkpoint(self, path)

@@ -1,0 +1,115 @@
+"""What nobody may lose: checkpoints that are gone or damaged, options that are not heard, folders that two want or that
+vanish."""
+
+import shutil
+
+import pytest
+
+import gollm
+from gollm.errors import CheckpointError, ConfigError, GollmWarning, TrainingError
+from gollm.options import load_file
+from gollm.training import Callback, TrainOptions, prepare_job
+
+from .conftest import metrics
+
+# -- what a resumed run must not lose
+
+
+def test_a_run_whose_checkpoints_are_gone_is_left_alone(train):
+    result = train(steps=6, checkpoint_every=2, eval_every=2)
+    for path in result.folder.glob("step-*.golm"):
+        path.unlink()
+    before = {path: path.read_bytes() for path in result.folder.iterdir()}
+    with pytest.raises(TrainingError, match=r"metrics of 6 steps and best\.golm, but the checkpoints .* are gone"):
+        gollm.train(TrainOptions(resume=str(result.folder)))
+    (result.folder / "best.golm").unlink()
+    with pytest.raises(TrainingError, match=r"metrics of 6 steps, but the checkpoints .* are gone"):
+        gollm.train(TrainOptions(resume=str(result.folder)))
+    assert {path: path.read_bytes() for path in result.folder.iterdir()}.items() <= before.items()
+
+
+def test_a_short_run_whose_only_checkpoint_is_gone_is_left_alone(train):
+    result = train()
+    result.checkpoint.unlink()
+    with pytest.raises(TrainingError, match="are gone; restore the newest, or start a new run"):
+        gollm.train(TrainOptions(resume=str(result.folder)))
+
+
+def test_a_run_killed_between_its_first_evaluation_and_its_first_checkpoint_starts_over(train, tmp_path):
+    whole = train(eval_every=2, checkpoint_every=4, out=str(tmp_path / "whole"))
+    killed = train(eval_every=2, checkpoint_every=4)
+    for path in killed.folder.glob("step-*.golm"):
+        path.unlink()
+    (killed.folder / ".lock").write_bytes(b"")  # what the first checkpoint would have left its name in
+    lines = (killed.folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (killed.folder / "metrics.jsonl").write_bytes(b"".join(lines[:4]))
+    result = gollm.train(TrainOptions(resume=str(killed.folder)))
+    assert result.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-100], lambda data: b"x" + data[1:]])
+def test_a_damaged_checkpoint_is_set_aside_for_an_older_one(train, damage):
+    result = train(steps=6, checkpoint_every=2, eval_every=2, lr=1e-2)
+    whole, best = result.checkpoint.read_bytes(), (result.folder / "best.golm").read_bytes()
+    result.checkpoint.write_bytes(damage(whole))
+    with pytest.warns(GollmWarning, match=r"000006\.golm.*; it is now .*6\.golm\.damaged, .* from step-00000004\.golm"):
+        again = gollm.train(TrainOptions(resume=str(result.folder)))
+    assert again.checkpoint.read_bytes() == whole and (result.folder / "best.golm").read_bytes() == best
+    assert [m["step"] for m in metrics(result.folder)] == [1, 2, 3, 4, 5, 6]
+    assert (result.folder / "step-00000006.golm.damaged").read_bytes() == damage(whole)
+
+
+def test_where_every_checkpoint_is_damaged_all_stay(train):
+    result = train(steps=6, checkpoint_every=2)
+    for path in result.folder.glob("step-*.golm"):
+        path.write_bytes(b"")
+    before = sorted(path.name for path in result.folder.iterdir())
+    with pytest.raises(CheckpointError, match="step-00000006"):
+        gollm.train(TrainOptions(resume=str(result.folder)))
+    assert sorted(path.name for path in result.folder.iterdir()) == before
+
+
+# -- options that are given
+
+
+def test_a_value_that_equals_the_default_is_heard(train):
+    result = train()
+    with pytest.raises(ConfigError, match=r"--lr is 0.002, but the run in .* has 0.001"):
+        gollm.train(TrainOptions(resume=str(result.folder), lr=TrainOptions().lr))
+    with pytest.raises(ConfigError, match=r"--preset is small, but the run in .* has tiny"):
+        gollm.train(TrainOptions(resume=str(result.folder), preset="small"))
+    with pytest.raises(ConfigError, match=r"--out is elsewhere, but the run in .* goes on in its own folder"):
+        gollm.train(TrainOptions(resume=str(result.folder), out="elsewhere"))
+    gollm.train(TrainOptions(resume=str(result.folder), out=str(result.folder), sample_tokens=100, sample_every=None))
+    assert load_file(result.folder / "config.yaml")["sample_tokens"] == 100
+
+
+# -- two runs, and a folder that goes
+
+
+def test_a_prepared_job_holds_its_folder(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with prepare_job(options(out=None, steps=1)) as first, prepare_job(options(out=None, steps=1)) as second:
+        assert (str(first.folder.path), str(second.folder.path)) == ("runs/words-1", "runs/words-2")
+        with pytest.raises(TrainingError, match="another process is training in"):
+            prepare_job(options(out="runs/words-2"))
+        assert first.run().folder.name == "words-1"
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["words-1"]
+
+
+@pytest.mark.parametrize("gone", [shutil.rmtree, lambda path: path.rename(path.with_name("moved"))])
+def test_a_folder_that_goes_under_a_run_ends_it(options, tmp_path, gone):
+    class Remove(Callback):
+        def __init__(self):
+            self.steps = []
+
+        def on_step(self, trainer, metrics):
+            self.steps.append(metrics["step"])
+            if metrics["step"] == 3:
+                gone(tmp_path / "run")
+
+    recorder = Remove()
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl was removed, replaced or moved while the run was writing"):
+        gollm.train(options(), [recorder])
+    assert recorder.steps == [1, 2, 3]
+    assert not (tmp_path / "run").exists()
