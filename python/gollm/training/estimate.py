@@ -207,14 +207,29 @@ def available_bytes() -> int | None:
 
 
 def _cgroup_rooms(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> Iterator[int]:
-    """Bytes that the process' cgroup (version 2) and those above it still allow, where they have a limit."""
+    """Bytes that the process' cgroups (versions 2 and 1) and those above them still allow, where they have a limit."""
     try:
-        path = next(line[3:].strip("/\n") for line in Path(own).read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
-        path = ""
-    for folder in (Path(path), *Path(path).parents):
+        lines = [line.split(":", 2) for line in Path(own).read_text().splitlines()]
+    except OSError:
+        lines = []
+    # A container often sees its own group as the root, under a path that only the host has.
+    own_v2 = next((line[2] for line in lines if line[:2] == ["0", ""]), "/")
+    own_v1 = next((line[2] for line in lines if line[1:2] == ["memory"]), "/")
+    yield from _rooms(Path(root), own_v2, "memory.max", "memory.current", "inactive_file")
+    yield from _rooms(
+        Path(root) / "memory", own_v1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+    )
+
+
+def _rooms(root: Path, own: str, limit: str, usage: str, cache: str) -> Iterator[int]:
+    """Of one hierarchy; cached files that nobody has used lately count as used, but make room when asked."""
+    folder = Path(own.strip("/"))
+    for level in (folder, *folder.parents):
         try:
-            limit, used = ((Path(root) / folder / name).read_text() for name in ("memory.max", "memory.current"))
-            yield max(0, int(limit) - int(used))
+            allowed, used = (int((root / level / name).read_text()) for name in (limit, usage))
         except (OSError, ValueError):  # "max" is no limit
             continue
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            stat = (line.split() for line in (root / level / "memory.stat").read_text().splitlines())
+            used -= next((int(words[1]) for words in stat if words[0] == cache), 0)
+        yield max(0, allowed - used)
