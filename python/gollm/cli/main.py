@@ -1,6 +1,7 @@
 """The entry point: finds the command, and turns each kind of failure into one line and an exit status.
 
-0 success · 1 something went wrong · 2 a mistake in the command line · 130 interrupted · 141 nobody reads the output
+0 success · 1 something went wrong · 2 a mistake in the command line · 130 interrupted · 141 nobody reads the output ·
+143 terminated
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import contextlib
 import importlib
 import inspect
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +45,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line (without the program's name) and returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     _make_printable(sys.stdout, sys.stderr)
     return guarded(lambda: _dispatch(words), debug="--debug" in words)
 
@@ -49,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command_main(name: str, argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """main() of a single command: `python -m gollm.train` is command_main("train")."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     _make_printable(sys.stdout, sys.stderr)
     return guarded(lambda: _run(name, words, prog or f"gollm {name}"), debug="--debug" in words)
 
@@ -61,18 +66,17 @@ def load_command(name: str) -> ModuleType:
 def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     """Runs an action; a failure becomes one line on stderr and the status to exit with. `debug` adds the traceback."""
     try:
-        with _warnings_in_words():
-            status = action()
-        sys.stdout.flush()
+        with _warnings_in_words(), _ended_in_order():
+            try:
+                status = action()
+            except SystemExit as stop:  # the end of --help, or SIGTERM
+                status = stop.code if isinstance(stop.code, int) else 0
+        _flush()
         return status
-    except SystemExit as stop:  # the end of --help
-        return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Nobody reads any more. Python flushes stdout once more when it exits: let that go nowhere.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
         return BROKEN_PIPE
     except Exception as error:
         if debug:
@@ -96,8 +100,59 @@ def in_words(error: BaseException) -> str:
 
 
 def _report(message: str, status: int) -> int:
-    print("gollm: " + " ".join(message.split()), file=sys.stderr)
+    try:
+        print("gollm: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    except OSError:  # no room for the message: the status still says it
+        _silence(sys.stderr)
     return status
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as failure:
+        _silence(sys.stdout)
+        raise OSError(failure.errno, failure.strerror, "standard output") from None
+
+
+def _silence(stream: TextIO) -> None:
+    """Python flushes its streams once more when it exits: what could not be written goes nowhere then."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _open_streams() -> None:
+    """A standard stream that was closed (`>&-`) leads to the null device: a file that is opened later would get its
+    number, and be written to by whatever prints."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                if nowhere != number:
+                    os.dup2(nowhere, number)
+                    os.close(nowhere)
+            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Meanwhile SIGTERM ends the program by an exception, so that locks and temporary files go; where it has a handler
+    or is ignored, it stays so."""
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if mine:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from gollm.options import given
 from gollm.training import Callback, Trainer, TrainOptions, TrainResult
-from gollm.training.console import Console, put
+from gollm.training.console import Console, Output
 
 SIGNAL_STATUS = 128  # a shell's status of a process that a signal ended, less the signal's number
 
@@ -24,11 +24,14 @@ class Options(TrainOptions):
 class JsonLines(Callback):
     """Prints what metrics.jsonl gets, and how the run ended."""
 
+    def __init__(self) -> None:
+        self.output = Output()
+
     def on_step(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        put(json.dumps(metrics))
+        self.output.put(json.dumps(metrics))
 
     def on_end(self, trainer: Trainer, result: TrainResult) -> None:
-        put(json.dumps({"result": dataclasses.asdict(result)}, default=str))
+        self.output.put(json.dumps({"result": dataclasses.asdict(result)}, default=str))
 
 
 def run(options: Options) -> int:
@@ -36,9 +39,12 @@ def run(options: Options) -> int:
 
     own = {name: getattr(options, name) for name in given(options) if name != "json"}
     with prepare_job(TrainOptions(**own)) as job:
-        output: Callback = JsonLines()
-        if not options.json:
-            output = console = Console()
+        if options.json:
+            reporter: JsonLines | Console = JsonLines()
+        else:
+            reporter = console = Console()
             console.announce(job)
-        result = job.run([output])
+        result = job.run([reporter])
+    if reporter.output.failure is not None:
+        raise reporter.output.failure
     return 0 if result.interrupted is None else SIGNAL_STATUS + result.interrupted

@@ -40,7 +40,7 @@ from ..files import open_regular, read_regular, reason, replacing, sync_folder, 
 from ..tokenizers.base import Framing
 from .reading import on_lines_of_their_own
 from .shards import HEADER_BYTES, Ids, Part, StrPath, Tokens, open_shard, shard_dtype, shard_header
-from .sources import DataSource, Files
+from .sources import DataSource, Files, TokenShards
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def cached_tokens(
     """
     root = cache_folder(cache_dir)
     try:
-        content = _content_fingerprint(source, root)
+        content = content_fingerprint(source, root)
         key = hashlib.sha256(f"{FORMAT} {content} {tokenizer_fingerprint(tokenizer)}".encode()).hexdigest()[:32]
         folder = root / "tokens" / key
         tokens = _open(folder, tokenizer.vocab_size, source.name)
@@ -117,7 +117,8 @@ def cached_tokens(
     return tokens
 
 
-def _content_fingerprint(source: DataSource, root: Path) -> str:
+def content_fingerprint(source: DataSource, root: Path) -> str:
+    """source.fingerprint(), remembered in `root` for a large corpus that nothing was written to since."""
     signature = source.signature()
     if signature is None or source.size_bytes < REMEMBER_FROM_BYTES:
         return source.fingerprint()
@@ -129,7 +130,7 @@ def _content_fingerprint(source: DataSource, root: Path) -> str:
     started = time.time()
     fingerprint = source.fingerprint()
     # A file that changed within the clock's last tick could change again and look the same.
-    settled = isinstance(source, Files) and source.newest_change() < started - 2
+    settled = isinstance(source, Files | TokenShards) and source.newest_change() < started - 2
     if settled and source.signature() == signature:
         with contextlib.suppress(OSError, DataError):  # a cache that can only be read still serves
             memory.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import DataError
-from .cache import BuildProgress, TextTokenizer, cached_tokens
+from .cache import BuildProgress, TextTokenizer, cache_folder, cached_tokens, content_fingerprint
 from .shards import StrPath, Tokens
 from .sources import DataSource, TokenShards
 
@@ -74,7 +74,7 @@ def _tokens(
     tokens = Tokens.open(
         source.paths,
         vocab_size=tokenizer.vocab_size,
-        fingerprint=source.fingerprint(),
+        fingerprint=content_fingerprint(source, cache_folder(cache_dir)),
         name=f"the token shards {source.name}",
     )
     if not len(tokens):

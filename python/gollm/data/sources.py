@@ -26,7 +26,7 @@ from ..plain_text import make_decoder, standard_input
 from ..tokenizers.corpus import safe_cut
 from ..tokenizers.documents import parts_of
 from .reading import Piece, json_line_pieces, on_lines_of_their_own, split_document, text_pieces
-from .shards import HEADER_BYTES, is_shard, open_shard
+from .shards import is_shard, open_shard
 
 StrPath = str | os.PathLike[str]
 Progress = Callable[[int], None]
@@ -260,13 +260,13 @@ class TokenShards(DataSource):
         return self._files.size_bytes
 
     def fingerprint(self) -> str:
-        """Of sizes, headers and first tokens only: shards may be larger than what one wants to read before training."""
-        digest = hashlib.sha256(b"shards")
-        for path in self.paths:
-            with _readable(str(path)), open_regular(path) as file:
-                digest.update(file.read(HEADER_BYTES + 4096))
-            digest.update(str(path.stat().st_size).encode())
-        return digest.hexdigest()
+        return hashlib.sha256(f"shards {self._files.fingerprint()}".encode()).hexdigest()
+
+    def signature(self) -> str:
+        return self._files.signature()
+
+    def newest_change(self) -> float:
+        return self._files.newest_change()
 
     def pieces(self, progress: Progress = _ignore) -> Iterator[Piece]:
         raise DataError(

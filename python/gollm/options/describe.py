@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import io
+import os
 import textwrap
 import tokenize
 import types
@@ -38,11 +39,26 @@ class Range:
         return " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
 
 
+@dataclasses.dataclass(frozen=True)
+class FileName:
+    """Text that can name a file, as an annotation."""
+
+    def __contains__(self, value: str) -> bool:
+        try:
+            return b"\0" not in os.fsencode(value) and value != ""
+        except UnicodeEncodeError:  # a lone surrogate
+            return False
+
+    def __str__(self) -> str:
+        return "which a file can have as its name"
+
+
 PositiveInt: TypeAlias = Annotated[int, Range(at_least=1)]
 PositiveFloat: TypeAlias = Annotated[float, Range(above=0)]
 NonNegativeInt: TypeAlias = Annotated[int, Range(at_least=0)]
 NonNegativeFloat: TypeAlias = Annotated[float, Range(at_least=0)]
 Fraction: TypeAlias = Annotated[float, Range(at_least=0, at_most=1)]
+PathText: TypeAlias = Annotated[str, FileName()]
 
 
 class Positional:
@@ -98,11 +114,11 @@ class Option:
         return str(self.default) if isinstance(self.default, (str, Path)) and str(self.default) else shown(self.default)
 
 
-def without_annotation(annotation: Any) -> tuple[Any, Range | None]:
+def without_annotation(annotation: Any) -> tuple[Any, Range | FileName | None]:
     """Annotated[int, Range(...)] -> int, Range(...)"""
     if get_origin(annotation) is Annotated:
         plain, *extras = get_args(annotation)
-        return plain, next((extra for extra in extras if isinstance(extra, Range)), None)
+        return plain, next((extra for extra in extras if isinstance(extra, Range | FileName)), None)
     return annotation, None
 
 

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from gollm.errors import ConfigError
-from gollm.options.describe import Range, allowed, is_dataclass, shown, takes_none, union_members, without_annotation
+from gollm.options.describe import (
+    FileName,
+    Range,
+    allowed,
+    is_dataclass,
+    shown,
+    takes_none,
+    union_members,
+    without_annotation,
+)
 
 T = TypeVar("T")
 
@@ -127,6 +136,8 @@ def refusal(said: str, value: Any, annotation: Any) -> ConfigError:
         hint = f" (did you mean '{near}'?)" if near else ""
     elif isinstance(value, (bool, int, float)) and str in (plain, *union_members(plain)):
         hint = f" (write '{value}' in quotes if that is meant as text)"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        hint = " (of 64 bits)"
     return ConfigError(f"{said} is {shown(value)}; it must be {allowed(annotation)}{hint}")
 
 
@@ -160,7 +171,7 @@ def convert(value: Any, annotation: Any, said: str = "") -> Any:
     return _within(_convert_scalar(value, plain), limits)
 
 
-def _within(value: Any, limits: Range | None) -> Any:
+def _within(value: Any, limits: Range | FileName | None) -> Any:
     if limits is not None and value is not None and value not in limits:
         raise Mismatch
     return value
@@ -199,17 +210,19 @@ def _convert_scalar(value: Any, plain: Any) -> Any:
     elif plain is int:
         if not isinstance(value, bool):
             try:
-                return operator.index(value)
+                number = operator.index(value)
             except TypeError:
                 raise Mismatch from None
+            if -(2**63) <= number < 2**64:  # what a checkpoint holds
+                return number
     elif plain is float:
         if isinstance(value, numbers.Real) and not isinstance(value, bool):
             try:
-                number = float(value)
+                real = float(value)
             except OverflowError:
                 raise Mismatch from None
-            if math.isfinite(number):
-                return number
+            if math.isfinite(real):
+                return real
     elif plain is str:
         if isinstance(value, (str, os.PathLike)):  # a Python caller's Path, where any name will do
             return os.fspath(value)

@@ -19,10 +19,28 @@ if TYPE_CHECKING:
     from gollm.training.trainer import Trainer
 
 
+class Output:
+    """Standard output of a run. A full disk under it does not end the run: `failure` is there when it is over."""
+
+    def __init__(self) -> None:
+        self.failure: OSError | None = None
+
+    def put(self, text: str, write: Callable[[str], object] = print) -> None:
+        """Prints at once. Raises BrokenPipeError where nobody reads any more."""
+        try:
+            write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as failure:
+            self.failure = OSError(failure.errno, failure.strerror, "standard output")
+
+
 class Console(Callback):
     """Prints to standard output; the bar goes to standard error where that is a terminal."""
 
     def __init__(self) -> None:
+        self.output = Output()
         self.peak = fma_peak(0.2)  # FLOP/s
         self.flops_per_token = 0.0
         self._bar: Any = None
@@ -115,21 +133,9 @@ class Console(Callback):
 
     def _print(self, text: str) -> None:
         if self._bar is not None:
-            put(text, self._bar.write)
+            self.output.put(text, self._bar.write)
         else:
-            put(text)
-
-
-def put(text: str, write: Callable[[str], object] = print) -> None:
-    """Prints at once. A full disk under the output does not end a run; who started it hears of it when it is over.
-    Raises BrokenPipeError where nobody reads any more."""
-    try:
-        write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError:
-        pass
+            self.output.put(text)
 
 
 def _bytes(n: float) -> str:

@@ -14,6 +14,7 @@ from gollm.options import (
     Given,
     NonNegativeFloat,
     NonNegativeInt,
+    PathText,
     Positional,
     PositiveFloat,
     PositiveInt,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from gollm.data import Sampler
 
 DEFAULT_STEPS = 1500
+MAX_STEP_TOKENS = 1 << 40  # far beyond any memory; larger arrays have no size
+MAX_STEPS = 1 << 62
 
 BelowOne = Annotated[float, Range(at_least=0, below=1)]
 
@@ -34,15 +37,15 @@ class DataOptions:
     """What to train on, and how text becomes tokens."""
 
     # files, folders, wildcards, token shards, or - for standard input; none: the Python standard library's own source
-    data: Annotated[tuple[str, ...], Positional] = ()
+    data: Annotated[tuple[PathText, ...], Positional] = ()
     pattern: tuple[str, ...] = ()  # which files of a folder, for example '*.py'
     field: str | None = None  # the field of JSON lines that holds the text
-    encoding: str = "utf-8"  # of text files: any that Python knows
+    encoding: PathText = "utf-8"  # of text files: any that Python knows
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # what becomes of bytes that are no text
-    validation_data: tuple[str, ...] = ()  # text to judge by; none: the end of the data
+    validation_data: tuple[PathText, ...] = ()  # text to judge by; none: the end of the data
     validation_fraction: BelowOne = 0.1  # how much of the data's end that is
 
-    tokenizer: str = "bpe"  # bpe, character or word (trained on the data), or a tokenizer's file or folder
+    tokenizer: PathText = "bpe"  # bpe, character or word (trained on the data), or a tokenizer's file or folder
     vocab_size: PositiveInt | None = None  # of a tokenizer that is trained; none: the preset's
 
 
@@ -80,9 +83,9 @@ class TrainOptions(ModelOptions, DataOptions, Given):
     checkpoint_every: NonNegativeInt = 250  # steps between checkpoints; 0: only at the end
     keep_checkpoints: PositiveInt = 2  # how many of the newest stay
 
-    out: str | None = None  # the run folder; none: runs/NAME-N
-    resume: str | None = None  # the run folder of an interrupted run to go on with, under its own options
-    cache_dir: str | None = None  # where tokenised data is kept; none: $GOLLM_CACHE or ~/.cache/gollm
+    out: PathText | None = None  # the run folder; none: runs/NAME-N
+    resume: PathText | None = None  # the run folder of an interrupted run to go on with, under its own options
+    cache_dir: PathText | None = None  # where tokenised data is kept; none: $GOLLM_CACHE or ~/.cache/gollm
 
     EITHER: ClassVar = (("steps", "epochs"),)
     ALIASES: ClassVar[Mapping[str, str]] = {
@@ -106,6 +109,12 @@ class TrainOptions(ModelOptions, DataOptions, Given):
         super().__post_init__()
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("--steps and --epochs cannot both be given: each says when training ends")
+        context = self.model_config().context
+        if self.batch_size * self.grad_accumulation * context > MAX_STEP_TOKENS:
+            raise ConfigError(
+                f"--batch-size {self.batch_size} times --grad-accumulation {self.grad_accumulation} times a context of "
+                f"{context} is more than the 2^40 tokens that a step may have; use fewer"
+            )
 
     def base_config(self) -> ModelConfig:
         """The model's configuration, but for the vocabulary's size, which the tokenizer knows. Raises ConfigError."""
@@ -114,6 +123,8 @@ class TrainOptions(ModelOptions, DataOptions, Given):
     def total_steps(self, sampler: Sampler) -> int:
         """The number of the last step."""
         if self.epochs is not None:
+            if self.epochs * sampler.windows_per_epoch > MAX_STEPS:
+                raise ConfigError(f"--epochs is {self.epochs:g}, which is more than 2^62 steps; use fewer")
             return sampler.steps(self.epochs, self.grad_accumulation)
         return DEFAULT_STEPS if self.steps is None else self.steps
 

@@ -35,7 +35,7 @@ def resumed_options(wanted: TrainOptions) -> TrainOptions:
     assert wanted.resume is not None
     folder = wanted.resume
     path = Path(wanted.resume) / "config.yaml"
-    if "\0" in wanted.resume or not os.path.isfile(path):
+    if not os.path.isfile(path):
         raise TrainingError(
             f"there is no run to go on with in {folder} (no config.yaml); name a run's folder, "
             "or start a new run with --out"
