@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gollm.options
 from gollm.errors import ConfigError
 from gollm.options import (
     Fraction,
@@ -179,6 +181,13 @@ def test_a_required_option_is_asked_for_with_its_help() -> None:
         parse(Required, [], prog="x", description="")
     with pytest.raises(ConfigError, match=r"^r\.yaml: model is missing; it has no default$"):
         from_mapping(Required, {}, "r.yaml")
+
+
+@dataclass(frozen=True)
+class Remembering(gollm.options.Given):
+    a: int = 1
+    b: int = 2
+    c: int | None = None
 
 
 @dataclass(frozen=True)
@@ -426,6 +435,20 @@ def test_ranges_in_words() -> None:
     assert str(Range(at_least=1)) == "at least 1"
     assert str(Range(above=0, at_most=1)) == "above 0 and at most 1"
     assert 0.5 in Range(above=0, below=1) and 1 not in Range(below=1) and 0 not in Range(above=0)
+
+
+def test_which_options_were_given(tmp_path: Path) -> None:
+    """Whatever their values; None leaves an option open."""
+    assert gollm.options.given(Remembering()) == []
+    assert gollm.options.given(Remembering(3, c=None)) == ["a"]
+    (tmp_path / "o.yaml").write_text("b: 2\n")
+    parsed = parse(Remembering, ["--a", "1", "--config", str(tmp_path / "o.yaml")], prog="x", description="")
+    assert gollm.options.given(parsed) == ["a", "b"] and parsed == Remembering()
+    assert gollm.options.given(from_mapping(Remembering, {"b": 2})) == ["b"]
+    assert gollm.options.given(gollm.options.replace(parsed, c=5)) == ["a", "b", "c"]
+    assert gollm.options.given(pickle.loads(pickle.dumps(parsed))) == ["a", "b"]
+    with pytest.raises(TypeError):
+        Remembering(d=1)  # type: ignore[call-arg]
 
 
 def test_importing_the_machinery_does_not_import_the_parser() -> None:

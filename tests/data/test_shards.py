@@ -1,11 +1,13 @@
 """llm.c's token shards, and sequences over them."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gollm.data import Texts, Tokens, TokenShards, open_shard, open_source, prepare, write_shard
+from gollm.data import Texts, Tokens, TokenShards, cache, open_shard, open_source, prepare, write_shard
 from gollm.errors import DataError
 
 
@@ -123,6 +125,27 @@ def test_shards_are_a_source(tmp_path, tokenizer):
         next(iter(source.iter_text()))
     other = open_source(tmp_path / "train_0.bin")
     assert other.fingerprint() != source.fingerprint() == open_source(tmp_path).fingerprint()
+
+
+def test_an_edit_anywhere_in_a_shard_is_noticed(tmp_path, tokenizer):
+    """Far behind the header, with the size and the time of before."""
+    path = tmp_path / "a.bin"
+    write_shard(path, np.arange(20_000) % 250)
+    before = prepare(open_source(path), tokenizer, cache_dir=tmp_path).fingerprint
+    times = path.stat()
+    write_shard(path, np.where(np.arange(20_000) == 15_000, 7, np.arange(20_000) % 250))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == times.st_size
+    assert prepare(open_source(path), tokenizer, cache_dir=tmp_path).fingerprint != before
+
+
+def test_the_hash_of_large_shards_is_remembered(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(cache, "REMEMBER_FROM_BYTES", 10)
+    monkeypatch.setattr(TokenShards, "newest_change", lambda self: 0.0)
+    write_shard(tmp_path / "a.bin", range(100))
+    first = prepare(open_source(tmp_path / "a.bin"), tokenizer, cache_dir=tmp_path / "cache").fingerprint
+    monkeypatch.setattr(TokenShards, "fingerprint", lambda self: pytest.fail("hashed again"))
+    assert prepare(open_source(tmp_path / "a.bin"), tokenizer, cache_dir=tmp_path / "cache").fingerprint == first
 
 
 def test_shards_and_text_do_not_mix(tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import gollm
-from gollm.errors import CheckpointError, ConfigError, GollmWarning, TrainingError
+from gollm.errors import CheckpointError, ConfigError, GollmError, GollmWarning, TrainingError
 from gollm.options import load_file
 from gollm.training import Callback, TrainOptions, prepare_job
 
@@ -113,3 +113,42 @@ def test_a_folder_that_goes_under_a_run_ends_it(options, tmp_path, gone):
         gollm.train(options(), [recorder])
     assert recorder.steps == [1, 2, 3]
     assert not (tmp_path / "run").exists()
+
+
+# -- values that would fail hours later, or with Python's own words
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 2**64}, r"seed is 18446744073709551616; it must be a whole number, at least 0 \(of 64 bits\)"),
+        ({"steps": 10**30}, "steps is 1000000000000000000000000000000; it must be a whole number"),
+        ({"batch_size": 10**18}, "more than the 2.40 tokens that a step may have"),
+        ({"grad_accumulation": 10**19}, "more than the 2.40 tokens that a step may have"),
+        ({"steps": None, "epochs": 1e308}, "more than 2.62 steps"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"out": ""}, "out is ''; it must be text that can name a file, or none"),
+        ({"out": "a\0b"}, "it must be text that can name a file"),
+        ({"out": "\ud800"}, "it must be text that can name a file"),
+        ({"out": "x" * 300}, "File name too long"),
+        ({"cache_dir": "a\0b"}, "cache_dir is"),
+        ({"tokenizer": "a\0b"}, "tokenizer is"),
+        ({"data": ("a\0b",)}, "data.0. is"),
+        ({"resume": "a\0b"}, "resume is"),
+    ],
+)
+def test_odd_values_are_refused_before_anything_begins(options, tmp_path, changes, message):
+    with pytest.raises(GollmError, match=message):
+        gollm.train(options(**changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_largest_seed_can_be_saved(train):
+    assert train(seed=2**64 - 1).checkpoint.exists()
+
+
+def test_commands_in_messages_quote_their_paths(train, options, tmp_path):
+    folder = tmp_path / "my run"
+    train(out=str(folder))
+    with pytest.raises(TrainingError, match=rf"--resume '{folder}'"):
+        train(out=str(folder))

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gollm.errors import ConfigError
 from gollm.schedule import SCHEDULES, learning_rate
 from gollm.training import TrainOptions
 
@@ -60,3 +61,11 @@ def test_stays_within_bounds(schedule, total, warmup, peak, share, data):
 def test_the_warm_up_follows_the_number_of_steps(options, steps):
     chosen = TrainOptions(**options)
     assert chosen.warm_up(chosen.steps or 1000) == steps
+
+
+@pytest.mark.parametrize("schedule", ["cosin", "", None, "Linear"])
+def test_an_unknown_schedule_is_refused(schedule):
+    with pytest.raises(ConfigError, match="it must be one of cosine, linear, constant, wsd"):
+        learning_rate(5, schedule=schedule, peak=1.0, minimum=0.0, warmup_steps=0, total_steps=10)
+    with pytest.raises(ConfigError, match="schedule is"):
+        TrainOptions(schedule=schedule)

@@ -50,7 +50,7 @@ class FileName:
             return False
 
     def __str__(self) -> str:
-        return "which a file can have as its name"
+        return "that can name a file"
 
 
 PositiveInt: TypeAlias = Annotated[int, Range(at_least=1)]
@@ -156,7 +156,7 @@ def is_optional_switch(annotation: Any) -> bool:
 def allowed(annotation: Any) -> str:
     """A type in words, for `it must be ...`."""
     plain, limits = without_annotation(annotation)
-    suffix = f", {limits}" if limits else ""
+    suffix = "" if limits is None else f" {limits}" if isinstance(limits, FileName) else f", {limits}"
     members = union_members(plain)
     if members:
         words = " or ".join(map(allowed, members))

@@ -40,7 +40,7 @@ class DataOptions:
     data: Annotated[tuple[PathText, ...], Positional] = ()
     pattern: tuple[str, ...] = ()  # which files of a folder, for example '*.py'
     field: str | None = None  # the field of JSON lines that holds the text
-    encoding: PathText = "utf-8"  # of text files: any that Python knows
+    encoding: str = "utf-8"  # of text files: any that Python knows
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # what becomes of bytes that are no text
     validation_data: tuple[PathText, ...] = ()  # text to judge by; none: the end of the data
     validation_fraction: BelowOne = 0.1  # how much of the data's end that is
