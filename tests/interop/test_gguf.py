@@ -174,6 +174,7 @@ def test_tokenizer_and_defaults_come_back(tmp_path):
     defaults = GenerationDefaults(
         stop_tokens=(tokenizer.special_tokens["<|endoftext|>"], tokenizer.special_tokens["<|user|>"]),
         bos_token=3, pad_token=5, temperature=0.7, top_k=40, top_p=0.9, chat_template="{{ messages }}",
+        min_p=0.25, repetition_penalty=1.5, chat_templates={"tool_use": "{{ tools }}"},
     )  # fmt: skip
     config = llama(vocab_size=tokenizer.vocab_size + 7)
     source, _ = random_source(config)

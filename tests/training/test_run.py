@@ -288,6 +288,7 @@ def test_resume_from_before_the_first_checkpoint(train, tmp_path):
     killed = train(out=str(tmp_path / "killed"))
     for path in killed.folder.glob("*.golm"):
         path.unlink()
+    (killed.folder / ".lock").write_bytes(b"")  # what the first checkpoint would have left its name in
     result = gollm.train(TrainOptions(resume=str(killed.folder)))
     assert result.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
     assert [m["step"] for m in metrics(killed.folder)] == [1, 2, 3, 4, 5, 6]

@@ -9,7 +9,8 @@
     tokenizer.ggml.bos_token_id, eos_token_id, eot_token_id, eom_token_id, unknown_token_id, padding_token_id
     tokenizer.ggml.add_bos_token, add_eos_token, add_space_prefix
     tokenizer.chat_template
-    general.sampling.temp, top_k, top_p
+    tokenizer.chat_template.NAME, tokenizer.chat_templates: further templates and their names
+    general.sampling.temp, top_k, top_p, min_p, penalty_repeat
 
 What a file says beside the vocabulary never costs the model: what is odd is left out with a warning.
 Source: src/llama-vocab.cpp of github.com/ggml-org/llama.cpp.
@@ -23,8 +24,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gollm.errors import FormatError, GenerationError, TokenizerError, warn
-from gollm.generation import GenerationDefaults
+from gollm.errors import FormatError, TokenizerError, warn
+from gollm.generation import GenerationDefaults, sound
 from gollm.interop.gguf_config import Key
 from gollm.interop.gguf_header import Header
 from gollm.interop.gguf_rules import NAMES, RULES
@@ -39,6 +40,7 @@ from gollm.tokenizers.sentencepiece_model import piece_of, token_of
 from gollm.tokenizers.vocabulary import Vocabulary
 
 _GGML = "tokenizer.ggml."
+_TEMPLATE = "tokenizer.chat_template"
 ORDINARY, UNKNOWN, CONTROL, ADDED, UNUSED, BYTE = range(1, 7)
 _STOP_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _IDS = ("bos_token_id", "unknown_token_id", "padding_token_id", *_STOP_KEYS)
@@ -49,6 +51,8 @@ _SAMPLING: dict[str, tuple[str, type[int] | type[float]]] = {
     "general.sampling.temp": ("temperature", float),
     "general.sampling.top_k": ("top_k", int),
     "general.sampling.top_p": ("top_p", float),
+    "general.sampling.min_p": ("min_p", float),
+    "general.sampling.penalty_repeat": ("repetition_penalty", float),
 }
 _TYPES: dict[type, Literal["INT32", "FLOAT32"]] = {int: "INT32", float: "FLOAT32"}
 
@@ -187,13 +191,18 @@ def _template(header: Header, ids: dict[str, int], *, add_bos: bool) -> dict[str
 
 
 def read_defaults(header: Header, ids: dict[str, int]) -> GenerationDefaults:
-    values: dict[str, Any] = {"chat_template": header.side("tokenizer.chat_template", str) or None}
-    for key, (name, kind) in _SAMPLING.items():
-        value = header.side(key, kind)
-        try:
-            values |= GenerationDefaults.from_dict({} if value is None else {name: value}).to_dict()
-        except GenerationError as error:
-            warn(f"{header.where}: {error}, so it is left out")
+    values = {
+        name: sound(name, header.side(key, kind), f"{header.where}: {key}") for key, (name, kind) in _SAMPLING.items()
+    }
+    values["chat_template"] = sound(
+        "chat_template", header.side(_TEMPLATE, str) or None, f"{header.where}: {_TEMPLATE}"
+    )
+    values["chat_templates"] = {
+        name: text
+        for key, text in header.values.items()
+        if (name := key.removeprefix(_TEMPLATE + ".")) != key
+        and sound("chat_templates", {name: text}, f"{header.where}: {key}") is not None
+    }
     return GenerationDefaults(
         stop_tokens=tuple(dict.fromkeys(ids[name] for name in _STOP_KEYS if name in ids)),
         bos_token=ids.get("bos_token_id"),
@@ -210,7 +219,11 @@ def tokenizer_keys(tokenizer: Tokenizer | None, vocab_size: int, defaults: Gener
     sampling: list[Key] = [(key, _TYPES[kind], getattr(defaults, name)) for key, (name, kind) in _SAMPLING.items()]
     keys = [key for key in sampling if key[2] is not None]
     if defaults.chat_template is not None:
-        keys.append(("tokenizer.chat_template", "STRING", defaults.chat_template))
+        keys.append((_TEMPLATE, "STRING", defaults.chat_template))
+    named = {re.sub(r"[^0-9A-Za-z]", "_", name): text for name, text in defaults.chat_templates.items()}
+    keys += [(f"{_TEMPLATE}.{name}", "STRING", text) for name, text in named.items()]
+    if named:
+        keys.append((_TEMPLATE + "s", "STRING", list(named)))
     if tokenizer is None:
         return [*keys, (_GGML + "model", "STRING", "none")]
     if tokenizer.vocab_size > vocab_size:

@@ -195,9 +195,9 @@ class RunFolder:
         """For a run without checkpoints: raises TrainingError unless it was killed before it could write its first."""
         assert self._lock is not None
         every = load_file(self.config_path).get("checkpoint_every")
-        with contextlib.suppress(FileNotFoundError), open(self.metrics_path, "rb") as file:
+        with contextlib.suppress(FileNotFoundError), open_regular(self.metrics_path, buffering=-1) as file:
             steps = sum(line.endswith(b"\n") for line in file)
-            noted = os.fstat(self._lock).st_size > 0 and self.best_path.exists()
+            noted = os.fstat(self._lock).st_size > 0
             if noted or (isinstance(every, int) and 0 < every < steps):
                 best = " and best.golm" if self.best_path.exists() else ""
                 raise TrainingError(
