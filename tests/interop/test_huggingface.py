@@ -422,6 +422,15 @@ def test_shards_that_are_not_what_they_should_be(tmp_path: Path, monkeypatch: py
     for bad in (None, [], {"a": 1}):
         change(index, weight_map=bad)
         assert "weight_map" in refusal(folder)
+    norm = "model.norm.weight"
+    change(index, weight_map={name: file for name, file in weight_map.items() if name != norm})
+    assert weight_map[norm] in [file for name, file in weight_map.items() if name != norm]
+    open_model(folder).close()  # it is in a file that the index names
+    shard = folder / weight_map["lm_head.weight"]
+    before = shard.read_bytes()
+    rewrite(shard, str, {first: (3,)})
+    assert f"'{first}' is in {weight_map[first]} and in {shard.name}" in refusal(folder)
+    shard.write_bytes(before)
     change(index, weight_map={f"t{i}": f"{i}.safetensors" for i in range(1001)})
     assert "1,001 files" in refusal(folder)
     index.write_text(good)

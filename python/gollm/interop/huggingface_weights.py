@@ -129,7 +129,16 @@ def open_weights(folder: Path, stack: ExitStack) -> Tensors:
     for tensor, name in map_.items():
         if tensor not in files[name].tensors:
             raise FormatError(f"{where}: the tensor {shorten(tensor)} is not in {name}")
-    return {tensor: (files[name], files[name].tensors[tensor]) for tensor, name in map_.items()}
+    found: dict[str, tuple[SafetensorsFile, StoredTensor]] = {}
+    for file in files.values():  # as in transformers, what the index does not mention counts as well
+        for tensor, entry in file.tensors.items():
+            if tensor in found:
+                raise FormatError(
+                    f"{where}: the tensor {shorten(tensor)} is in {found[tensor][0].path.name} and in "
+                    f"{file.path.name}; delete one of them"
+                )
+            found[tensor] = file, entry
+    return found
 
 
 class Weights:
