@@ -1,14 +1,16 @@
 """What the binding of the kernels refuses, and in which words; the memory pool."""
 
 import contextlib
+import functools
 import gc
 import re
+import threading
 
 import numpy as np
 import pytest
 
 from gollm import _native
-from gollm.errors import ConfigError, DTypeError, KernelError, ShapeError
+from gollm.errors import ConfigError, DTypeError, GollmError, KernelError, ShapeError
 
 
 def layernorm(**changes):
@@ -224,9 +226,11 @@ def test_peak_and_release():
     assert _native.pool_statistics()["bytes_held"] <= held - (4 << 20)
 
 
-@pytest.mark.parametrize("shape", [(1 << 62,), (1 << 40, 1 << 40), ((1 << 60) - 1,), (1 << 50,)])
+@pytest.mark.parametrize(
+    "shape", [(1 << 62,), (1 << 64,), (1 << 40, 1 << 40), ((1 << 60) - 1,), (1 << 50,), (0, 1 << 62), (1 << 62, 9, 0)]
+)
 def test_more_than_there_is_raises_memory_error(shape):
-    with pytest.raises(MemoryError):
+    with pytest.raises(MemoryError, match=r"not enough memory for an array of shape \(.*\) and dtype float64"):
         _native.empty(shape, np.dtype(np.float64))
 
 
@@ -235,9 +239,29 @@ def test_arrays_of_objects_are_refused():
         _native.empty((2,), np.dtype(object))
 
 
-def test_a_negative_size_is_refused():
-    with pytest.raises(ShapeError, match=r"the shape \(2, -1\) has a negative size"):
-        _native.empty((2, -1), np.dtype(np.float32))
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ((2, -1), "the shape (2, -1) has a negative size"),
+        ((-(2**70),), "the shape (-1180591620717411303424,) has a negative size"),
+        ((1.5,), "the shape (1.5,) has a size that is not a whole number"),
+        (("3", None), "the shape ('3', None) has a size that is not a whole number"),
+        ((1,) * 65, "a shape of 65 axes is too long; at most 64 are possible"),
+    ],
+)
+def test_shapes_that_are_not_are_refused(shape, sentence):
+    with pytest.raises(ShapeError) as caught:
+        _native.empty(shape, np.dtype(np.float32))
+    assert str(caught.value) == sentence
+
+
+def test_sub_arrays_are_refused():
+    with pytest.raises(DTypeError, match=r"cannot lie in the pool; give its axes in the shape"):
+        _native.empty((2,), np.dtype((np.float32, (3,))))
+
+
+def test_sizes_may_be_any_whole_numbers():
+    assert _native.empty((np.uint8(2), True), np.dtype(np.float32)).shape == (2, 1)
 
 
 def test_empty_arrays_of_enormous_sizes_are_refused():
@@ -267,6 +291,78 @@ def test_workspace_bytes_of_any_sizes_is_a_number():
         for _ in range(300):
             given = {size: int(SIZES[rng.integers(len(SIZES))]) for size in sizes}
             assert _native.workspace_bytes(name, **given) >= 0, given
+
+
+def test_workspace_bytes_refuses_what_a_kernel_does_not_have():
+    with pytest.raises(ConfigError, match="matmul_nt: it takes no size or number Q"):
+        _native.workspace_bytes("matmul_nt", M=1, Q=2)
+    with pytest.raises(ConfigError, match="matmul_nt: it takes no size or number bias"):
+        _native.workspace_bytes("matmul_nt", bias=floats(1))
+    with pytest.raises(KernelError, match=r"^there is no kernel 'x{50,60}\.\.\.$"):
+        _native.workspace_bytes("x" * 100_000)
+
+
+def test_arrays_live_as_long_as_a_call():
+    """The caller's dict of arguments may change while a kernel runs: functools.partial hands out its own."""
+    n = 1 << 20
+    call = functools.partial(_native.add, c=np.empty(n, np.float32), a=floats(n), b=floats(n))
+    arguments = dict(call.keywords)
+    stop = threading.Event()
+
+    def change():
+        while not stop.is_set():
+            call.keywords.clear()
+            call.keywords.update(arguments)
+
+    other = threading.Thread(target=change)
+    other.start()
+    for _ in range(50):
+        with contextlib.suppress(GollmError):
+            call()
+    stop.set()
+    other.join()
+
+
+ENCODERS = ("Encoder", "BpeEncoder", "WordEncoder", "SentencePieceEncoder", "WordPieceEncoder")
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "arguments"),
+    [
+        *[("Plan", name, ()) for name in ("begin", "lend", "end", "clear", "run", "kernels")],
+        *[(kind, name, given) for kind in ENCODERS for name, given in (("encode", ("a",)), ("encode_batch", (["a"],)))],
+        ("BpeEncoder", "encode_pieces", (["a"],)),
+        ("PieceCounter", "add", ("a",)),
+        ("PieceCounter", "add_pieces", (["a"],)),
+        ("PieceCounter", "items", ()),
+        ("BpeTrainer", "run", (300, 1, 1)),
+        ("BpeTrainer", "result", ()),
+        ("BpeTrainer", "__init__", (_native.PieceCounter.__new__(_native.PieceCounter),)),
+    ],
+)
+def test_an_object_without_its_init_is_refused(kind, method, arguments):
+    empty = getattr(_native, kind).__new__(getattr(_native, kind))
+    with pytest.raises(TypeError, match="this object was made without its __init__"):
+        getattr(empty, method)(*arguments)
+
+
+def test_a_sequence_may_make_its_items_anew():
+    class Texts:
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, i):
+            if i >= 100:
+                raise IndexError
+            return f"é{i} x"
+
+    counter = _native.PieceCounter("gpt2")
+    counter.add_pieces(Texts())
+    assert dict(counter.items()) == {text.encode(): 1 for text in Texts()}
+    letters = np.arange(256, dtype=np.uint8), np.arange(257, dtype=np.int32), np.empty((0, 3), np.int32)
+    encoder = _native.BpeEncoder(*letters, "gpt2", np.empty(0, np.int32), False, False, -1)
+    assert bytes(encoder.encode_pieces(Texts()).astype(np.uint8)).decode() == "".join(Texts())
+    assert [bytes(ids.astype(np.uint8)).decode() for ids in encoder.encode_batch(Texts())] == list(Texts())
 
 
 def test_attention_over_no_sequences():

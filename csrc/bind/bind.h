@@ -5,6 +5,8 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "gollm.h"
@@ -14,7 +16,8 @@ namespace py = pybind11;
 // Raises gollm.errors.NAME(message).
 [[noreturn]] void raise_error(const char *name, const std::string &message);
 
-// repr(value), cut where it is long, for a message.
+// A text in ASCII, cut where it is long, for a message; and repr(value) so.
+std::string cut(const py::str &text);
 std::string shown(py::handle value);
 
 // Gives the GIL back for as long as it lives. At the interpreter's end Python (before 3.14) ends a thread that asks for the
@@ -31,9 +34,19 @@ class WithoutGil {
     PyThreadState *state;
 };
 
-// A buffer of a kernel's call, object being the NumPy array; nullptr where none was given.
+// A base of the classes that Python sees. An object of T.__new__(T), whose __init__ has not run, has no C++ object:
+// pybind11 would take memory for it from T's operator new and call methods on whatever lies there. So this operator
+// refuses, and made<T, ...>() is what such classes have instead of py::init<...>().
+struct Made {
+    static void *operator new(size_t) { throw py::type_error("this object was made without its __init__"); }
+};
+template <class T, class... Args> auto made() {
+    return py::init([](Args... args) { return ::new T(std::forward<Args>(args)...); });
+}
+
+// A buffer of a kernel's call, object being the NumPy array, which is kept alive; nullptr where none was given.
 struct Array {
-    PyObject *object;
+    py::object object;
     const char *data;
     py::ssize_t bytes;
 };

@@ -117,7 +117,7 @@ struct Workspace {
 
 // encode and encode_batch over any `int core(const uint8_t *text, size_t size, Workspace &)`. Calls from several
 // threads take different workspaces.
-class Encoder {
+class Encoder : public Made {
   public:
     virtual ~Encoder() = default;
     virtual int core(const uint8_t *text, size_t size, Workspace &work) const = 0;
@@ -131,8 +131,7 @@ class Encoder {
 
     py::list encode_batch(const py::sequence &texts) {
         std::vector<Text> views;
-        views.reserve(texts.size());
-        for (py::handle text : texts) views.emplace_back(text);
+        for (py::object text : texts) views.emplace_back(text); // not py::handle: the sequence may make its items anew
         std::vector<size_t> ends(views.size() + 1, 0);
         Loan work(*this);
         run(views.data(), views.size(), *work, ends.data() + 1);

@@ -33,6 +33,8 @@ struct Field {
     int word;      // its first word in the argument struct
     std::vector<Size> shape;
     bool is_array() const { return kind != Kind::Scalar && kind != Kind::Dim; }
+    bool is_number() const { return !is_array(); }
+    bool is_argument() const { return kind != Kind::Dim; }
     bool is_optional() const { return kind == Kind::OptIn || kind == Kind::OptOut || kind == Kind::Into; }
     bool is_written() const { return is_array() && kind != Kind::In && kind != Kind::OptIn; }
 };
@@ -83,7 +85,7 @@ class Kernel {
         for (const Field &field : fields_) words[field.word] = field.kind == Kind::Dim ? UNKNOWN : 0;
         const Field *real_field = nullptr;
         int real_type = -1;
-        Arrays arrays(fields_.size()); // kwargs keeps them alive without the GIL
+        Arrays arrays(fields_.size());
         Py_ssize_t used = 0;
         // Numbers first: shapes may name them.
         for (const Field &field : fields_)
@@ -115,10 +117,10 @@ class Kernel {
                 fail("DTypeError", field.name + " must be a NumPy array, not " + Py_TYPE(value)->tp_name);
             const py::array array = py::reinterpret_borrow<py::array>(value);
             check_array(field, array, words, arrays, real_field, real_type);
-            arrays[i] = {value, static_cast<const char *>(array.data()), array.nbytes()};
+            arrays[i] = {array, static_cast<const char *>(array.data()), array.nbytes()};
             words[field.word] = reinterpret_cast<int64_t>(arrays[i].data);
         }
-        if (used != PyDict_Size(kwargs.ptr())) fail_unknown(kwargs);
+        if (used != PyDict_Size(kwargs.ptr())) fail_unknown(kwargs, "argument", &Field::is_argument);
         for (const Field &field : fields_)
             if (field.kind == Kind::Dim && words[field.word] == UNKNOWN)
                 words[field.word] = 0; // all that have it were left out
@@ -137,14 +139,18 @@ class Kernel {
     // functions look at pointers only to see whether they are NULL.
     int64_t workspace_bytes(const py::kwargs &sizes) const {
         int64_t words[MAX_WORDS] = {};
+        Py_ssize_t used = 0;
         for (const Field &field : fields_) {
             if (field.is_array()) {
                 words[field.word] = (int64_t)(intptr_t)words;
                 continue;
             }
             PyObject *value = PyDict_GetItem(sizes.ptr(), field.key);
-            if (value) set_scalar(field, value, words);
+            if (!value) continue;
+            used++;
+            set_scalar(field, value, words);
         }
+        if (used != PyDict_Size(sizes.ptr())) fail_unknown(sizes, "size or number", &Field::is_number);
         const gollm_kernel *kernel = gollm_kernels(GOLLM_FLOAT32) + index_;
         return kernel->workspace ? kernel->workspace(words, gollm_num_threads()) : 0;
     }
@@ -169,12 +175,12 @@ class Kernel {
         raise_error(error, name_ + ": " + what);
     }
 
-    [[noreturn]] void fail_unknown(const py::kwargs &kwargs) const {
+    [[noreturn]] void fail_unknown(const py::kwargs &kwargs, const char *what, bool (Field::*takes)() const) const {
         for (auto item : kwargs) {
             bool known = false;
             for (const Field &field : fields_)
-                known |= field.kind != Kind::Dim && PyUnicode_Compare(field.key, item.first.ptr()) == 0;
-            if (!known) fail("ConfigError", "it takes no argument " + argument_name(item.first));
+                known |= (field.*takes)() && PyUnicode_Compare(field.key, item.first.ptr()) == 0;
+            if (!known) fail("ConfigError", std::string("it takes no ") + what + " " + argument_name(item.first));
         }
         fail("ConfigError", "an argument was given twice");
     }
@@ -312,7 +318,7 @@ void bind_kernels(py::module_ &m) {
         "workspace_bytes",
         [all](const std::string &kernel, const py::kwargs &sizes) {
             auto found = all->find(kernel);
-            if (found == all->end()) raise_error("KernelError", "there is no kernel " + kernel);
+            if (found == all->end()) raise_error("KernelError", "there is no kernel " + shown(py::str(kernel)));
             return found->second->workspace_bytes(sizes);
         },
         py::arg("kernel"),

@@ -16,12 +16,13 @@
     throw py::error_already_set();
 }
 
-std::string shown(py::handle value) {
+std::string cut(const py::str &text) {
     constexpr size_t LIMIT = 60;
-    const std::string text =
-        py::str(py::repr(value).attr("encode")("ascii", "backslashreplace").attr("decode")("ascii"));
-    return text.size() <= LIMIT ? text : text.substr(0, LIMIT - 3) + "...";
+    const std::string ascii = py::str(text.attr("encode")("ascii", "backslashreplace").attr("decode")("ascii"));
+    return ascii.size() <= LIMIT ? ascii : ascii.substr(0, LIMIT - 3) + "...";
 }
+
+std::string shown(py::handle value) { return cut(py::repr(value)); }
 
 WithoutGil::~WithoutGil() {
 #if defined(__GLIBCXX__) && defined(__linux__)
@@ -49,9 +50,9 @@ static py::typing::List<py::str> isa_supported() {
 }
 
 static void set_isa(const std::string &name) {
-    if (gollm_set_isa(name.c_str()) != GOLLM_OK)
-        raise_error("ConfigError", "instruction-set variant '" + name + "' cannot be used here; choose one of " +
-                                       std::string(py::str(isa_supported())));
+    if (name.find('\0') != name.npos || gollm_set_isa(name.c_str()) != GOLLM_OK)
+        raise_error("ConfigError", "instruction-set variant " + shown(py::str(name)) +
+                                       " cannot be used here; choose one of " + std::string(py::str(isa_supported())));
 }
 
 static void set_num_threads(const py::object &n) {

@@ -42,7 +42,7 @@ class Usage {
     std::atomic<int> users{0}; // how many run it
 };
 
-class Plan {
+class Plan : public Made {
   public:
     ~Plan() {
         pool_->release();
@@ -61,8 +61,7 @@ class Plan {
         words_.emplace_back(words, words + n_words);
         calls_.push_back({kernel, words_.back().data()});
         for (const Array &array : arrays)
-            if (array.object && !pool_->owns(array.data))
-                kept_.push_back(py::reinterpret_borrow<py::object>(array.object));
+            if (array.object && !pool_->owns(array.data)) kept_.push_back(array.object);
     }
 
     void clear() {
@@ -150,7 +149,7 @@ void record_call(const gollm_kernel *kernel, const int64_t *words, int n_words, 
 
 void bind_plan(py::module_ &m) {
     py::class_<Plan>(m, "Plan")
-        .def(py::init<>())
+        .def(made<Plan>())
         .def("begin", &Plan::begin, "Forgets what was recorded and records this thread's kernel calls until end().")
         .def("lend", &Plan::lend, "Gives this thread's arrays the plan's memory until end().")
         .def("end", &Plan::end)

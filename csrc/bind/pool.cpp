@@ -1,6 +1,7 @@
 // The pools that tensors take their memory from: one that all share, and one of each plan (plan.cpp).
 #include "pool.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 #include <string>
@@ -96,18 +97,39 @@ py::dict statistics() {
 }
 
 py::array empty(const py::tuple &sizes, const py::dtype &dtype) {
-    std::vector<py::ssize_t> shape;
-    py::ssize_t bytes = dtype.itemsize();
+    constexpr size_t MOST_AXES = 64; // NumPy's; NumPy 1 has 32, and says so
     if (dtype.flags() & HOLDS_OBJECTS)
-        raise_error("DTypeError", "arrays of dtype " + std::string(py::str(dtype)) + " cannot lie in the pool");
-    for (auto item : sizes) {
-        auto size = item.cast<py::ssize_t>();
-        if (size < 0) raise_error("ShapeError", "the shape " + std::string(py::str(sizes)) + " has a negative size");
+        raise_error("DTypeError", "arrays of dtype " + cut(py::str(dtype)) + " cannot lie in the pool");
+    if (!dtype.attr("subdtype").is_none())
+        raise_error("DTypeError",
+                    "arrays of dtype " + cut(py::str(dtype)) + " cannot lie in the pool; give its axes in the shape");
+    if (sizes.size() > MOST_AXES)
+        raise_error("ShapeError", "a shape of " + std::to_string(sizes.size()) + " axes is too long; at most " +
+                                      std::to_string(MOST_AXES) + " are possible");
+    std::vector<py::ssize_t> shape;
+    py::ssize_t bytes = dtype.itemsize(); // counting sizes of 0 as 1, as NumPy does, which has a limit for it
+    bool is_empty = false, too_large = false;
+    for (py::handle item : sizes) {
+        if (!PyIndex_Check(item.ptr()))
+            raise_error("ShapeError", "the shape " + shown(sizes) + " has a size that is not a whole number");
+        const py::ssize_t size = PyNumber_AsSsize_t(item.ptr(), nullptr); // nullptr: clipped to the type's range
+        if (PyErr_Occurred()) throw py::error_already_set();
+        if (size < 0) raise_error("ShapeError", "the shape " + shown(sizes) + " has a negative size");
         shape.push_back(size);
-        if (__builtin_mul_overflow(bytes, size, &bytes)) throw std::bad_alloc();
+        is_empty |= size == 0;
+        too_large |= __builtin_mul_overflow(bytes, std::max<py::ssize_t>(size, 1), &bytes);
     }
     const PoolInUse use = pool_in_use();
-    Pool::Block *block = (use.pool ? *use.pool : shared_pool()).take((size_t)bytes, use.lent);
+    Pool::Block *block = nullptr;
+    try {
+        if (!too_large) block = (use.pool ? *use.pool : shared_pool()).take(is_empty ? 0 : (size_t)bytes, use.lent);
+    } catch (const std::bad_alloc &) {
+    }
+    if (!block) {
+        const std::string what = "not enough memory for an array of shape " + shown(sizes) + " and dtype ";
+        PyErr_SetString(PyExc_MemoryError, (what + cut(py::str(dtype))).c_str());
+        throw py::error_already_set();
+    }
     py::capsule owner(block, [](void *p) { Pool::give_back(static_cast<Pool::Block *>(p)); });
     return py::array(dtype, shape, block->data, owner);
 }

@@ -18,7 +18,7 @@ enum sp_prefix prefix_of(const std::string &name) {
     if (name == "never") return SP_PREFIX_NEVER;
     if (name == "always") return SP_PREFIX_ALWAYS;
     if (name == "missing") return SP_PREFIX_MISSING;
-    refuse("unknown prefix '" + name + "'; known are: always, missing, never");
+    refuse("unknown prefix " + shown(py::str(name)) + "; known are: always, missing, never");
 }
 
 class SentencePieceEncoder : public Encoder {
@@ -80,8 +80,8 @@ class SentencePieceEncoder : public Encoder {
 void bind_sentencepiece(py::module_ &m) {
     using namespace py::literals;
     py::class_<SentencePieceEncoder, Encoder>(m, "SentencePieceEncoder", "SentencePiece's BPE with given pieces.")
-        .def(py::init<const Bytes &, const Ids &, const Types &, const std::optional<Scores> &,
-                      const std::optional<Ids> &, const Bytes &, const std::string &, bool, bool, bool>(),
+        .def(made<SentencePieceEncoder, const Bytes &, const Ids &, const Types &, const std::optional<Scores> &,
+                  const std::optional<Ids> &, const Bytes &, const std::string &, bool, bool, bool>(),
              py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), py::arg("types").noconvert(),
              py::arg("scores").noconvert(), py::arg("merges").noconvert(), py::arg("charsmap").noconvert(), "prefix"_a,
              "remove_extra_spaces"_a, "split_spaces"_a, "fuse_unknown"_a)

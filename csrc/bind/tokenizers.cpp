@@ -18,7 +18,7 @@ enum split_pattern pattern_of(const std::string &name) {
         if (name == PATTERNS[i]) return static_cast<enum split_pattern>(i);
         known += std::string(i ? ", " : "") + PATTERNS[i];
     }
-    refuse("unknown pre-tokenizer pattern '" + name + "'; known are " + known);
+    refuse("unknown pre-tokenizer pattern " + shown(py::str(name)) + "; known are " + known);
 }
 
 py::bytes decode_tokens(const Bytes &tokens, const Ids &offsets, const Ids &ids) {
@@ -39,6 +39,14 @@ py::bytes decode_tokens(const Bytes &tokens, const Ids &offsets, const Ids &ids)
     vocabulary_decode(&v, ids.data(), n, reinterpret_cast<uint8_t *>(PyBytes_AS_STRING(out.ptr())));
     return out;
 }
+
+// Held without the GIL. Whoever holds a mutex must not need the GIL, and whoever waits for one must not have it: a thread
+// that runs Python in between, a finalizer of the garbage collector for one, would wait for itself.
+struct Locked {
+    WithoutGil released;
+    std::lock_guard<std::mutex> lock;
+    explicit Locked(std::mutex &mutex) : lock(mutex) {}
+};
 
 class BpeEncoder : public Encoder {
   public:
@@ -72,7 +80,7 @@ class BpeEncoder : public Encoder {
         Loan work(*this);
         struct bpe_workspace *own = work->get(bpe_workspace_new, bpe_workspace_free);
         bool failed = !own;
-        for (py::handle piece : pieces) {
+        for (py::object piece : pieces) { // not py::handle: the sequence may make its items anew
             Text view(piece);
             failed = failed || bpe_encode_piece(model, own, view.data, view.size, &work->buffer) != 0;
         }
@@ -126,7 +134,7 @@ class WordEncoder : public Encoder {
 };
 
 // Counts the pieces of texts.
-class PieceCounter {
+class PieceCounter : public Made {
   public:
     explicit PieceCounter(const std::string &name) : pattern(pattern_of(name)) {
         if (piece_map_init(&counts)) throw std::bad_alloc();
@@ -137,16 +145,15 @@ class PieceCounter {
 
     void add(py::handle text) {
         Text view(text);
-        WithoutGil released;
-        std::lock_guard<std::mutex> lock(mutex);
+        const Locked lock(mutex);
         if (count_pieces(&counts, pattern, view.data, view.size)) throw std::bad_alloc();
     }
 
     // Pieces that were cut elsewhere.
     void add_pieces(const py::sequence &pieces) {
         std::vector<Text> views; // all before the lock: a sequence may be anybody's code
-        for (py::handle piece : pieces) views.emplace_back(piece);
-        std::lock_guard<std::mutex> lock(mutex);
+        for (py::object piece : pieces) views.emplace_back(piece);
+        const Locked lock(mutex);
         for (const Text &view : views) {
             if (view.size == 0) continue;
             int64_t *count = piece_map_at(&counts, view.data, view.size, view.data + view.size);
@@ -157,29 +164,34 @@ class PieceCounter {
 
     // (piece, count), in no particular order
     py::list items() {
-        std::lock_guard<std::mutex> lock(mutex);
         py::list result;
-        uint8_t buffer[PIECE_SHORT];
-        for (size_t s = 0; s < counts.capacity; s++) {
-            if (!counts.slots[s].key.hi) continue;
-            size_t length;
-            const uint8_t *bytes = piece_slot_bytes(&counts, &counts.slots[s], buffer, &length);
-            result.append(
-                py::make_tuple(py::bytes(reinterpret_cast<const char *>(bytes), length), counts.slots[s].value));
-        }
+        for (auto &[piece, count] : copied()) result.append(py::make_tuple(py::bytes(piece), count));
         return result;
     }
 
     struct piece_map counts;
     enum split_pattern pattern;
     std::mutex mutex;
+
+  private:
+    std::vector<std::pair<std::string, int64_t>> copied() {
+        const Locked lock(mutex);
+        std::vector<std::pair<std::string, int64_t>> all;
+        uint8_t buffer[PIECE_SHORT];
+        for (size_t s = 0; s < counts.capacity; s++) {
+            if (!counts.slots[s].key.hi) continue;
+            size_t length;
+            const uint8_t *bytes = piece_slot_bytes(&counts, &counts.slots[s], buffer, &length);
+            all.emplace_back(std::string(reinterpret_cast<const char *>(bytes), length), counts.slots[s].value);
+        }
+        return all;
+    }
 };
 
-class BpeTrainer {
+class BpeTrainer : public Made {
   public:
     explicit BpeTrainer(PieceCounter &counter) {
-        WithoutGil released;
-        std::lock_guard<std::mutex> lock(counter.mutex);
+        const Locked lock(counter.mutex);
         trainer = bpe_trainer_new(&counter.counts);
         if (!trainer) throw std::bad_alloc();
     }
@@ -189,38 +201,44 @@ class BpeTrainer {
 
     int64_t run(int32_t n_tokens, int64_t max_merges, int64_t min_count) {
         if (n_tokens > VOCABULARY_MAX) refuse("at most " + std::to_string(VOCABULARY_MAX) + " tokens are possible");
-        WithoutGil released;
-        std::lock_guard<std::mutex> lock(mutex);
+        const Locked lock(mutex);
         int64_t made = bpe_trainer_run(trainer, n_tokens, max_merges, min_count);
         if (made < 0) throw std::bad_alloc();
         return made;
     }
 
     int32_t n_tokens() {
-        std::lock_guard<std::mutex> lock(mutex);
+        const Locked lock(mutex);
         return trainer->n_tokens;
     }
 
     // (tokens, offsets, merges); token 0 to 255 is the byte of that value
     py::tuple result() {
-        std::lock_guard<std::mutex> lock(mutex);
-        const int32_t n = trainer->n_tokens, added = n - 256, size = trainer->offsets[added];
-        Bytes tokens(256 + size);
-        Ids offsets(n + 1), merges({static_cast<py::ssize_t>(trainer->n_merges), py::ssize_t{3}});
-        for (int32_t i = 0; i < 256; i++) {
-            tokens.mutable_data()[i] = static_cast<uint8_t>(i);
-            offsets.mutable_data()[i] = i;
-        }
-        if (size) memcpy(tokens.mutable_data() + 256, trainer->bytes, static_cast<size_t>(size));
-        for (int32_t i = 0; i <= added; i++) offsets.mutable_data()[256 + i] = 256 + trainer->offsets[i];
-        for (size_t i = 0; i < 3 * trainer->n_merges; i++) {
-            int32_t id = trainer->merges[i];
-            merges.mutable_data()[i] = id < 256 ? trainer->byte_of[id] : id;
-        }
-        return py::make_tuple(tokens, offsets, merges);
+        std::vector<uint8_t> tokens;
+        std::vector<int32_t> offsets, merges;
+        copy(tokens, offsets, merges);
+        const py::ssize_t n_merges = static_cast<py::ssize_t>(merges.size() / 3);
+        return py::make_tuple(Bytes(static_cast<py::ssize_t>(tokens.size()), tokens.data()),
+                              Ids(static_cast<py::ssize_t>(offsets.size()), offsets.data()),
+                              Ids({n_merges, py::ssize_t{3}}, merges.data()));
     }
 
   private:
+    void copy(std::vector<uint8_t> &tokens, std::vector<int32_t> &offsets, std::vector<int32_t> &merges) {
+        const Locked lock(mutex);
+        const int32_t added = trainer->n_tokens - 256;
+        for (int32_t i = 0; i < 256; i++) {
+            tokens.push_back(static_cast<uint8_t>(i));
+            offsets.push_back(i);
+        }
+        tokens.insert(tokens.end(), trainer->bytes, trainer->bytes + trainer->offsets[added]);
+        for (int32_t i = 0; i <= added; i++) offsets.push_back(256 + trainer->offsets[i]);
+        for (size_t i = 0; i < 3 * trainer->n_merges; i++) {
+            const int32_t id = trainer->merges[i];
+            merges.push_back(id < 256 ? trainer->byte_of[id] : id);
+        }
+    }
+
     struct bpe_trainer *trainer;
     std::mutex mutex;
 };
@@ -254,22 +272,23 @@ void bind_tokenizers(py::module_ &m) {
         .def("encode", &Encoder::encode, "text"_a, "The ids (n) of a text, int32.")
         .def("encode_batch", &Encoder::encode_batch, "texts"_a, "The ids of each text, on one thread.");
     py::class_<BpeEncoder, Encoder>(m, "BpeEncoder", "Byte-pair encoding with given merges.")
-        .def(py::init<const Bytes &, const Ids &, const Ids &, const std::string &, const Ids &, bool, bool, int32_t>(),
+        .def(made<BpeEncoder, const Bytes &, const Ids &, const Ids &, const std::string &, const Ids &, bool, bool,
+                  int32_t>(),
              py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), py::arg("merges").noconvert(), "pattern"_a,
              py::arg("added").noconvert(), "lowest_id_first"_a, "ignore_merges"_a, "unknown"_a)
         .def("encode_pieces", &BpeEncoder::encode_pieces, "pieces"_a, "The ids (n) of pieces that were cut elsewhere.")
         .def("unreached", &BpeEncoder::unreached, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
              "The ids (n) of tokens that merging does not make of their bytes.");
     py::class_<WordEncoder, Encoder>(m, "WordEncoder", "Words to ids.")
-        .def(py::init<const Bytes &, const Ids &, int32_t, int32_t, const std::string &>(),
+        .def(made<WordEncoder, const Bytes &, const Ids &, int32_t, int32_t, const std::string &>(),
              py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), "n_words"_a, "unknown"_a, "pattern"_a);
     py::class_<PieceCounter>(m, "PieceCounter", "Counts the pieces of texts.")
-        .def(py::init<const std::string &>(), "pattern"_a)
+        .def(made<PieceCounter, const std::string &>(), "pattern"_a)
         .def("add", &PieceCounter::add, "text"_a, "Counts a text's pieces.")
         .def("add_pieces", &PieceCounter::add_pieces, "pieces"_a, "Counts pieces that were cut elsewhere.")
         .def("items", &PieceCounter::items, "All pieces (bytes) with their counts.");
     py::class_<BpeTrainer>(m, "BpeTrainer", "Learns merges from counted pieces.")
-        .def(py::init<PieceCounter &>(), "counter"_a)
+        .def(made<BpeTrainer, PieceCounter &>(), "counter"_a)
         .def("run", &BpeTrainer::run, "n_tokens"_a, "max_merges"_a, "min_count"_a,
              "Goes on until there are n_tokens, or for max_merges; returns how many merges were made.")
         .def_property_readonly("n_tokens", &BpeTrainer::n_tokens, "The 256 bytes and the tokens learned so far.")

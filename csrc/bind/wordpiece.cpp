@@ -53,7 +53,8 @@ void bind_wordpiece(py::module_ &m) {
     m.def("bert_words", bert_words, "text"_a, "clean_text"_a, "space_chinese"_a, "strip_accents"_a, "lowercase"_a,
           "The words that BERT's normalisation and pre-tokenizer make of a text.");
     py::class_<WordPieceEncoder, Encoder>(m, "WordPieceEncoder", "WordPiece with a given vocabulary.")
-        .def(py::init<const Bytes &, const Ids &, const Bytes &, int32_t, size_t, bool, bool, bool, bool>(),
+        .def(made<WordPieceEncoder, const Bytes &, const Ids &, const Bytes &, int32_t, size_t, bool, bool, bool,
+                  bool>(),
              py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), py::arg("special").noconvert(), "unknown"_a,
              "max_word"_a, "clean_text"_a, "space_chinese"_a, "strip_accents"_a, "lowercase"_a);
 }
