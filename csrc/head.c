@@ -34,6 +34,7 @@ static int64_t gemms_workspace(int64_t rows, int64_t V, int64_t C, int backward)
 }
 
 static int64_t workspace_bytes(int64_t N, int64_t V, int64_t C, int backward, int n_threads) {
+    if (C == 0) return 0;
     const int64_t rows = chunk_rows(N, V);
     return round_up(rows * logits_stride(V), 64) * (int64_t)sizeof(real) +
            n_threads * gemms_workspace(rows, V, C, backward);
@@ -68,6 +69,7 @@ static real row_loss(real *logits, // (V)
 /* dx, dw and dloss are NULL in the forward pass. */
 static int run(const struct gollm_head_backward_args *a, const struct gollm_team *team) {
     const int64_t N = a->N, V = a->V, C = a->C;
+    if (C == 0) return GOLLM_BAD_SHAPE; // V would have no bound
     int64_t counted = 0;
     for (int64_t n = 0; n < N; n++) { // every thread looks at all, so that all leave together
         if (a->targets[n] == a->ignore_index) continue;

@@ -60,6 +60,7 @@ Kind kind_of(const std::string &word) {
 
 constexpr int64_t UNKNOWN = INT64_MIN; // no array has this size
 constexpr int MAX_WORDS = 64;
+constexpr int64_t EMPTY_ROWS_MAX = 1 << 20;
 
 class Kernel {
   public:
@@ -227,14 +228,8 @@ class Kernel {
                  field.name + " of shape " + shape_of(array) + " must be contiguous and aligned in memory (C order)");
         if (field.is_written() && !array.writeable())
             fail("ShapeError", field.name + " is written to, but the array is read-only");
-        if (array.size() == 0) { // no memory bounds its sizes, but loops go over them
-            int64_t longest = 1;
-            for (py::ssize_t k = 0; k < array.ndim(); k++) longest *= std::max<int64_t>(1, array.shape(k));
-            if (longest > INT32_MAX)
-                fail("ShapeError", field.name + " has shape " + shape_of(array) +
-                                       "; the sizes of an empty array may be at most 2147483647, all but 0 multiplied");
-        }
         const auto extra = array.ndim() - (py::ssize_t)field.shape.size();
+        if (array.size() == 0) check_empty(field, array, extra);
         bool matches = extra >= 0;
         for (size_t j = 0; matches && j < field.shape.size(); j++) {
             int64_t size = array.shape(extra + (py::ssize_t)j);
@@ -249,6 +244,19 @@ class Kernel {
                 matches = words[expected.word] == size;
         }
         if (!matches) fail_shape(field, array, words, arrays);
+    }
+
+    // No memory bounds the sizes of an empty array, but loops go over them: over its rows, where it has some.
+    void check_empty(const Field &field, const py::array &array, py::ssize_t extra) const {
+        int64_t longest = 1, most = EMPTY_ROWS_MAX;
+        for (py::ssize_t k = 0; k < array.ndim(); k++) {
+            if (array.shape(k) == 0 && k <= extra) most = INT32_MAX;
+            if (__builtin_mul_overflow(longest, std::max<int64_t>(1, array.shape(k)), &longest)) longest = INT64_MAX;
+        }
+        if (longest > most)
+            fail("ShapeError", field.name + " has shape " + shape_of(array) +
+                                   "; the sizes of an empty array may be at most " + std::to_string(most) +
+                                   ", all but 0 multiplied");
     }
 
     static std::string kind_name(char kind) { return kind == 'f' ? "float" : kind == 'u' ? "uint" : "int"; }
