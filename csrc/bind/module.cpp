@@ -6,7 +6,6 @@
 #include <climits>
 #include <string>
 #if defined(__GLIBCXX__) && defined(__linux__)
-#include <cxxabi.h> // __forced_unwind
 #include <unistd.h> // pause
 #endif
 
@@ -28,7 +27,7 @@ WithoutGil::~WithoutGil() {
 #if defined(__GLIBCXX__) && defined(__linux__)
     try {
         PyEval_RestoreThread(state);
-    } catch (abi::__forced_unwind &) { // may not be swallowed
+    } catch (...) { // the unwinding, which may not be swallowed; it has no object that a reference could be bound to
         for (;;) pause();
     }
 #else

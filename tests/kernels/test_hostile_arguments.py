@@ -26,8 +26,15 @@ DTYPES = ["f2", "f4", "f8", "i4", "i8", "u2", "?", "c8", "S4", "V4", "O", "M8[s]
 ITERATIONS = [value for value in WHOLE if value < 2**20 or value > 2**31]  # of measure_fma: they are its work
 
 
-def peak_memory():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+@contextlib.contextmanager
+def refused_or_computed():
+    """An error of gollm or a TypeError or none, without gigabytes or seconds."""
+    start = time.process_time()
+    with contextlib.suppress(GollmError, TypeError):
+        yield
+    assert time.process_time() - start < 2
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    assert memory < 4 << 30
 
 
 def unaligned(array):
@@ -118,14 +125,13 @@ def calls(draw, row):
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
 def test_odd_arguments_are_refused_or_computed(row):
-    @settings(max_examples=40, deadline=2000, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(calls(row), st.sampled_from(BUILDS[:-1]), st.sampled_from([1, 2, 3]))
     def check(arguments, build, threads):
-        with np.errstate(all="ignore"), using(build, threads), contextlib.suppress(GollmError, TypeError):
+        with np.errstate(all="ignore"), using(build, threads), refused_or_computed():
             getattr(_native, row.name)(**arguments)
 
     check()
-    assert peak_memory() < 4 << 30
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
@@ -138,7 +144,7 @@ def test_numbers_out_of_any_range(row):
             arguments = {field.name: case[field.name] for field in row.contract.scalars} | {odd.name: value}
             for field in row.contract.arrays:
                 arguments[field.name] = inputs.get(field.name, np.ones(field.shape(case), field.dtype(np.float32)))
-            with contextlib.suppress(GollmError):
+            with refused_or_computed():
                 getattr(_native, row.name)(**arguments)
 
 
@@ -154,8 +160,5 @@ def test_no_memory_bounds_the_sizes_of_empty_arrays(row, large, optional):
         case = row.cases[0] | {zero: 0, long: large}
         arguments = {field.name: case[field.name] for field in row.contract.scalars}
         arguments |= {field.name: np.ones(field.shape(case), field.dtype(np.float32)) for field in arrays}
-        start = time.process_time()
-        with contextlib.suppress(GollmError):
+        with refused_or_computed():
             getattr(_native, row.name)(**arguments)
-        assert time.process_time() - start < 2
-        assert peak_memory() < 4 << 30
