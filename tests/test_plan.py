@@ -257,6 +257,20 @@ def test_arrays_of_others_live_as_long_as_the_plan():
     assert len(others) == 10
 
 
+def test_arrays_of_a_plan_cannot_be_resized():
+    plan, a, b, c = _native.Plan(), np.ones(1000, np.float32), np.ones(2000, np.float32), np.empty(1000, np.float32)
+    plan.begin()
+    _native.add(c=c, a=a, b=b[:1000])
+    plan.end()
+    for array in (a, b):
+        with pytest.raises(ValueError, match="cannot resize"):
+            array.resize((10**6,), refcheck=False)
+    plan.run()
+    assert (c == 2).all()
+    plan.clear()
+    a.resize((1,), refcheck=False)
+
+
 def test_lent_memory():
     step = Step(Plan)
     step()

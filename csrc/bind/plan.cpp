@@ -61,7 +61,7 @@ class Plan : public Made {
         words_.emplace_back(words, words + n_words);
         calls_.push_back({kernel, words_.back().data()});
         for (const Array &array : arrays)
-            if (array.object && !pool_->owns(array.data)) kept_.push_back(array.object);
+            if (array.object && !pool_->owns(array.data)) keep(array.object);
     }
 
     void clear() {
@@ -112,6 +112,13 @@ class Plan : public Made {
 
     void start_alone() {
         if (!usage_.start_alone()) raise_error("GollmError", IN_USE);
+    }
+
+    // NumPy never frees the memory of an array with a weak reference, not even by resize(..., refcheck=False).
+    void keep(const py::object &array) {
+        kept_.push_back(array);
+        for (py::object owner = array; py::isinstance<py::array>(owner); owner = owner.attr("base"))
+            kept_.push_back(py::weakref(owner));
     }
 
     void forget() {
