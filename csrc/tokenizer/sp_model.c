@@ -16,8 +16,8 @@ static size_t first_character(const uint8_t *p, const uint8_t *end) {
 static int is_text(uint8_t type) { return type == SP_NORMAL || type == SP_USER_DEFINED; }
 
 static int add_byte(struct sp_model *model, const struct vocabulary *v, int32_t id, char *why, size_t why_size) {
-    int32_t *of_byte = &model->byte_id[*token_bytes(v, id)];
-    if (token_length(v, id) == 1 && *of_byte < 0) {
+    int32_t *of_byte = token_length(v, id) == 1 ? &model->byte_id[*token_bytes(v, id)] : NULL;
+    if (of_byte && *of_byte < 0) {
         *of_byte = id;
         return 1;
     }
