@@ -25,6 +25,7 @@ struct wp_settings {
     int clean_text, space_chinese, strip_accents, lowercase;
     int32_t unknown;
     size_t max_word; // characters, up to WP_WORD_MAX
+    int words;       // 0: only normalised, white space and punctuation stay as they are
 };
 
 /* Not changed by encoding: threads share it. */

@@ -50,26 +50,23 @@ static void put(struct wp_workspace *work, uint32_t c) {
     }
 }
 
-/* A character of the result: white space as a space, punctuation as a word. */
-static void put_word_part(struct wp_workspace *work, uint32_t c) {
-    switch (bert_class(c)) {
-    case BERT_SPACE: put(work, ' '); break;
-    case BERT_PUNCTUATION:
-        put(work, ' ');
-        put(work, c);
-        put(work, ' ');
-        break;
-    default: put(work, c);
-    }
+/* A character of the result: white space as a space, punctuation as a word, where they are asked for. */
+static void put_word_part(const struct wp_settings *settings, struct wp_workspace *work, uint32_t c) {
+    enum bert_class kind = bert_class(c);
+    if (kind == BERT_SPACE && (settings->words || settings->clean_text)) c = ' ';
+    int alone = kind == BERT_PUNCTUATION && settings->words;
+    if (alone) put(work, ' ');
+    put(work, c);
+    if (alone) put(work, ' ');
 }
 
 static void put_lower(const struct wp_settings *settings, struct wp_workspace *work, uint32_t c) {
     const uint32_t *lower = settings->lowercase ? bert_replaced(bert_lowered, bert_lowered_n, c) : NULL;
     if (!lower) {
-        put_word_part(work, c);
+        put_word_part(settings, work, c);
         return;
     }
-    for (int i = 0; i < 3 && lower[i]; i++) put_word_part(work, lower[i]);
+    for (int i = 0; i < 3 && lower[i]; i++) put_word_part(settings, work, lower[i]);
 }
 
 static void put_stripped(const struct wp_settings *settings, struct wp_workspace *work, uint32_t c) {
@@ -91,7 +88,7 @@ static void put_stripped(const struct wp_settings *settings, struct wp_workspace
 static void put_ascii(const struct wp_settings *settings, struct wp_workspace *work, uint8_t c) {
     enum bert_class kind = bert_class(c);
     if (settings->clean_text && (kind == BERT_REMOVED || c == 0x0B || c == 0x0C)) return;
-    put_word_part(work, settings->lowercase && c >= 'A' && c <= 'Z' ? c + 32u : c);
+    put_word_part(settings, work, settings->lowercase && c >= 'A' && c <= 'Z' ? c + 32u : c);
 }
 
 int wp_normalize(const struct wp_settings *settings, struct wp_workspace *work, const uint8_t *text, size_t length) {

@@ -240,6 +240,13 @@ def decode_tokens(
     offsets: numpy.typing.NDArray[numpy.int32],
     ids: numpy.typing.NDArray[numpy.int32],
 ) -> bytes: ...
+def bert_normalize(
+    text: object,
+    clean_text: bool,
+    space_chinese: bool,
+    strip_accents: bool,
+    lowercase: bool,
+) -> str: ...
 def bert_words(
     text: object,
     clean_text: bool,

@@ -184,7 +184,7 @@ static void check_wordpiece(const struct arrays *a, size_t kinds) {
     uint8_t *special = malloc((size_t)a->v.n);
     for (int32_t id = 0; id < a->v.n; id++) special[id] = a->type[id] != SP_NORMAL;
     struct wp_settings settings = {
-        (int)draw(2), (int)draw(2), (int)draw(2), (int)draw(2), (int32_t)draw((uint64_t)a->v.n), draw(12)};
+        (int)draw(2), (int)draw(2), (int)draw(2), (int)draw(2), (int32_t)draw((uint64_t)a->v.n), draw(12), 1};
     struct wp_model *model = wp_model_new(&a->v, special, settings, why, sizeof why);
     CHECK(model || *why);
     struct wp_workspace *work = wp_workspace_new();

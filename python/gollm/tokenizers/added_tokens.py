@@ -119,6 +119,7 @@ class Finder:
             if token.single_word and (_is_word(text, start - 1) or _is_word(text, end)):
                 continue
             if token.lstrip:
+                start = max(start, at)
                 while start > at and _is_space(text[start - 1]):
                     start -= 1
             if token.rstrip:
@@ -126,6 +127,8 @@ class Finder:
                 while space < len(text) and _is_space(text[space]):
                     space += 1
                 end = space
+            if start >= end:  # the token before it has taken the white space that it consists of
+                continue
             if start > at:
                 parts.append(text[at:start])
             parts.append(token.id)

@@ -72,6 +72,8 @@ def parse(document: dict[str, Any], path: Path) -> SentencePieceTokenizer:
         replace(token, ordinary=token.ordinary and (len(token.spelling) == 1 or token.spelling in reached))
         for token in added
     ]
+    if dummy_prefix == "never" and document.get("normalizer") is None:  # nothing is normalized there
+        added = [replace(token, normalized=False) for token in added]
     outside = {token.spelling for token in added if not token.ordinary}
     tokens, types = _tokens(vocab, outside, unknown, byte_fallback, path)
     with naming(path):
@@ -195,6 +197,8 @@ def _write_prefix(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
     schemes = {"missing": "always", "first": "first", "never": "never"}
     if tokenizer.dummy_prefix == "always" and not tokenizer.split_spaces:
         return {"normalizer": {"type": "Sequence", "normalizers": [_PREPEND, _REPLACE]}, "pre_tokenizer": None}
+    if tokenizer.dummy_prefix == "never" and any(token.normalized for token in tokenizer.added_tokens):
+        return {"normalizer": _REPLACE, "pre_tokenizer": None}
     if tokenizer.dummy_prefix == "always":
         raise TokenizerError("tokenizer.json can't put a space before every text and cut the text at spaces")
     metaspace = {

@@ -172,7 +172,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _normalize(self, text: str) -> str:
         if not self._normalizes_early or not text or not _is_unicode(text):
             return text
-        return (" " if self.dummy_prefix == "always" else "") + text.replace(MARK, " ")
+        return (MARK if self.dummy_prefix == "always" else "") + text.replace(" ", MARK)
 
     def _parts(self, text: str, finders: tuple[Finder | None, Finder | None]) -> list[str | int]:
         parts = super()._parts(text, finders)

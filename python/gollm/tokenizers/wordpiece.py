@@ -166,11 +166,21 @@ class WordPieceTokenizer(Tokenizer):
             special,
             self.special_tokens[self.unknown_token],
             self.max_word,
-            self.clean_text,
-            self.space_chinese,
-            self.strip_accents,
-            self.lowercase,
+            *((False,) * 4 if self._normalizes_early else self._steps),
         )
+
+    @property
+    def _steps(self) -> tuple[bool, bool, bool, bool]:
+        """The steps of the normalisation, in the order of the core's arguments."""
+        return self.clean_text, self.space_chinese, self.strip_accents, self.lowercase
+
+    @cached_property
+    def _normalizes_early(self) -> bool:
+        """`normalized` added tokens are looked for in the normalized text."""
+        return any(token.normalized for token in self.added_tokens)
+
+    def _normalize(self, text: str) -> str:
+        return _native.bert_normalize(text, *self._steps) if self._normalizes_early else text
 
     def _cut(self, text: str) -> int:
         return safe_cut(text)
