@@ -197,3 +197,35 @@ def test_what_is_not_supported_is_refused_by_name(change: dict[str, Any], named:
     (tmp_path / "t.json").write_text(json.dumps(changed))
     with pytest.raises(TokenizerError, match=named):
         tokenizers.load(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize("fallback", [True, False])
+@pytest.mark.parametrize("symbols", [["\t", "1", "q"], [MARK, "t"], ["a", "\n", "漢"]])
+def test_user_defined_characters_become_a_tokenizer_json(symbols: list[str], fallback: bool, tmp_path: Path) -> None:
+    """With the space before every text; more than one character is refused then."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+
+    def train(name: str, symbols: list[str]) -> SentencePieceTokenizer:
+        with (tmp_path / name).open("wb") as file:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(["the theme of the thesis  aa 12"] * 20), model_writer=file, model_type="bpe",
+                minloglevel=2, vocab_size=330, byte_fallback=fallback, hard_vocab_limit=False,
+                normalization_rule_name="identity", remove_extra_whitespaces=False, user_defined_symbols=symbols,
+            )  # fmt: skip
+        found = tokenizers.load(tmp_path / name)
+        assert isinstance(found, SentencePieceTokenizer)
+        return found
+
+    train("m.model", symbols).save_huggingface(tmp_path / "tokenizer.json")
+    peer = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
+    theirs = huggingface.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    again = tokenizers.load(tmp_path / "tokenizer.json")
+    generator = random.Random(4)
+    parts = [*symbols, "the", " ", "t", "a", "  ", "é", "th", "e", "2"]
+    for _ in range(300):
+        text = "".join(generator.choices(parts, k=generator.randrange(12)))
+        expected = peer.encode(text)
+        assert theirs.encode(text, add_special_tokens=False).ids == expected
+        assert again.encode(text).tolist() == expected
+    with pytest.raises(TokenizerError, match="user-defined piece"):
+        train("two.model", [*symbols, "<tool>"]).save_huggingface(tmp_path / "two.json")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gollm.errors import TokenizerError
+from gollm.strict_json import shorten
 from gollm.tokenizers.gpt2_files import merge_table, vocab_of
 from gollm.tokenizers.huggingface import read_added_tokens, read_merges, warn_of_limits, write_head
 from gollm.tokenizers.huggingface_pipeline import read_template, type_of, write_post_processor
@@ -153,11 +154,13 @@ def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
             f"cannot write {path}: tokenizer.json has no equal of SentencePiece's normalisation and of removing spaces"
         )
     kinds = tokenizer.types.tolist()
+    if tokenizer.dummy_prefix != "never":  # no merge has a user-defined piece: a single character is one without rules
+        kinds = [_without_rules(token, kind) for token, kind in zip(tokenizer.vocabulary, kinds, strict=True)]
     user_defined = [i for i, kind in enumerate(kinds) if kind == PieceType.USER_DEFINED]
     if user_defined and tokenizer.dummy_prefix != "never":
         raise TokenizerError(
-            f"cannot write {path}: tokenizer.json puts a space before the text behind each user-defined piece, such as "
-            f"{tokenizer.vocabulary[user_defined[0]]!r}, and SentencePiece only before the whole text"
+            f"cannot write {path}: the user-defined piece {shorten(tokenizer.vocabulary[user_defined[0]])} would be an "
+            "added token in tokenizer.json, where no space is put before a text that begins with one"
         )
     names = [_spell(token, kind) for token, kind in zip(tokenizer.vocabulary, kinds, strict=True)]
     template = {index: names[index] for index in (*tokenizer.prefix, *tokenizer.suffix)}
@@ -207,6 +210,11 @@ def _write_prefix(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
         "split": tokenizer.split_spaces,
     }
     return {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", **metaspace}}
+
+
+def _without_rules(token: bytes, kind: int) -> int:
+    single = kind == PieceType.USER_DEFINED and len(token.decode("utf-8", "replace")) == 1
+    return PieceType.NORMAL if single else kind
 
 
 def _spell(token: bytes, kind: int) -> str:
