@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import GollmError
+from .strict_json import shorten
 
 _TEMPORARY = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)
 
@@ -36,6 +37,14 @@ _ADVICE = {
     errno.EINVAL: "Choose another name",
     errno.ELOOP: "Choose another name",
 }
+
+
+def as_path(path: object, error: type[GollmError]) -> Path:
+    """A path that a caller names. Raises `error` for what cannot be one."""
+    if isinstance(path, str | os.PathLike):
+        with contextlib.suppress(TypeError):  # os.PathLike of bytes
+            return Path(path)
+    raise error(f"the path is {shorten(path)}; it must be a str or a pathlib.Path")
 
 
 def fitting_name(path: Path, before: str, after: str) -> Path:

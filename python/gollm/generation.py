@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import math
 import numbers
+import operator
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,6 +63,11 @@ class GenerationDefaults:
             if not test(value):
                 raise GenerationError(f"the generation default {name} is {shorten(value)}; it must be {allowed}")
         return cls(**{**values, "stop_tokens": tuple(values.get("stop_tokens", ()))})
+
+
+def possible(name: str, value: Any) -> bool:
+    """Whether the generation default `name` can have this value."""
+    return _ALLOWED[name][1](value)
 
 
 def sound(name: str, value: Any, where: str) -> Any:
@@ -221,7 +227,11 @@ def generate_tokens(
         raise GenerationError(
             f"the prompt has {len(tokens)} tokens, more than this model's context ({context}); shorten the prompt"
         )
-    return _generate(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, frozenset(stop), vocab_size)
+    try:
+        ends = frozenset(map(operator.index, stop))
+    except TypeError:
+        raise GenerationError(f"stop is {shorten(stop)}; it must be a list of token ids") from None
+    return _generate(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, ends, vocab_size)
 
 
 def _generate(

@@ -15,7 +15,8 @@ import numpy as np
 from gollm import generation, interop
 from gollm.checkpoint import write_checkpoint
 from gollm.config import ModelConfig
-from gollm.errors import ConfigError, GenerationError
+from gollm.errors import CheckpointError, ConfigError, GenerationError
+from gollm.files import as_path
 from gollm.generation import GenerationDefaults
 from gollm.model import Decoder
 from gollm.strict_json import shorten
@@ -120,7 +121,7 @@ class LanguageModel:
     def save(self, path: str | Path) -> None:
         """Writes weights, tokenizer and defaults to one *.golm file. Raises CheckpointError."""
         write_checkpoint(
-            path,
+            as_path(path, CheckpointError),
             config=self.config.to_dict(),
             generation=self.defaults.to_dict(),
             tensors={name: parameter.data for name, parameter in self.decoder.parameters.items()},

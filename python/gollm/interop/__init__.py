@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gollm import tokenizers
 from gollm.errors import FormatError, TokenizerError, warn
-from gollm.files import reason, refuse_pointer
+from gollm.files import as_path, reason, refuse_pointer
 from gollm.interop.binary import head
 from gollm.interop.huggingface_weights import refuse_adapter
 from gollm.interop.source import Format, Source, StorageType
@@ -33,15 +33,15 @@ _ENDINGS = {".golm": "golm", ".gguf": "gguf", ".json": "json"}  # of names that 
 
 def format_named(name: str) -> Format:
     """The format of this name. Raises FormatError for an unknown one."""
-    if name not in _MODULES:
-        raise FormatError(f"the format is {name!r}; it must be one of {', '.join(_MODULES)}")
+    if not isinstance(name, str) or name not in _MODULES:
+        raise FormatError(f"the format is {shorten(name)}; it must be one of {', '.join(_MODULES)}")
     found: Format = importlib.import_module(f"gollm.interop.{_MODULES[name]}").FORMAT
     return found
 
 
 def recognise(path: str | Path) -> Format:
     """The format of what is at `path`. Raises FormatError where there is nothing, or nothing that is known."""
-    path = Path(path)
+    path = as_path(path, FormatError)
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -70,7 +70,7 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer in a file or folder: one by itself (gollm.tokenizers.load), or that of a model in any format.
 
     Raises TokenizerError where there is none that can be read, FormatError for a model that is damaged."""
-    path = Path(path)
+    path = as_path(path, TokenizerError)
     found = _recognised(path)
     if found is None or found.read_tokenizer is None or path.is_dir():  # it may be no model after all
         try:
@@ -95,7 +95,7 @@ def open_model(path: str | Path, tokenizer: Tokenizer | str | Path | None = None
 
     Raises FormatError for a model that is damaged or not supported, and for a tokenizer with more tokens than it has,
     TokenizerError for a tokenizer that cannot be read."""
-    given = open_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+    given = tokenizer if tokenizer is None or isinstance(tokenizer, Tokenizer) else open_tokenizer(tokenizer)
     source = recognise(path).read(Path(path))
     rows = source.config.vocab_size
     if given is not None:
@@ -122,7 +122,7 @@ def _beyond(tokenizer: Tokenizer, rows: int) -> str:
 
 def format_of_target(path: str | Path) -> Format:
     """The format that a new file's or folder's name asks for. Raises FormatError where it may be several."""
-    path = Path(path)
+    path = as_path(path, FormatError)
     if os.path.isdir(path) or not path.suffix:
         return format_named("huggingface")
     if path.suffix not in _ENDINGS:
@@ -144,10 +144,10 @@ def save(
 
     `to` is the name of the format, told by the target's ending where there is none; `dtype` what matrices are stored
     as, the format's usual one unless given. Only with `overwrite` is something replaced. Raises FormatError."""
-    target = Path(target)
+    target = as_path(target, FormatError)
     goal = format_of_target(target) if to is None else format_named(to)
     if dtype is not None and dtype not in goal.dtypes:
-        raise FormatError(f"dtype is {dtype!r}; {goal.name} is written as {', '.join(goal.dtypes)}")
+        raise FormatError(f"dtype is {shorten(dtype)}; {goal.name} is written as {', '.join(goal.dtypes)}")
     if os.path.exists(target) and not _is_empty_folder(target):
         if not overwrite:
             raise FormatError(f"{target} is there already; choose another name, or replace it with --overwrite")

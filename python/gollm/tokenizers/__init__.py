@@ -21,6 +21,7 @@ from typing import Any
 import numpy.typing as npt
 
 from gollm.errors import TokenizerError
+from gollm.files import as_path
 from gollm.strict_json import shorten
 from gollm.tokenizers import (
     bert_vocab,
@@ -93,7 +94,7 @@ def load(
 
     Raises TokenizerError if there is no tokenizer, or one of a kind that is not supported.
     """
-    path = Path(path)
+    path = as_path(path, TokenizerError)
     if merges is None and os.path.isdir(path):
         return load(_in_folder(path), pattern=pattern, special_tokens=special_tokens)
     vocab_name, merges_name = next((pair for pair in gpt2_files.PAIRS if path.name.endswith(pair[1])), ("", ""))
