@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import numpy as np
 import pytest
 
 from gollm.config import ModelConfig
-from gollm.errors import FormatError
+from gollm.errors import FormatError, GollmWarning
 from gollm.generation import GenerationDefaults
 from gollm.interop import convert, format_named, open_model, recognise
 from gollm.interop.source import Source
@@ -294,3 +295,40 @@ def test_convert_goes_there_and_back(tmp_path):
         assert one.config == three.config
         a, b = contents(one), contents(three)
     assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("temperature", 1e39, False), ("temperature", 1e-60, True), ("temperature", 0, True), ("top_p", 1e-60, False),
+        ("top_p", 1, True), ("repetition_penalty", 1e300, False), ("repetition_penalty", 1e-50, False),
+        ("min_p", 1e-60, True), ("top_k", 2**31 - 1, True),
+    ],
+)  # fmt: skip
+def test_defaults_beyond_float32(tmp_path, name, value, kept):
+    source, _ = random_source(llama())
+    source.defaults = GenerationDefaults(**{name: value})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with written(source, tmp_path / "m.gguf") as opened:
+            found = getattr(opened.defaults, name)
+    assert [name in str(warning.message) for warning in caught] == ([] if kept else [True])
+    assert found == (type(found)(np.float32(value)) if name != "top_k" else value) if kept else found is None
+
+
+def test_names_of_chat_templates(tmp_path):
+    """As ggml's package writes them; of names that become the same the first is kept."""
+    source, _ = random_source(llama())
+    source.defaults = GenerationDefaults(chat_templates={"tool-use": "1", "tool_use": "2", "rag": "3", "é": "4"})
+    with pytest.warns(GollmWarning) as caught:
+        written(source, tmp_path / "m.gguf").close()
+    assert [
+        next(
+            word
+            for word in ("'tool-use' becomes", "'tool_use' is left out", "'é' becomes")
+            if word in str(each.message)
+        )
+        for each in caught
+    ] == ["'tool-use' becomes", "'tool_use' is left out", "'é' becomes"]
+    with open_model(tmp_path / "m.gguf") as opened:
+        assert opened.defaults.chat_templates == {"tool_use": "1", "rag": "3", "_": "4"}

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gollm.errors import FormatError, TokenizerError, warn
-from gollm.generation import GenerationDefaults, sound
+from gollm.generation import GenerationDefaults, possible, sound
 from gollm.interop.gguf_config import Key
 from gollm.interop.gguf_header import Header
 from gollm.interop.gguf_rules import NAMES, RULES
@@ -216,11 +216,10 @@ def read_defaults(header: Header, ids: dict[str, int]) -> GenerationDefaults:
 
 def tokenizer_keys(tokenizer: Tokenizer | None, vocab_size: int, defaults: GenerationDefaults) -> list[Key]:
     """(key, type, value) for a tokenizer and the defaults. FormatError for a tokenizer that GGUF has not."""
-    sampling: list[Key] = [(key, _TYPES[kind], getattr(defaults, name)) for key, (name, kind) in _SAMPLING.items()]
-    keys = [key for key in sampling if key[2] is not None]
+    keys = _sampling_keys(defaults)
     if defaults.chat_template is not None:
         keys.append((_TEMPLATE, "STRING", defaults.chat_template))
-    named = {re.sub(r"[^0-9A-Za-z]", "_", name): text for name, text in defaults.chat_templates.items()}
+    named = _named_templates(defaults)
     keys += [(f"{_TEMPLATE}.{name}", "STRING", text) for name, text in named.items()]
     if named:
         keys.append((_TEMPLATE + "s", "STRING", list(named)))
@@ -243,6 +242,35 @@ def tokenizer_keys(tokenizer: Tokenizer | None, vocab_size: int, defaults: Gener
     else:
         raise FormatError(f"GGUF has no {tokenizer.kind} tokenizers; it holds byte-level BPE and SentencePiece")
     return keys + _id_keys(tokenizer, defaults)
+
+
+def _sampling_keys(defaults: GenerationDefaults) -> list[Key]:
+    keys: list[Key] = []
+    for key, (name, kind) in _SAMPLING.items():
+        value = getattr(defaults, name)
+        if value is None:
+            continue
+        with np.errstate(over="ignore"):
+            stored = float(np.float32(value)) if kind is float else value
+        if possible(name, stored):
+            keys.append((key, _TYPES[kind], stored))
+        else:
+            warn(f"GGUF holds {name} in float32, where {value!r} becomes {stored}, so it is left out")
+    return keys
+
+
+def _named_templates(defaults: GenerationDefaults) -> dict[str, str]:
+    """Names have letters, digits and underscores only, as ggml's package writes them."""
+    named: dict[str, str] = {}
+    for name, text in defaults.chat_templates.items():
+        short = re.sub(r"[^0-9A-Za-z]", "_", name)
+        if short in named:
+            warn(f"GGUF has one name, {short}, for two chat templates, so {shorten(name)} is left out")
+            continue
+        if short != name:
+            warn(f"GGUF has only letters, digits and _ in names: the chat template {shorten(name)} becomes {short}")
+        named[short] = text
+    return named
 
 
 def _bpe_keys(tokenizer: BPETokenizer, vocab_size: int) -> list[Key]:
