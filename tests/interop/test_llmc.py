@@ -150,3 +150,19 @@ def test_files_that_are_cut_off_are_refused(tmp_path, size):
     (tmp_path / "model.bin").write_bytes(data[:size])
     with pytest.raises(FormatError, match=r"ends within its header|asks for"):
         open_model(tmp_path / "model.bin")
+
+
+def test_a_tokenizer_smaller_or_larger_than_the_model(tmp_path):
+    tokenizer = BPETokenizer.train("to be or not to be", 260, special_tokens=["<|endoftext|>"])
+    for rows in (tokenizer.vocab_size - 1, tokenizer.vocab_size + 5):  # the second comes back, the first is not written
+        source, _ = random_source(config_of(vocab_size=rows))
+        source.tokenizer = tokenizer
+        path = tmp_path / str(rows) / "model.bin"
+        path.parent.mkdir()
+        format_named("llm.c").write(source, path, "f32")
+        with open_model(path) as opened:
+            if rows < tokenizer.vocab_size:
+                assert opened.tokenizer is None and f"the model has only {rows}" in source.without_tokenizer
+                assert not (path.parent / "gpt2_tokenizer.bin").exists()
+            else:
+                assert opened.tokenizer.encode("to be").tolist() == tokenizer.encode("to be").tolist()

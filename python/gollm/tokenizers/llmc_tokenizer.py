@@ -36,7 +36,7 @@ def recognises(head: bytes) -> bool:
 
 
 def read(path: Path, vocab_size: int | None = None) -> BPETokenizer:
-    """The tokenizer of a file, which must have `vocab_size` tokens if that is given. Raises TokenizerError."""
+    """The tokenizer of a file, which has at most `vocab_size` tokens if that is given. Raises TokenizerError."""
     data = read_bytes(path)
     if not recognises(data) or len(data) < _HEADER:
         raise TokenizerError(f"{path} is no gpt2_tokenizer.bin of llm.c: it does not begin as one")
@@ -49,8 +49,10 @@ def read(path: Path, vocab_size: int | None = None) -> BPETokenizer:
         raise TokenizerError(
             f"{path}: it has {n} tokens, of which {end} ends a text; at most {MAX_TOKENS} are possible"
         )
-    if vocab_size is not None and n != vocab_size:
-        raise TokenizerError(f"{path} has {n} tokens, but {vocab_size} are wanted; it belongs to another model")
+    if vocab_size is not None and n > vocab_size:
+        raise TokenizerError(
+            f"{path} has {n} tokens, but {vocab_size} at most are possible; it belongs to another model"
+        )
     tokens: list[bytes] = []
     at = _HEADER
     for token in range(n):
@@ -103,7 +105,7 @@ def _merges(ranks: Mapping[bytes, int]) -> list[tuple[int, int, int]]:
     return rows
 
 
-def to_bytes(tokenizer: Tokenizer, path: Path) -> bytes:
+def to_bytes(tokenizer: Tokenizer, path: Path, vocab_size: int | None = None) -> bytes:
     """What is to be written to `path`. Raises TokenizerError for a tokenizer that would not come back as it is."""
     from gollm.tokenizers.bpe import BPETokenizer
 
@@ -113,6 +115,10 @@ def to_bytes(tokenizer: Tokenizer, path: Path) -> bytes:
         raise TokenizerError(
             f"cannot write {path}: llm.c's tokenizer has GPT-2's pattern and one special token; this one has "
             f"{shorten(tokenizer.pattern)} and {list(tokenizer.special_tokens)}"
+        )
+    if vocab_size is not None and tokenizer.vocab_size > vocab_size:
+        raise TokenizerError(
+            f"cannot write {path}: it has {tokenizer.vocab_size} tokens, and the model has only {vocab_size}"
         )
     tiktoken_file.check(tokenizer)
     tokens = list(tokenizer.vocabulary)
