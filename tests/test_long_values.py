@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,25 @@ def test_configuration_files(tmp_path: Path, ending: str) -> None:
     line = f'"{LONG}": 1'
     path.write_text(f"{{{line}, {line}}}" if ending == "json" else f"{line}\n{line}\n")
     assert len(message(lambda: files.load_file(path))) < 400
+
+
+def test_tokenizer_files(tmp_path: Path) -> None:
+    """Of names in a vocabulary, in merges and among added tokens."""
+    letters = {chr(i): i for i in range(300)}
+    path = tmp_path / "tokenizer.json"
+    model = {"type": "BPE", "vocab": {}, "merges": []}
+    for changes in (
+        {"model": {**model, "vocab": {LONG: 5}}},
+        {"model": {**model, "vocab": letters, "merges": [f"{LONG} {LONG}"]}},
+        {"model": {**model, "type": LONG}},
+        {"model": {**model, "type": "WordPiece", "vocab": {LONG: 7}, "unk_token": LONG}},
+        {"added_tokens": [{"id": 0, "content": LONG, "special": LONG}], "model": model},
+        {"normalizer": {"type": LONG}, "model": model},
+        {"pre_tokenizer": {"type": LONG}, "model": model},
+    ):
+        path.write_text(json.dumps(changes))
+        assert len(message(lambda: tokenizers.load(path)).replace(str(path), "")) < 600
+    (tmp_path / "vocab.json").write_text(json.dumps({LONG: 0}))
+    for merges in (f"#version: 0.2\n{LONG} {LONG}\n", f"#version: 0.2\n{LONG}\n"):
+        (tmp_path / "merges.txt").write_text(merges)
+        assert len(message(lambda: tokenizers.load(tmp_path / "merges.txt")).replace(str(tmp_path), "")) < 600

@@ -15,6 +15,7 @@ from typing import Any
 
 from gollm.errors import HubError
 from gollm.files import fitting_name, reason
+from gollm.strict_json import shorten
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _NEEDED = (
@@ -41,7 +42,7 @@ def pull(name: str, out: Path | None = None, revision: str | None = None, files:
     except ImportError:
         raise HubError("fetching models needs the package huggingface_hub: pip install 'gollm[hub]'") from None
     if not _NAME.fullmatch(name):
-        raise HubError(f"the model is called {name!r}; it must be ORG/NAME, as on the hub")
+        raise HubError(f"the model is called {shorten(name)}; it must be ORG/NAME, as on the hub")
     target = Path(name.rpartition("/")[2]) if out is None else out
     if os.path.exists(target) and (not target.is_dir() or any(target.iterdir())):
         raise HubError(f"{target} is there already; name another folder with --out")
@@ -64,7 +65,7 @@ def _chosen(name: str, there: Sequence[str], files: Sequence[str]) -> list[str]:
     """The files to fetch, the weights last."""
     for file in files:
         if file not in there or file.startswith("/") or ".." in file.split("/"):
-            raise HubError(f"{name} has no file {file!r}; it has {', '.join(sorted(there)[:20]) or 'none'}")
+            raise HubError(f"{name} has no file {shorten(file)}; it has {', '.join(sorted(there)[:20]) or 'none'}")
     if files:
         return list(files)
     weights = sorted(file for file in there if _WEIGHTS.fullmatch(file))

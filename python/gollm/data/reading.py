@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
+from gollm.strict_json import shorten
+
 from ..errors import DataError
 from ..plain_text import text_chunks
 
@@ -73,18 +75,21 @@ def json_line_pieces(
             raise DataError(f"{where}: the JSON is nested too deeply; give one flat object per line") from None
         except ValueError as failure:
             raise DataError(
-                f"{where}: not JSON ({failure}); every line must be an object such as {{{field!r}: ...}}"
+                f"{where}: not JSON ({failure}); every line must be an object such as {{{shorten(field)}: ...}}"
             ) from None
         if not isinstance(record, dict):
-            raise DataError(f"{where}: a JSON {type(record).__name__} instead of an object with the field {field!r}")
+            raise DataError(
+                f"{where}: a JSON {type(record).__name__} instead of an object with the field {shorten(field)}"
+            )
         if field not in record:
             known = ", ".join(repr(key[:40]) for key in list(record)[:8]) or "none"
             raise DataError(
-                f"{where}: no field {field!r}; its fields are {known}. Name the one that holds the text with --field"
+                f"{where}: no field {shorten(field)}; its fields are {known}. Name the "
+                "one that holds the text with --field"
             )
         text = record[field]
         if not isinstance(text, str):
-            raise DataError(f"{where}: the field {field!r} holds a {type(text).__name__} instead of a string")
+            raise DataError(f"{where}: the field {shorten(field)} holds a {type(text).__name__} instead of a string")
         if "\\u" in line:  # an escape can spell half of a surrogate pair, which is no character
             text = _whole_characters(text, where, errors)
         if text:

@@ -63,10 +63,12 @@ def added_tokens_of(special: Iterable[tuple[str, int]], others: Iterable[AddedTo
     tokens = {token.spelling: token for token in others}
     for spelling, index in special:
         if tokens.setdefault(spelling, AddedToken(spelling, index)).id != index:
-            raise TokenizerError(f"the added token {spelling!r} has the ids {index} and {tokens[spelling].id}")
+            raise TokenizerError(f"the added token {shorten(spelling)} has the ids {index} and {tokens[spelling].id}")
     for token in tokens.values():
         if not isinstance(token.spelling, str) or not token.spelling or type(token.id) is not int:
-            raise TokenizerError(f"special token {token.spelling!r} has id {token.id!r}; it must be text with a number")
+            raise TokenizerError(
+                f"special token {shorten(token.spelling)} has id {shorten(token.id)}; it must be text with a number"
+            )
     if len(tokens) > MAX_ADDED_TOKENS:
         raise TokenizerError(f"{len(tokens)} added tokens; at most {MAX_ADDED_TOKENS} are possible")
     return tuple(sorted(tokens.values(), key=lambda token: token.id))

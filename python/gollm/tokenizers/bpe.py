@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
+from gollm.strict_json import shorten
 from gollm.tokenizers import patterns
 from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.alphabet import from_alphabet
@@ -81,16 +82,16 @@ class BPETokenizer(Tokenizer):
         if merges.ndim != 2 or merges.shape[1] != 3:
             raise TokenizerError(f"merges of shape {merges.shape}; they must be (n, 3): left, right and resulting id")
         if normalizer not in (None, "NFC"):
-            raise TokenizerError(f'unknown normalizer {normalizer!r}; it must be "NFC" or none')
+            raise TokenizerError(f'unknown normalizer {shorten(normalizer)}; it must be "NFC" or none')
         for name, flag in (
             ("add_prefix_space", add_prefix_space),
             ("ignore_merges", ignore_merges),
             ("lowest_id_first", lowest_id_first),
         ):
             if type(flag) is not bool:
-                raise TokenizerError(f"{name} is {flag!r}; it must be true or false")
+                raise TokenizerError(f"{name} is {shorten(flag)}; it must be true or false")
         if unknown_token is not None and unknown_token not in list(self.special_tokens):
-            raise TokenizerError(f"the unknown token {unknown_token!r} is not among the special tokens")
+            raise TokenizerError(f"the unknown token {shorten(unknown_token)} is not among the special tokens")
         self.merges = merges
         self.pattern = patterns.checked(pattern)
         self.normalizer = normalizer

@@ -79,7 +79,7 @@ def build(
             tokens[index] = token.encode() if token in outside else from_alphabet(token)
         except (KeyError, UnicodeEncodeError):
             raise TokenizerError(
-                f"{path}: token {token!r} (id {index}) is not written in GPT-2's byte alphabet"
+                f"{path}: token {shorten(token)} (id {index}) is not written in GPT-2's byte alphabet"
             ) from None
     table = merge_table(merges, vocab, path)
     try:
@@ -114,7 +114,8 @@ def merge_table(merges: Iterable[tuple[str, str]], vocab: Mapping[str, int], pat
             rows[left, right] = vocab[left], vocab[right], vocab[left + right]
         except KeyError as error:
             raise TokenizerError(
-                f"{path}: merge {rank}, {left!r} and {right!r}, needs the token {error}, which isn't there"
+                f"{path}: merge {rank}, {shorten(left)} and {shorten(right)}, needs the token "
+                f"{shorten(error.args[0])}, which isn't there"
             ) from None
     return np.array(list(rows.values()), np.int32).reshape(-1, 3)
 
@@ -147,7 +148,8 @@ def read(vocab_path: Path, merges_path: Path) -> BPETokenizer:
         parts = line.split(" ")
         if len(parts) != 2 or not all(parts):
             raise TokenizerError(
-                f"{merges_path}, line {number}: {line[:80]!r} is no merge; it must be two tokens with one space between"
+                f"{merges_path}, line {number}: {shorten(line[:80])} is no merge; it must be two tokens with one space "
+                "between"
             )
         merges.append((parts[0], parts[1]))
     # Behind a prefix lie other files.
@@ -180,7 +182,8 @@ def to_vocab(tokenizer: BPETokenizer) -> tuple[dict[str, int], list[tuple[str, s
         if name and vocab.setdefault(name, i) != i:
             double = name if {vocab[name], i} & spellings.keys() else tokenizer.vocabulary[i]
             raise TokenizerError(
-                f"the special token {double!r} looks like an ordinary one in GPT-2's alphabet; the format can't hold it"
+                f"the special token {shorten(double)} looks like an ordinary one in GPT-2's alphabet; the format "
+                "can't hold it"
             )
     return vocab, [(names[left], names[right]) for left, right, _ in tokenizer.merges.tolist()]
 
@@ -200,12 +203,12 @@ def _refuse_what_it_cannot_hold(tokenizer: BPETokenizer) -> None:
         if getattr(tokenizer, name) != value:
             raise TokenizerError(
                 f"vocab.json and merges.txt hold nothing but GPT-2's kind; this tokenizer's {name} is "
-                f"{getattr(tokenizer, name)!r}; save it as tokenizer.json with save_huggingface"
+                f"{shorten(getattr(tokenizer, name))}; save it as tokenizer.json with save_huggingface"
             )
     for token in tokenizer.added_tokens:
         if not token.plain:
             raise TokenizerError(
-                f"vocab.json can't say what the added token {token.spelling!r} is; use save_huggingface"
+                f"vocab.json can't say what the added token {shorten(token.spelling)} is; use save_huggingface"
             )
 
 
@@ -216,7 +219,8 @@ def write(tokenizer: BPETokenizer, folder: Path) -> None:
     vocab, merges = to_vocab(tokenizer)
     for token in set(unmade(vocab, merges)) ^ tokenizer.special_tokens.keys():
         raise TokenizerError(
-            f"vocab.json marks no special tokens, they are those that no merge makes; {token!r} is not told by that; "
+            f"vocab.json marks no special tokens, they are those that no merge makes; {shorten(token)} is "
+            "not told by that; "
             "use save_huggingface"
         )
     vocab_name, merges_name = PAIRS[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gollm.errors import TokenizerError, warn
+from gollm.strict_json import shorten
 from gollm.tokenizers.added_tokens import MAX_ADDED_TOKENS, AddedToken, place
 from gollm.tokenizers.alphabet import BYTE_OF_CHARACTER
 from gollm.tokenizers.gpt2_files import build, to_vocab, vocab_of
@@ -106,7 +107,9 @@ def read_added_tokens(added: Any, vocab: dict[str, int], path: Path) -> list[Add
             raise TokenizerError(f"{path}: an added token is {json.dumps(token)[:80]}; it needs content and id")
         flags = {key: token.get(key, False) for key in _FLAGS}
         if not all(type(flag) is bool for flag in flags.values()):
-            raise TokenizerError(f"{path}: the added token {spelling!r} has a flag that is neither true nor false")
+            raise TokenizerError(
+                f"{path}: the added token {shorten(spelling)} has a flag that is neither true nor false"
+            )
         tokens.append(AddedToken(spelling, index, **flags))
     return place(tokens, vocab, path)
 

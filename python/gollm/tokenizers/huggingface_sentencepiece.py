@@ -129,7 +129,7 @@ def _tokens(
     for token, index in vocab.items():
         if not 0 <= index < len(vocab) or tokens[index]:
             raise TokenizerError(
-                f"{path}: token {token!r} has id {index}; {len(vocab)} tokens need an id each, from 0 on"
+                f"{path}: token {shorten(token)} has id {index}; {len(vocab)} tokens need an id each, from 0 on"
             )
         if token == unknown or token in added:
             types[index] = PieceType.UNKNOWN if token == unknown else PieceType.CONTROL
@@ -138,12 +138,14 @@ def _tokens(
             types[index] = PieceType.BYTE
             tokens[index] = _BYTE_OF_NAME[token]
         elif " " in token:
-            raise TokenizerError(f"{path}: token {token!r} (id {index}) has a space, which must be written as U+2581")
+            raise TokenizerError(
+                f"{path}: token {shorten(token)} (id {index}) has a space, which must be written as U+2581"
+            )
         else:
             try:
                 tokens[index] = token.replace(MARK, " ").encode()
             except UnicodeEncodeError:
-                raise TokenizerError(f"{path}: token {token!r} (id {index}) is no text") from None
+                raise TokenizerError(f"{path}: token {shorten(token)} (id {index}) is no text") from None
     return tokens, types
 
 
@@ -223,7 +225,7 @@ def _spell(token: bytes, kind: int) -> str:
     try:
         text = token.decode()
     except UnicodeDecodeError:
-        raise TokenizerError(f"token {token!r} is no text; tokenizer.json can't hold it") from None
+        raise TokenizerError(f"token {shorten(token)} is no text; tokenizer.json can't hold it") from None
     return text.replace(" ", MARK) if kind == PieceType.NORMAL else text
 
 

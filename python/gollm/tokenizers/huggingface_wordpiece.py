@@ -9,6 +9,7 @@ from typing import Any
 
 from gollm import _native
 from gollm.errors import TokenizerError
+from gollm.strict_json import shorten
 from gollm.tokenizers.gpt2_files import vocab_of
 from gollm.tokenizers.huggingface import read_added_tokens, warn_of_limits, write_head
 from gollm.tokenizers.huggingface_pipeline import read_template, type_of, write_post_processor
@@ -99,12 +100,12 @@ def _tokens(vocab: dict[str, int], path: Path) -> list[bytes]:
     for token, index in vocab.items():
         if not 0 <= index < len(vocab) or tokens[index]:
             raise TokenizerError(
-                f"{path}: token {token!r} has id {index}; {len(vocab)} tokens need an id each, from 0 on"
+                f"{path}: token {shorten(token)} has id {index}; {len(vocab)} tokens need an id each, from 0 on"
             )
         try:
             tokens[index] = token.encode()
         except UnicodeEncodeError:
-            raise TokenizerError(f"{path}: token {token!r} (id {index}) is no text") from None
+            raise TokenizerError(f"{path}: token {shorten(token)} (id {index}) is no text") from None
     return tokens
 
 
@@ -112,7 +113,7 @@ def write(tokenizer: WordPieceTokenizer, path: Path) -> None:
     try:
         names = [token.decode() for token in tokenizer.vocabulary]
     except UnicodeDecodeError as error:
-        raise TokenizerError(f"cannot write {path}: the token {error.object!r} is no text") from None
+        raise TokenizerError(f"cannot write {path}: the token {shorten(error.object)} is no text") from None
     template = {index: names[index] for index in (*tokenizer.prefix, *tokenizer.suffix)}
     document = {
         **write_head(tokenizer),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
+from gollm.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken, Finder
 from gollm.tokenizers.base import (
     Ids,
@@ -101,7 +102,7 @@ class SentencePieceTokenizer(Tokenizer):
             raise TokenizerError(f"types and scores must have one entry for each of the {len(vocabulary)} tokens")
         if dummy_prefix not in get_args(DummyPrefix):
             known = ", ".join(get_args(DummyPrefix))
-            raise TokenizerError(f"dummy_prefix is {dummy_prefix!r}; it must be one of {known}")
+            raise TokenizerError(f"dummy_prefix is {shorten(dummy_prefix)}; it must be one of {known}")
         if (scores is None) == (merges is None):
             raise TokenizerError("a SentencePiece tokenizer has either scores or merges")
         self.types = types
@@ -239,7 +240,7 @@ class SentencePieceTokenizer(Tokenizer):
         }
         for key, value in switches.items():
             if not isinstance(value, bool):
-                raise TokenizerError(f"tokenizer state: {key} is {value!r}; it must be true or false")
+                raise TokenizerError(f"tokenizer state: {key} is {shorten(value)}; it must be true or false")
         dummy_prefix: Any = header.get("dummy_prefix")
         tokenizer = cls(vocabulary, **checked, dummy_prefix=dummy_prefix, **switches, **state_template(header))
         if state_special_tokens(header) != tokenizer.special_tokens:

@@ -55,7 +55,7 @@ def read(
             tokens[rank] = token
         for spelling, index in special.items():
             if tokens[index]:
-                raise TokenizerError(f"special token {spelling!r} has id {index}, which is another token's")
+                raise TokenizerError(f"special token {shorten(spelling)} has id {index}, which is another token's")
             tokens[index] = spelling.encode("utf-8", "replace")
         merges = np.array(splits(ranks), np.int32).reshape(-1, 3)
         tokenizer = BPETokenizer(
@@ -95,12 +95,16 @@ def _ranks(path: Path) -> dict[bytes, int]:
 
 def _special(special_tokens: Mapping[str, int] | Iterable[str], ranks: Mapping[bytes, int]) -> dict[str, int]:
     if isinstance(special_tokens, str):
-        raise TokenizerError(f"special_tokens is {special_tokens!r}; it must be spellings, or spellings with their ids")
+        raise TokenizerError(
+            f"special_tokens is {shorten(special_tokens)}; it must be spellings, or spellings with their ids"
+        )
     if not isinstance(special_tokens, Mapping):
         special_tokens = {spelling: i for i, spelling in enumerate(special_tokens, max(ranks.values()) + 1)}
     for spelling, index in special_tokens.items():
         if not isinstance(spelling, str) or type(index) is not int or not 0 <= index < MAX_TOKENS:
-            raise TokenizerError(f"special token {spelling!r} has id {index!r}; it must be text with an id")
+            raise TokenizerError(
+                f"special token {shorten(spelling)} has id {shorten(index)}; it must be text with an id"
+            )
     return dict(special_tokens)
 
 
@@ -133,7 +137,9 @@ def _ordinary(tokenizer: BPETokenizer) -> dict[bytes, int]:
     ranks: dict[bytes, int] = {}
     for index, token in enumerate(tokenizer.vocabulary):
         if token and index not in outside and ranks.setdefault(token, index) != index:
-            raise TokenizerError(f"tokens {ranks[token]} and {index} are the same, {token!r}; tiktoken has each once")
+            raise TokenizerError(
+                f"tokens {ranks[token]} and {index} are the same, {shorten(token)}; tiktoken has each once"
+            )
     return ranks
 
 
@@ -141,13 +147,13 @@ def check(tokenizer: BPETokenizer) -> None:
     """Raises TokenizerError where tiktoken would give other ids."""
     for name in ("normalizer", "add_prefix_space", "unknown_token"):
         if getattr(tokenizer, name):
-            raise TokenizerError(f"tiktoken has no {name}, and this tokenizer's is {getattr(tokenizer, name)!r}")
+            raise TokenizerError(f"tiktoken has no {name}, and this tokenizer's is {shorten(getattr(tokenizer, name))}")
     if not isinstance(tokenizer.pattern, str):
         raise TokenizerError(f"tiktoken has one pattern, and this tokenizer {len(tokenizer.pattern)}")
     for added in tokenizer.added_tokens:
         if not added.plain:
             raise TokenizerError(
-                f"tiktoken has special tokens only, and {added.spelling!r} is of another kind: {added}"
+                f"tiktoken has special tokens only, and {shorten(added.spelling)} is of another kind: {added}"
             )
     ranks = _ordinary(tokenizer)
     for byte in range(256):
@@ -169,5 +175,5 @@ def check(tokenizer: BPETokenizer) -> None:
         known = [(ranks[left], ranks[right]) for left, right in parts if left in ranks and right in ranks]
         if not tokenizer.ignore_merges or not merges.issuperset(known):
             raise TokenizerError(
-                f"token {index}, {token!r}, is made by no merges; tiktoken would make it wherever its bytes are"
+                f"token {index}, {shorten(token)}, is made by no merges; tiktoken would make it wherever its bytes are"
             )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
+from gollm.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import (
     Ids,
@@ -77,9 +78,9 @@ class WordPieceTokenizer(Tokenizer):
         checked when text is first encoded; `check` does it now."""
         super().__init__(vocabulary, special_tokens, added_tokens=added_tokens, prefix=prefix, suffix=suffix)
         if unknown_token not in list(self.special_tokens):
-            raise TokenizerError(f"the unknown token {unknown_token!r} is not among the special tokens")
+            raise TokenizerError(f"the unknown token {shorten(unknown_token)} is not among the special tokens")
         if type(max_word) is not int or max_word < 1:
-            raise TokenizerError(f"max_word is {max_word!r}; it must be 1 or more")
+            raise TokenizerError(f"max_word is {shorten(max_word)}; it must be 1 or more")
         self.unknown_token = unknown_token
         self.lowercase = lowercase
         self.strip_accents = strip_accents
@@ -89,7 +90,7 @@ class WordPieceTokenizer(Tokenizer):
         self.max_word = max_word
         for name in _SWITCHES:
             if type(getattr(self, name)) is not bool:
-                raise TokenizerError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+                raise TokenizerError(f"{name} is {shorten(getattr(self, name))}; it must be true or false")
 
     @classmethod
     def train(
