@@ -1,12 +1,16 @@
 """What nobody may lose: checkpoints that are gone or damaged, options that are not heard, folders that two want or that
 vanish."""
 
+import hashlib
 import shutil
 
+import numpy as np
 import pytest
 
 import gollm
-from gollm.errors import CheckpointError, ConfigError, GollmError, GollmWarning, TrainingError
+from gollm.checkpoint import open_checkpoint, write_checkpoint
+from gollm.data import cache, write_shard
+from gollm.errors import CheckpointError, ConfigError, DataError, GollmError, GollmWarning, TrainingError
 from gollm.options import load_file
 from gollm.training import Callback, TrainOptions, prepare_job
 
@@ -152,3 +156,43 @@ def test_commands_in_messages_quote_their_paths(train, options, tmp_path):
     train(out=str(folder))
     with pytest.raises(TrainingError, match=rf"--resume '{folder}'"):
         train(out=str(folder))
+
+
+def test_edited_validation_data_is_noticed(train, tmp_path):
+    (tmp_path / "validation.txt").write_text("ba ko ri nu " * 50)
+    result = train(validation_data=(str(tmp_path / "validation.txt"),))
+    (tmp_path / "validation.txt").write_text("ba ko ri se " * 50)
+    with pytest.raises(DataError, match="the validation data is not what the interrupted run had"):
+        gollm.train(TrainOptions(resume=str(result.folder), steps=8))
+    (tmp_path / "validation.txt").write_text("ba ko ri nu " * 50)
+    assert gollm.train(TrainOptions(resume=str(result.folder), steps=8)).steps == 8
+
+
+def test_the_cache_s_format_is_not_part_of_a_run(train, monkeypatch, tmp_path):
+    result = train()
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    assert gollm.train(TrainOptions(resume=str(result.folder), steps=8)).steps == 8
+
+
+def test_checkpoints_of_gollm_0_1_serve(train, tmp_path):
+    """They have no fingerprint of the validation data, and another one of token shards, here computed by hand."""
+    rng = np.random.default_rng(0)
+    write_shard(tmp_path / "shard.bin", rng.integers(0, 8, 9000))
+    path = str(tmp_path / "shard.bin")
+    result = train(data=(path,), tokenizer=str(train().folder / "tokenizer.json"), out=str(tmp_path / "shards"))
+    with open(path, "rb") as file:
+        head = file.read(1024 + 4096)
+    digest = hashlib.sha256(b"shards" + head + str(1024 + 2 * 9000).encode()).hexdigest()
+    with open_checkpoint(result.checkpoint) as file:
+        training = {name: value for name, value in file.training.items() if name != "validation"}
+        training["sampler"] = {**training["sampler"], "fingerprint": f"{digest}[0:8100]"}
+        write_checkpoint(
+            result.checkpoint,
+            config=file.config,
+            tensors=dict(file.tensors),
+            order=list(file.tensors),
+            tokenizer_state=file.tokenizer_state(),
+            training=training,
+            training_tensors=dict(file.training_tensors),
+        )
+    assert gollm.train(TrainOptions(resume=str(result.folder), steps=8)).steps == 8

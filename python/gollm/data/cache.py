@@ -4,10 +4,10 @@
     CACHE/tokens/KEY/manifest.json           number of tokens and checksums
     CACHE/sources/SIGNATURE                  content hash of a large corpus that has not been written to since
 
-KEY hashes the corpus' content and the tokenizer, never paths or times: a copied or renamed corpus is found again, and
-an edit that keeps size and time cannot go unseen. Only for corpora above 32 MB, where reading everything takes longer
-than a blink, the content hash itself is remembered under paths, sizes and times (change time included, which programs
-cannot set).
+KEY hashes the corpus' content and the tokenizer, never paths or times, and ends with FORMAT: a copied or renamed corpus
+is found again, and an edit that keeps size and time cannot go unseen. Only for corpora above 32 MB, where reading
+everything takes longer than a blink, the content hash itself is remembered under paths, sizes and times (change time
+included, which programs cannot set).
 
 A cache is built in a folder with a temporary name, flushed, and renamed; processes that want the same one wait for the
 first. What is read back is checked (sizes, and checksums of up to 256 MB spread over the tokens); a damaged cache is
@@ -44,7 +44,7 @@ from .sources import DataSource, Files, TokenShards
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # part of the key: raise it when the same text and tokenizer would give other files
+FORMAT = 2  # part of the folder's name: raise it when the same text and tokenizer would give other files
 SHARD_TOKENS = 1 << 27
 BLOCK_BYTES = 1 << 20
 CHECKED_BLOCKS = 256
@@ -78,6 +78,8 @@ def tokenizer_fingerprint(tokenizer: TextTokenizer) -> str:
     """A hash of everything that decides which ids a text gets."""
     header, arrays = tokenizer.to_state()
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    if header.keys() & {"prefix", "suffix"}:
+        digest.update(b"framed\n")  # gollm 0.1 put no template around documents: its runs had other tokens
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -97,16 +99,18 @@ def cached_tokens(
     root = cache_folder(cache_dir)
     try:
         content = content_fingerprint(source, root)
-        key = hashlib.sha256(f"{FORMAT} {content} {tokenizer_fingerprint(tokenizer)}".encode()).hexdigest()[:32]
+        # Names the tokens in checkpoints, and is therefore the same whatever the format of the cache.
+        fingerprint = hashlib.sha256(f"1 {content} {tokenizer_fingerprint(tokenizer)}".encode()).hexdigest()[:32]
+        key = f"{fingerprint}-{FORMAT}"
         folder = root / "tokens" / key
-        tokens = _open(folder, tokenizer.vocab_size, source.name)
+        tokens = _open(folder, tokenizer.vocab_size, source.name, fingerprint)
         if tokens is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _lock(folder.parent / f"{key}.lock"):
-                tokens = _open(folder, tokenizer.vocab_size, source.name)
+                tokens = _open(folder, tokenizer.vocab_size, source.name, fingerprint)
                 if tokens is None:
                     _build(folder, source, tokenizer, progress or (lambda _bytes, _tokens: None))
-                    tokens = _open(folder, tokenizer.vocab_size, source.name)
+                    tokens = _open(folder, tokenizer.vocab_size, source.name, fingerprint)
     except OSError as failure:
         raise DataError(
             f"cannot use the cache folder {root}: {reason(failure)}. Make room there, or set GOLLM_CACHE to a folder "
@@ -142,7 +146,7 @@ def content_fingerprint(source: DataSource, root: Path) -> str:
 # --- reading a cache -------------------------------------------------------------------------------------------------
 
 
-def _open(folder: Path, vocab_size: int, name: str) -> Tokens | None:
+def _open(folder: Path, vocab_size: int, name: str, fingerprint: str) -> Tokens | None:
     """The cached tokens, or None where there are none or they are damaged."""
     manifest = folder / "manifest.json"
     try:
@@ -166,7 +170,7 @@ def _open(folder: Path, vocab_size: int, name: str) -> Tokens | None:
     except (OSError, DataError, ValueError, KeyError, TypeError, RecursionError) as failure:
         log.warning("the token cache %s is damaged (%s); building it again", folder, failure)
         return None
-    return Tokens(parts, vocab_size=vocab_size, fingerprint=folder.name, name=f"the tokens of {name}")
+    return Tokens(parts, vocab_size=vocab_size, fingerprint=fingerprint, name=f"the tokens of {name}")
 
 
 def _shard_name(index: int) -> str:

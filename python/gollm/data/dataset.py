@@ -75,6 +75,7 @@ def _tokens(
         source.paths,
         vocab_size=tokenizer.vocab_size,
         fingerprint=content_fingerprint(source, cache_folder(cache_dir)),
+        earlier_fingerprint=source.earlier_fingerprint(),
         name=f"the token shards {source.name}",
     )
     if not len(tokens):

@@ -161,6 +161,8 @@ class Sampler:
             "n_tokens": "the number of training tokens",
             "fingerprint": "the training data or its tokenizer",
         }
+        if state.get("fingerprint") == self.tokens.earlier_fingerprint:
+            here["fingerprint"] = self.tokens.earlier_fingerprint
         for key, what in names.items():
             if state.get(key) != here[key]:
                 raise DataError(

@@ -108,7 +108,7 @@ class Tokens:
     """A read-only sequence of token ids over one or several shards, read from the disk as they are needed.
 
     tokens[i] is an int, tokens[a:b] a new int32 array. `vocab_size`, where given, is checked against every id that is
-    read. `fingerprint` names the content.
+    read. `fingerprint` names the content, `earlier_fingerprint` is what checkpoints of gollm 0.1 call it.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class Tokens:
         *,
         vocab_size: int | None = None,
         fingerprint: str = "",
+        earlier_fingerprint: str = "",
         name: str = "the tokens",
         start: int = 0,
         stop: int | None = None,
@@ -128,27 +129,39 @@ class Tokens:
         self.vocab_size = vocab_size
         self.name = name
         self.fingerprint = fingerprint
+        self.earlier_fingerprint = earlier_fingerprint or fingerprint
 
     @classmethod
     def open(
-        cls, paths: Sequence[StrPath], *, vocab_size: int | None = None, fingerprint: str = "", name: str = ""
+        cls,
+        paths: Sequence[StrPath],
+        *,
+        vocab_size: int | None = None,
+        fingerprint: str = "",
+        earlier_fingerprint: str = "",
+        name: str = "",
     ) -> Tokens:
         """Map the shards at `paths`, in this order. Raises DataError."""
         return cls(
             [open_shard(path) for path in paths],
             vocab_size=vocab_size,
             fingerprint=fingerprint,
+            earlier_fingerprint=earlier_fingerprint,
             name=name or str(paths[0]),
         )
 
     def part(self, start: int, stop: int, name: str | None = None) -> Tokens:
         """The tokens from start to stop, without a copy."""
         a, b, _ = slice(start, stop).indices(len(self))
-        mark = f"{self.fingerprint}[{a}:{b}]" if self.fingerprint else ""
+        mark, earlier = (
+            f"{fingerprint}[{a}:{b}]" if fingerprint else ""
+            for fingerprint in (self.fingerprint, self.earlier_fingerprint)
+        )
         return Tokens(
             self._parts,
             vocab_size=self.vocab_size,
             fingerprint=mark,
+            earlier_fingerprint=earlier,
             name=name or self.name,
             start=self._start + a,
             stop=self._start + b,

@@ -26,7 +26,7 @@ from ..plain_text import make_decoder, standard_input
 from ..tokenizers.corpus import safe_cut
 from ..tokenizers.documents import parts_of
 from .reading import Piece, json_line_pieces, on_lines_of_their_own, split_document, text_pieces
-from .shards import is_shard, open_shard
+from .shards import HEADER_BYTES, is_shard, open_shard
 
 StrPath = str | os.PathLike[str]
 Progress = Callable[[int], None]
@@ -261,6 +261,15 @@ class TokenShards(DataSource):
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"shards {self._files.fingerprint()}".encode()).hexdigest()
+
+    def earlier_fingerprint(self) -> str:
+        """As gollm 0.1 took it: of sizes, headers and first tokens."""
+        digest = hashlib.sha256(b"shards")
+        for path in self.paths:
+            with _readable(str(path)), open_regular(path, buffering=-1) as file:
+                digest.update(file.read(HEADER_BYTES + 4096))
+            digest.update(str(path.stat().st_size).encode())
+        return digest.hexdigest()
 
     def signature(self) -> str:
         return self._files.signature()

@@ -1,6 +1,9 @@
 """The training state in a checkpoint: all that decides the next step, so that a resumed run ends with the same bytes.
 
-    training: {"step", "sampler", "best_validation_loss"}     training tensors: the optimiser's moments and step count
+    training: {"step", "sampler", "best_validation_loss", "validation"}
+    training tensors: the optimiser's moments and step count
+
+"validation" names the validation tokens' content; checkpoints of gollm 0.1 lack it.
 
 Where a signal broke off the evaluation or sample after the step, "unfinished" holds the step's metrics, whose line in
 metrics.jsonl is still to be written.
@@ -16,8 +19,8 @@ from typing import Any
 
 from gollm.checkpoint import open_checkpoint, write_checkpoint
 from gollm.config import ModelConfig
-from gollm.data import Sampler
-from gollm.errors import CheckpointError, ConfigError, warn
+from gollm.data import Sampler, Tokens
+from gollm.errors import CheckpointError, ConfigError, DataError, warn
 from gollm.interop.golm import copy_weights
 from gollm.model import Decoder
 from gollm.optimizer import Optimizer
@@ -39,7 +42,13 @@ class Progress:
 
 
 def write_state(
-    path: Path, model: Decoder, tokenizer: Tokenizer, optimizer: Optimizer, sampler: Sampler, progress: Progress
+    path: Path,
+    model: Decoder,
+    tokenizer: Tokenizer,
+    optimizer: Optimizer,
+    sampler: Sampler,
+    validation: Tokens,
+    progress: Progress,
 ) -> None:
     """Writes a checkpoint that training can go on from.
 
@@ -59,13 +68,14 @@ def write_state(
             "step": progress.step,
             "sampler": sampler.state(),
             "best_validation_loss": progress.best_validation_loss,
+            "validation": validation.fingerprint,
             **({} if progress.unfinished is None else {"unfinished": progress.unfinished}),
         },
         training_tensors=optimizer.state(),
     )
 
 
-def read_state(path: Path, model: Decoder, optimizer: Optimizer, sampler: Sampler) -> Progress:
+def read_state(path: Path, model: Decoder, optimizer: Optimizer, sampler: Sampler, validation: Tokens) -> Progress:
     """Puts a checkpoint's weights and state into place.
 
     Raises CheckpointError for a file that does not fit, DataError for data that is not the run's."""
@@ -90,6 +100,11 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, sampler: Sample
         if not isinstance(position, dict):
             raise CheckpointError(f"{path}: its training state has no position in the data")
         sampler.restore(position)
+        if state.get("validation", validation.fingerprint) != validation.fingerprint:
+            raise DataError(
+                "the validation data is not what the interrupted run had, so its losses could not be compared; resume "
+                "with the same data, or start a new run"
+            )
         copy_weights(file, model)
         for name, array in optimizer.state().items():
             if name not in file.training_tensors:
@@ -109,13 +124,15 @@ def _are_metrics(values: object, step: int) -> bool:
     )
 
 
-def read_newest_state(folder: RunFolder, model: Decoder, optimizer: Optimizer, sampler: Sampler) -> Progress:
+def read_newest_state(
+    folder: RunFolder, model: Decoder, optimizer: Optimizer, sampler: Sampler, validation: Tokens
+) -> Progress:
     """read_state() of the newest checkpoint. One that is damaged is set aside with a warning where an older one
     serves; else the error is the newest's, and all stay as they are."""
     failures: dict[Path, CheckpointError] = {}
     for path in reversed(folder.checkpoints().values()):
         try:
-            progress = read_state(path, model, optimizer, sampler)
+            progress = read_state(path, model, optimizer, sampler, validation)
         except CheckpointError as failure:
             failures[path] = failure
             continue

@@ -61,6 +61,7 @@ class Trainer:
         self.total_steps = 0
         self.interruption = Interruption()
         self.optimizer: Optimizer
+        self.data: TokenDataset
         self.sampler: Sampler
         self.gradients: Plan[list[Tensor]]  # the recorded part of a step
         self.validation: list[tuple[Array, Array]] = []  # (inputs, targets) of each evaluation batch
@@ -127,6 +128,7 @@ class Trainer:
         """Everything before the first step; returns the metrics of the last step that was done."""
         options, model = self.options, self.model
         context = model.config.context
+        self.data = data
         self.sampler = Sampler(data.train, batch_size=options.batch_size, context=context, seed=options.seed)
         self.validation = (
             list(evaluation_batches(data.validation, options.batch_size, context, options.eval_batches))
@@ -142,7 +144,7 @@ class Trainer:
         model.recompute, model.activation_dtype = options.recompute or "none", options.activation_dtype
         if options.resume is not None:
             if folder.checkpoints():
-                self.progress = read_newest_state(folder, model, self.optimizer, self.sampler)
+                self.progress = read_newest_state(folder, model, self.optimizer, self.sampler, data.validation)
             else:
                 folder.refuse_lost()  # killed before its first: it starts over
         record = options.resolved(model.config, self.total_steps)
@@ -276,7 +278,7 @@ class Trainer:
     def _save(self, folder: RunFolder) -> None:
         folder.sync_metrics()
         path = folder.checkpoint_path(self.step)
-        write_state(path, self.model, self.tokenizer, self.optimizer, self.sampler, self.progress)
+        write_state(path, self.model, self.tokenizer, self.optimizer, self.sampler, self.data.validation, self.progress)
         folder.note_checkpoint(path)
         folder.keep_newest(self.options.keep_checkpoints)
         for callback in self.callbacks:
