@@ -81,6 +81,7 @@ def test_a_preset_can_be_changed():
     [
         ({"n_layrs": 2}, ["n_layrs", "did you mean n_layers"]),
         ({"n_layers": 0}, ["n_layers", "0", "1"]),
+        ({"n_layers": 2**31 - 1}, ["n_layers", "at most 2048"]),
         ({"n_layers": "two"}, ["n_layers", "'two'"]),
         ({"n_layers": True}, ["n_layers", "True"]),
         ({"n_heads": 5, "d_model": 64}, ["n_heads", "5", "64"]),

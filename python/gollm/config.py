@@ -63,6 +63,7 @@ _ACTIVATION_ALIASES = {
 }
 
 MAX_HEAD_DIM = 256  # of the attention kernels
+MAX_LAYERS = 1 << 11  # far deeper than any model; the header of a checkpoint has a line for each tensor, and a limit
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("n_layers", "n_heads", "d_model", "vocab_size", "context"):
             self._check_count(name)
+        if self.n_layers > MAX_LAYERS:
+            raise ConfigError(f"n_layers is {self.n_layers}; it must be at most {MAX_LAYERS}")
         if self.n_kv_heads is None:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
         self._check_count("n_kv_heads")

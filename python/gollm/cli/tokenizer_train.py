@@ -22,7 +22,7 @@ class Options:
     pattern: tuple[str, ...] = ()  # which files of a folder, for example '*.py'; '!*.min.js' leaves files out
     field: str | None = None  # the field of JSON lines that holds the text
     encoding: str = "utf-8"  # of text files: any that Python knows
-    decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # what becomes of bytes that are no text
+    decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # how to handle invalid bytes
     # byte-level BPE, a token for each character or word, or WordPiece as BERT's, lower case and with its special tokens
     kind: Literal["bpe", "character", "word", "wordpiece"] = "bpe"
     # how bpe cuts text into pieces: as gpt2, cl100k, o200k, llama3, qwen2 or smollm, or by a regular expression

@@ -165,7 +165,7 @@ def _open(folder: Path, vocab_size: int, name: str, fingerprint: str) -> Tokens 
             shard_number, block, crc = blocks[i]
             if _crc(folder / _shard_name(shard_number), block) != crc:
                 raise ValueError(f"the checksum of block {i} differs")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, DataError, ValueError, KeyError, TypeError, RecursionError) as failure:
         log.warning("the token cache %s is damaged (%s); building it again", folder, failure)

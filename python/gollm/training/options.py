@@ -41,9 +41,9 @@ class DataOptions:
     pattern: tuple[str, ...] = ()  # which files of a folder, for example '*.py'
     field: str | None = None  # the field of JSON lines that holds the text
     encoding: str = "utf-8"  # of text files: any that Python knows
-    decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # what becomes of bytes that are no text
-    validation_data: tuple[PathText, ...] = ()  # text to judge by; none: the end of the data
-    validation_fraction: BelowOne = 0.1  # how much of the data's end that is
+    decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # how to handle invalid bytes
+    validation_data: tuple[PathText, ...] = ()  # validation text; none: the end of the data
+    validation_fraction: BelowOne = 0.1  # fraction of the data held out for validation
 
     tokenizer: PathText = "bpe"  # bpe, character or word (trained on the data), or a tokenizer's file or folder
     vocab_size: PositiveInt | None = None  # of a tokenizer that is trained; none: the preset's
