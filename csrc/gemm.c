@@ -14,6 +14,9 @@
  * strip are kept where several blocks of rows meet them. */
 enum { MC = 384, NC = 2048, NC_OF_SUMS = 64 };
 
+/* How far ahead the rows of b are prefetched where each is read for few rows of a: 4 cache lines. */
+enum { AHEAD = 256 / sizeof(real) };
+
 /* Block length for `count` lines: as even as panels allow, so that no thin rest is left. */
 static int64_t block_length(int64_t count, int64_t largest, int64_t panel) {
     int64_t blocks = max_i64(1, (count + largest - 1) / largest);
@@ -63,10 +66,15 @@ struct blocks {
 
 static int64_t widest_strip(const struct gemm *g) { return sums_need_workspace(g) ? NC_OF_SUMS : NC; }
 
+/* With so few rows b is read once for little work, as in decoding: a product bound by memory. */
+static int has_few_rows(const struct gemm *g, int64_t rows) { return rows <= MR && g->b_transposed && !g->a_sum; }
+
 int64_t gemm_workspace(const struct gemm *g) {
     const int64_t rows = round_up(g->M, MR), mc = min_i64(MC, rows), nc = min_i64(widest_strip(g), round_up(g->N, NR));
-    const int64_t kc = min_i64(g->K, KC);
-    return round_up(round_up(mc * kc, 64) + round_up(nc * kc, 64) + (sums_need_workspace(g) ? rows * nc : 0), 64) *
+    const int64_t kc = min_i64(g->K, KC), few = has_few_rows(g, 1) ? MR * g->K : 0; // some thread may have few
+    return round_up(round_up(max_i64(mc * kc, few), 64) + round_up(nc * kc, 64) +
+                        (sums_need_workspace(g) ? rows * nc : 0),
+                    64) *
            (int64_t)sizeof(real);
 }
 
@@ -117,13 +125,13 @@ static void pack_a(const struct gemm *g, real *to, struct range rows, int64_t k,
     if (g->a_transposed)
         pack_steps(to, MR, g->a + k * g->lda + rows.begin, g->lda, count, kc);
     else
-        pack_lines(to, MR, g->a + rows.begin * g->lda + k, g->lda, count, kc);
+        pack_lines(to, MR, g->a + rows.begin * g->lda + k, g->lda, count, kc, 0);
 }
 
 static void pack_b(const struct gemm *g, real *to, struct range columns, int64_t k, int64_t kc) {
     const int64_t count = columns.end - columns.begin;
     if (g->b_transposed)
-        pack_lines(to, NR, g->b + columns.begin * g->ldb + k, g->ldb, count, kc);
+        pack_lines(to, NR, g->b + columns.begin * g->ldb + k, g->ldb, count, kc, 0);
     else
         pack_steps(to, NR, g->b + k * g->ldb + columns.begin, g->ldb, count, kc);
 }
@@ -139,9 +147,21 @@ static void sum_a(const struct gemm *g, struct range rows, int64_t k, int64_t kc
     }
 }
 
+/* tile (MR, NR) = a panel of packed rows, of which the first `height` count, times a panel of columns. */
+static void multiply_tile(int height, int64_t kc, const real *a, const real *b, real *tile) {
+    if (height == 1)
+        microkernel_rows(1, kc, a, 1, MR, b, NR, tile, NR, 0);
+    else if (height == 2)
+        microkernel_rows(2, kc, a, 1, MR, b, NR, tile, NR, 0);
+    else if (height <= 4)
+        microkernel_rows(4, kc, a, 1, MR, b, NR, tile, NR, 0);
+    else
+        microkernel_packed(kc, a, b, tile);
+}
+
 /* Steps k ... k + kc of a panel of b's columns and a block of packed rows. */
-static void multiply_panel(const struct gemm *g, const struct blocks *w, const real *b, struct range rows,
-                           struct range columns, int64_t k, int64_t kc) {
+static void multiply_panel(const struct gemm *g, const struct blocks *w, const real *packed_a, const real *b,
+                           struct range rows, struct range columns, int64_t k, int64_t kc) {
     real tile[MR * NR] __attribute__((aligned(64)));
     const int first = k == 0, finish = k + kc == g->K && !is_plain(g);
     const int add = !first || (is_plain(g) && g->accumulate);
@@ -149,14 +169,14 @@ static void multiply_panel(const struct gemm *g, const struct blocks *w, const r
     const int64_t n_panels = (rows.end - rows.begin + MR - 1) / MR;
     for (int64_t i = 0; i < n_panels; i++) {
         const int64_t m = rows.begin + i * MR;
-        const real *a = w->a + i * MR * kc;
+        const real *a = packed_a + i * MR * kc;
         const int height = (int)min_i64(MR, rows.end - m);
         real *sums = w->sums.at + (m - w->sums.row) * w->sums.stride + columns.begin - w->sums.column;
         if (!finish && height == MR && width == NR) {
             microkernel_rows(MR, kc, a, 1, MR, b, NR, sums, w->sums.stride, add);
             continue;
         }
-        microkernel_packed(kc, a, b, tile);
+        multiply_tile(height, kc, a, b, tile);
         if (finish && width == NR)
             write_back(g, tile, first ? NULL : sums, w->sums.stride, m, columns.begin, height, NR);
         else if (finish)
@@ -178,14 +198,38 @@ static void multiply_strip(const struct gemm *g, const struct blocks *w, struct 
             const struct range panel = {n, min_i64(columns.end, n + NR)};
             real *b = one_block ? w->b : w->b + (n - columns.begin) * kc;
             if (m == rows.begin) pack_b(g, b, panel, k, kc);
-            multiply_panel(g, w, b, block, panel, k, kc);
+            multiply_panel(g, w, w->a, b, block, panel, k, kc);
         }
+    }
+}
+
+/* At most MR rows: a is packed whole, and every row of b is read from its beginning to its end, so that the memory
+ * streams. */
+static void multiply_few_rows(const struct gemm *g, struct gemm_tile tile, real *workspace) {
+    const struct range rows = tile.rows, columns = tile.columns;
+    struct blocks w = {.a = workspace, .b = workspace + round_up(MR * g->K, 64)};
+    real sums[MR * NR] __attribute__((aligned(64)));
+    for (int64_t k = 0; k < g->K; k += KC) pack_a(g, w.a + k * MR, rows, k, min_i64(KC, g->K - k));
+    for (int64_t n = columns.begin; n < columns.end; n += NR) {
+        const struct range panel = {n, min_i64(columns.end, n + NR)};
+        w.sums = is_plain(g) ? (struct sums){g->c, g->ldc, 0, 0} : (struct sums){sums, NR, rows.begin, n};
+        int64_t k = 0;
+        do { // once also when K is 0
+            const int64_t kc = min_i64(KC, g->K - k);
+            pack_lines(w.b, NR, g->b + n * g->ldb + k, g->ldb, panel.end - n, kc, AHEAD);
+            multiply_panel(g, &w, w.a + k * MR, w.b, rows, panel, k, kc);
+            k += kc;
+        } while (k < g->K);
     }
 }
 
 void KERNEL_FN(gemm)(const struct gemm *g, struct gemm_tile tile, void *workspace) {
     const struct range rows = tile.rows, columns = tile.columns;
     if (columns.begin == columns.end && g->N > 0) return;
+    if (has_few_rows(g, rows.end - rows.begin)) {
+        multiply_few_rows(g, tile, workspace);
+        return;
+    }
     struct blocks w;
     w.mc = block_length(rows.end - rows.begin, MC, MR);
     w.nc = block_length(columns.end - columns.begin, widest_strip(g), NR);

@@ -40,11 +40,15 @@ static inline void quad_transpose(quad v[QUAD]) {
 typedef real oct __attribute__((vector_size(32)));
 typedef real oct_unaligned __attribute__((vector_size(32), aligned(sizeof(real)), may_alias));
 
-static inline __attribute__((always_inline)) void transpose_8(real *restrict to, const int width,
-                                                              const real *const *line, const int lines, int64_t k) {
+static inline __attribute__((always_inline)) void
+transpose_8(real *restrict to, const int width, const real *const *line, const int lines, int64_t k, const int ahead) {
     oct a[8], b[8];
     UNROLL
-    for (int i = 0; i < 8; i++) a[i] = (oct) * (const oct_unaligned *)(line[min_i64(i, lines - 1)] + k);
+    for (int i = 0; i < 8; i++) {
+        const real *from = line[min_i64(i, lines - 1)] + k;
+        if (ahead && k % STEPS_PER_LINE == 0) __builtin_prefetch(from + ahead);
+        a[i] = (oct) * (const oct_unaligned *)from;
+    }
     UNROLL
     for (int i = 0; i < 8; i += 2) {
         b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
@@ -68,16 +72,17 @@ static inline __attribute__((always_inline)) void transpose_8(real *restrict to,
 }
 #endif
 
-/* One panel of any `width` lines. */
-static inline __attribute__((always_inline)) void pack_panel(real *restrict to, const int width,
-                                                             const real *const *line, int64_t steps) {
+/* One panel of any `width` lines. What lies `ahead` steps further is prefetched on the way, unless ahead is 0: several
+ * lines are read at once, each for a short time only, so that the hardware's prefetching falls behind. */
+static inline __attribute__((always_inline)) void
+pack_panel_ahead(real *restrict to, const int width, const real *const *line, int64_t steps, const int ahead) {
     for (int64_t k0 = 0; k0 < steps; k0 += STEPS_PER_LINE) { // a cache line of each line is used up before the next
         int64_t k1 = min_i64(steps, k0 + STEPS_PER_LINE);
 #if VEC_BYTES >= 32 && !defined(GOLLM_F64)
         if ((width % 8 == 0 || width < 8) && k1 - k0 == STEPS_PER_LINE) {
             for (int l = 0; l < width; l += 8)
                 for (int64_t k = k0; k < k1; k += 8)
-                    transpose_8(to + k * width + l, width, line + l, width < 8 ? width : 8, k);
+                    transpose_8(to + k * width + l, width, line + l, width < 8 ? width : 8, k, ahead);
             continue;
         }
 #endif
@@ -98,13 +103,19 @@ static inline __attribute__((always_inline)) void pack_panel(real *restrict to, 
     }
 }
 
+static inline __attribute__((always_inline)) void pack_panel(real *restrict to, const int width,
+                                                             const real *const *line, int64_t steps) {
+    pack_panel_ahead(to, width, line, steps, 0);
+}
+
 static inline __attribute__((always_inline)) void pack_lines(real *restrict to, const int width, const real *from,
-                                                             int64_t stride, int64_t lines, int64_t steps) {
+                                                             int64_t stride, int64_t lines, int64_t steps,
+                                                             const int ahead) {
     static const real zeros[KC];
     for (int64_t first = 0; first < lines; first += width, to += width * steps) {
         const real *line[2 * VL > MR ? 2 * VL : MR];
         for (int l = 0; l < width; l++) line[l] = first + l < lines ? from + (first + l) * stride : zeros;
-        pack_panel(to, width, line, steps);
+        pack_panel_ahead(to, width, line, steps, ahead);
     }
 }
 
