@@ -24,8 +24,8 @@ static inline vec seen(int64_t from, int64_t n, vec x, vec other) {
  * panel  ->  p (n) = 2^(scale log2(e) score - max), zero before `from` and from n to the end of its vector; the maximum,
  * and the sum of p: by lanes, even and odd vectors apart, so that zeros do not matter. What is not seen is left out by its
  * index, whatever its score and the scale. */
-struct state attention_exponentials(const real *scores, int64_t panel, int64_t from, int64_t n, real scale,
-                                    real *restrict p) {
+static inline __attribute__((always_inline)) struct state exponentials(const real *scores, int64_t panel, int64_t from,
+                                                                       int64_t n, real scale, real *restrict p) {
     const vec factor = vec_set(scale * (real)LOG2_E), lowest = vec_set(-(real)INFINITY), zero = vec_set(0);
     const int64_t begin = from ? NR : 0, whole = max_i64(begin, n / NR * NR); // panels [begin, whole) are seen whole
     const int64_t first = from ? min_i64(NR, n) : 0; // keys of the first panel, where it is not
@@ -67,6 +67,11 @@ struct state attention_exponentials(const real *scores, int64_t panel, int64_t f
         vec_store(p + j, e);
     }
     return (struct state){max, vec_sum(s0 + s1)};
+}
+
+/* Most rows see their first panel whole: for them all that depends on `from` is compiled away. */
+struct state attention_exponentials(const real *scores, int64_t panel, int64_t from, int64_t n, real scale, real *p) {
+    return from ? exponentials(scores, panel, from, n, scale, p) : exponentials(scores, panel, 0, n, scale, p);
 }
 
 static inline real exp2_of(real x) { return exp2_negative(vec_set(x))[0]; }
