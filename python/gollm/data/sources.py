@@ -71,9 +71,14 @@ class DataSource(ABC):
 
         A document that does not end with a newline gets one if another follows: each begins on a line of its own.
         Chunks end where gollm's pre-tokenizers end a piece; `whole` is one chunk for each document, for other patterns.
+        Raises DataError where there is no text.
         """
+        empty = True
         for text, _ in parts_of(on_lines_of_their_own(self.pieces(progress)), (lambda _: 0) if whole else safe_cut):
+            empty = False
             yield text
+        if empty:
+            raise DataError(f"{self.name} holds no text; name a corpus that is not empty with --data")
 
 
 class Texts(DataSource):
