@@ -115,3 +115,34 @@ def test_sentencepiece_model(tmp_path: Path) -> None:
         assert n not in one.encode("of<pad>")
         assert one.vocab_size == n + 2
         assert one.special_tokens["<pad>"] == n
+
+
+@pytest.mark.parametrize("config", [{}, {"tokenizer_class": "LlamaTokenizerFast"}, {"legacy": True}, {"legacy": False}])
+@pytest.mark.parametrize("decoder", [False, True])
+def test_sentencepiece_model_of_a_class(tmp_path: Path, config: dict[str, Any], decoder: bool) -> None:
+    """LlamaTokenizer puts no space after an added token (unless legacy), nor before a text that begins with one."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    pytest.importorskip("google.protobuf")  # with which transformers reads tokenizer.model
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the theme of the thesis"] * 20), model_writer=model, vocab_size=280, model_type="bpe",
+        byte_fallback=True, hard_vocab_limit=False, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+    n = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()
+    added = {"<x>": n, "<y>": n + 1}
+    if decoder:
+        flags = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word", "special"), False)
+        config = config | {"added_tokens_decoder": {str(i): {"content": x, **flags} for x, i in added.items()}}
+    else:
+        (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+    if "legacy" in config:
+        config = {"tokenizer_class": "LlamaTokenizer", **config}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    mine, theirs = tokenizers.load(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("the theme", "of <x> the", "<x>of", "<x> of", " of  <x>  the", "of<y>of<x><y> the", "", " ", "<x>"):
+        expected = theirs(text, add_special_tokens=False)["input_ids"]
+        for one in (mine, tokenizers.from_state(*mine.to_state())):
+            assert one.encode(text, allowed_special="all").tolist() == expected, text

@@ -106,12 +106,15 @@ def _with_added(tokenizer: SentencePieceTokenizer, beside: Beside, path: Path) -
             types.append(int(kind))
         added.append(replace(token, normalized=False, ordinary=kind in (PieceType.NORMAL, PieceType.BYTE)))
     template = beside.template(vocab)
+    dummy_prefix = tokenizer.dummy_prefix
+    if len(tokens) > n and beside.kind == "LlamaTokenizer" and dummy_prefix == "always":
+        dummy_prefix = "missing" if beside.settings.get("legacy") is True else "first"  # that class' Metaspace
     return SentencePieceTokenizer(
         Vocabulary.of(tokens),
         np.array(types, np.uint8),
         scores=np.concatenate([tokenizer.scores, np.zeros(len(tokens) - n, np.float32)]),
         charsmap=tokenizer.charsmap,
-        dummy_prefix=tokenizer.dummy_prefix,
+        dummy_prefix=dummy_prefix,
         remove_extra_spaces=tokenizer.remove_extra_spaces,
         added_tokens=[token for token in added if not token.plain],
         prefix=template.get("prefix", tokenizer.prefix),
