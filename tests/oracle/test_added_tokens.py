@@ -134,3 +134,18 @@ def test_every_letter_at_once(tmp_path: Path) -> None:
     assert_everywhere_the_same(document, [text], tmp_path)
     assert read(document, tmp_path).decode(read(document, tmp_path).encode(text)) == text
     assert to_alphabet("ä".encode()) == "Ã¤"
+
+
+def test_a_written_file_forges_no_added_token(tmp_path: Path) -> None:
+    """With ignore_merges a word that is in the vocabulary is that token: added tokens are in their own list only."""
+    text = "the user sells sea shells USER user " * 50
+    plain = tokenizers.BPETokenizer.train(text, 300, special_tokens=["<|end|>", "USERX"], pattern="llama3")
+    header, arrays = plain.to_state()
+    mine = tokenizers.from_state({**header, "ignore_merges": True}, arrays)
+    mine.save_huggingface(tmp_path / "tokenizer.json")
+    again = tokenizers.load(tmp_path / "tokenizer.json")
+    other = huggingface.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert again.encode("USERX the").tolist() == mine.encode("USERX the").tolist()
+    assert mine.special_tokens["USERX"] not in again.encode("USERX the")
+    assert again.encode("USERX <|end|>", allowed_special="all").tolist() == other.encode("USERX <|end|>").ids
+    assert again.special_tokens == mine.special_tokens and other.get_vocab_size() == mine.vocab_size

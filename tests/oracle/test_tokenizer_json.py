@@ -4,6 +4,7 @@ Hugging Face's tokenizers."""
 from __future__ import annotations
 
 import json
+import unicodedata
 import warnings
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,12 @@ def document(vocab: list[str], specials: list[str], added: dict[str, Any], parts
     } | parts
 
 
+def normal_form(text: str) -> str:
+    """A text without case and accents, with one kind of white space."""
+    letters = [c for c in unicodedata.normalize("NFD", text).lower() if not unicodedata.combining(c)]
+    return "".join(" " if c.isspace() else c for c in letters)
+
+
 def assert_same(document: dict[str, Any], texts: list[str], folder: Path) -> None:
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(document))
@@ -115,6 +122,8 @@ def assert_same(document: dict[str, Any], texts: list[str], folder: Path) -> Non
 def test_wordpiece(
     tmp_path_factory: Any, added: Any, low: bool, clean: bool, chinese: bool, accents: bool | None, texts: list[str]
 ) -> None:
+    # Of tokens that are normalized to the same spelling tokenizers finds another one at each start: keep one of them.
+    added = {name: added[name] for name in {normal_form(name): name for name in sorted(added)}.values()}
     vocab = ["[UNK]", "[CLS]", *LETTERS, *(f"##{letter}" for letter in LETTERS), "the", "##he"]
     normalizer = {"clean_text": clean, "handle_chinese_chars": chinese, "strip_accents": accents, "lowercase": low}
     parts = {

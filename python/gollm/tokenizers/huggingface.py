@@ -129,9 +129,21 @@ def write_head(tokenizer: Tokenizer) -> dict[str, Any]:
         "padding": None,
         "added_tokens": [
             {"id": token.id, "content": token.spelling, **{flag: getattr(token, flag) for flag in _FLAGS}}
-            for token in tokenizer.added_tokens
+            for token in sorted(tokenizer.added_tokens, key=lambda token: token.id)
         ],
     }
+
+
+def without_added(vocab: dict[str, int], tokenizer: Tokenizer, unknown: str | None) -> dict[str, int]:
+    """A vocabulary without the added tokens at its end, which their own list gives the same ids.
+
+    Where a word that is a whole token is that token, text could otherwise spell one that only the list recognises."""
+    added = {token.id for token in tokenizer.added_tokens if not token.ordinary and token.spelling != unknown}
+    end = tokenizer.vocab_size
+    while end - 1 in added:
+        end -= 1
+    rest = {name: i for name, i in vocab.items() if i < end}
+    return rest if len(rest) == end else vocab  # with gaps, the list would begin in the first
 
 
 def write(tokenizer: BPETokenizer, path: Path) -> None:
@@ -156,7 +168,7 @@ def write(tokenizer: BPETokenizer, path: Path) -> None:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": tokenizer.ignore_merges,
-            "vocab": vocab,
+            "vocab": without_added(vocab, tokenizer, tokenizer.unknown_token) if tokenizer.ignore_merges else vocab,
             "merges": [f"{left} {right}" for left, right in merges],
         },
     }

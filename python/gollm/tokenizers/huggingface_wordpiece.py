@@ -11,7 +11,7 @@ from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.strict_json import shorten
 from gollm.tokenizers.gpt2_files import vocab_of
-from gollm.tokenizers.huggingface import read_added_tokens, warn_of_limits, write_head
+from gollm.tokenizers.huggingface import read_added_tokens, warn_of_limits, without_added, write_head
 from gollm.tokenizers.huggingface_pipeline import read_template, type_of, write_post_processor
 from gollm.tokenizers.json_file import naming, write_text
 from gollm.tokenizers.vocabulary import Vocabulary
@@ -134,7 +134,7 @@ def write(tokenizer: WordPieceTokenizer, path: Path) -> None:
             "unk_token": tokenizer.unknown_token,
             "continuing_subword_prefix": CONTINUING,
             "max_input_chars_per_word": tokenizer.max_word,
-            "vocab": {name: i for i, name in enumerate(names)},
+            "vocab": without_added({name: i for i, name in enumerate(names)}, tokenizer, tokenizer.unknown_token),
         },
     }
     write_text(path, json.dumps(document, ensure_ascii=False))
