@@ -6,8 +6,6 @@ import json
 import math
 from typing import Any, Final
 
-import numpy as np
-
 from .errors import GollmError, warn
 
 MAX_NODES: Final = 500_000  # objects and lists
@@ -34,6 +32,8 @@ def check_nesting(text: bytes, what: str, error: type[GollmError]) -> None:
     """
     if text.count(b"{") + text.count(b"[") > MAX_NODES:
         raise error(f"{what} holds more than {MAX_NODES:,} objects and lists")
+    import numpy as np  # late: the command line reads no JSON to show its help
+
     data = np.frombuffer(text.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
     inside = np.bitwise_xor.accumulate((data == ord('"')).view(np.uint8)).view(np.bool_)
     steps = np.zeros(256, np.int8)

@@ -23,6 +23,7 @@ TRAIN = (
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GOLLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # Python's buffers are what is flushed once more at its end
     (tmp_path / "cats.txt").write_text("the cat sat on the mat. the dog sat on the cat!\n" * 40)
 
 

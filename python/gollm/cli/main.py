@@ -79,6 +79,8 @@ def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
         _silence(sys.stdout)
         return BROKEN_PIPE
     except Exception as error:
+        with contextlib.suppress(OSError):  # what could not be printed is not the failure to tell of
+            _flush()
         if debug:
             traceback.print_exc()
         return _report(in_words(error), USAGE if isinstance(error, Usage) else FAILED)
