@@ -21,9 +21,6 @@ from gollm.interop.source import Source
 from gollm.specs import parameter_specs
 from gollm.tensor import Array
 
-# No model has more, and every one costs some Python objects whatever its width: a file may not ask for millions.
-MAX_LAYERS = 4096
-
 
 @dataclass(frozen=True)
 class _Run:

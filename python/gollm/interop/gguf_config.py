@@ -13,9 +13,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from gollm.config import ModelConfig
+from gollm.config import MAX_LAYERS, ModelConfig
 from gollm.errors import FormatError
-from gollm.interop.flat import MAX_LAYERS
 from gollm.interop.gguf_header import Header
 from gollm.strict_json import shorten
 from gollm.tensor import Array

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from gollm.config import MAX_LAYERS
 from gollm.errors import FormatError, warn
-from gollm.interop.flat import MAX_LAYERS
 from gollm.interop.gguf_blocks import OTHERS, TYPES, BlockType
 from gollm.strict_json import shorten
 from gollm.tokenizers.vocabulary import MAX_TOKENS

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gollm.config import ModelConfig
+from gollm.config import MAX_LAYERS, ModelConfig
 from gollm.errors import ConfigError, FormatError, warn
-from gollm.interop.flat import MAX_LAYERS
 from gollm.interop.huggingface_keys import FULL_ATTENTION, Values, architecture, complete
 from gollm.interop.source import StorageType
 from gollm.strict_json import shorten

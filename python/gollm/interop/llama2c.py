@@ -22,13 +22,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from gollm.config import ModelConfig
+from gollm.config import MAX_LAYERS, ModelConfig
 from gollm.errors import FormatError
 from gollm.files import replacing
 from gollm.generation import GenerationDefaults
 from gollm.interop.beside import TokenizerBeside, read_beside
 from gollm.interop.binary import CHUNK, Float32, Storage, head, read_into
-from gollm.interop.flat import MAX_LAYERS, Layout, open_flat
+from gollm.interop.flat import Layout, open_flat
 from gollm.interop.source import Format, Source, StorageType
 from gollm.tensor import Array
 from gollm.tokenizers import llama2c_tokenizer

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gollm.config import ModelConfig
+from gollm.config import MAX_LAYERS, ModelConfig
 from gollm.errors import FormatError
 from gollm.files import replacing
 from gollm.generation import GenerationDefaults
 from gollm.interop.beside import TokenizerBeside, read_beside
 from gollm.interop.binary import BFloat16, Float32, Storage, head
-from gollm.interop.flat import MAX_LAYERS, Layout, open_flat
+from gollm.interop.flat import Layout, open_flat
 from gollm.interop.source import Format, Source, StorageType
 from gollm.tokenizers import llmc_tokenizer
 
