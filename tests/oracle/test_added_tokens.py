@@ -84,6 +84,9 @@ def read(document: dict[str, Any], folder: Path) -> Tokenizer:
 def assert_same(mine: Tokenizer, other: Any, text: str) -> None:
     expected = other.encode(text, add_special_tokens=False).ids
     assert mine.encode(text, allowed_special="all").tolist() == expected
+    others = {character for token in mine.added_tokens if not token.special for character in token.spelling}
+    if any(special in text and others & set(special) for special in mine.special_tokens):
+        return  # in tokenizers a special token that is not to be recognised still hides others that overlap with it
     other.encode_special_tokens = True
     assert mine.encode(text).tolist() == other.encode(text, add_special_tokens=False).ids
     other.encode_special_tokens = False

@@ -103,10 +103,8 @@ class Finder:
     """Cuts a text at the given tokens."""
 
     def __init__(self, tokens: Sequence[AddedToken], spellings: Sequence[str]) -> None:
-        """spellings: how each token is spelled in the text that is looked at. Of several with the same one a special
-        token counts, or else the first."""
-        pairs = sorted(zip(spellings, tokens, strict=True), key=lambda pair: not pair[1].special)
-        self._tokens = dict(reversed(pairs))
+        """spellings: how each token is spelled in the text that is looked at."""
+        self._tokens = dict(zip(spellings, tokens, strict=True))
         try:
             self._pattern = re.compile(_alternatives(sorted(self._tokens)))
         except RecursionError:
