@@ -17,9 +17,9 @@ STEPS = 2
 
 def measure(preset_name: str, batch: int, length: int, recompute: str, activation_dtype: str) -> None:
     """Prints the process' peak in GB and the best step in ms, of some training steps with AdamW on random tokens."""
-    from gollm.config import preset
-    from gollm.model import Decoder
-    from gollm.optimizer import AdamW
+    from gollm.model.config import preset
+    from gollm.model.decoder import Decoder
+    from gollm.nn.optimizer import AdamW
     from gollm.training.estimate import resident_bytes
 
     config = preset(preset_name)

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from gollm.config import ModelConfig, preset
 from gollm.errors import FormatError
-from gollm.interop import NAMES, convert, format_named
+from gollm.formats import NAMES, convert, format_named
 from gollm.language_model import LanguageModel
-from gollm.model import Decoder
+from gollm.model.config import ModelConfig, preset
+from gollm.model.decoder import Decoder
 
 GPT2 = ModelConfig(n_layers=6, n_heads=8, d_model=512, vocab_size=16384, context=512)
 LLAMA = preset("gollm-85m").replace(n_layers=4, d_model=512, n_heads=8, n_kv_heads=4, d_ff=1536, vocab_size=16384)
@@ -33,7 +33,7 @@ WORKER = """
 import json, sys, time
 import numpy as np
 import gollm.language_model
-from gollm.interop import NAMES, format_named
+from gollm.formats import NAMES, format_named
 
 for name in NAMES:
     format_named(name)

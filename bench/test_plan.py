@@ -14,10 +14,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gollm import _native, optimizer
-from gollm.config import ModelConfig
-from gollm.model import Decoder
-from gollm.plan import Plan
+from gollm import _native
+from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
+from gollm.nn import optimizer
+from gollm.nn.plan import Plan
 from gollm.tokenizers import CharacterTokenizer
 from gollm.training import Callback, Trainer, TrainOptions
 

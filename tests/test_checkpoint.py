@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gollm import files
-from gollm.checkpoint import describe, open_checkpoint, strip, write_checkpoint
-from gollm.checkpoint_format import ALIGNMENT, DTYPES, MAGIC
 from gollm.errors import CheckpointError
+from gollm.formats.golm.checkpoint import describe, open_checkpoint, strip, write_checkpoint
+from gollm.formats.golm.header import ALIGNMENT, DTYPES, MAGIC
+from gollm.system import files
 
 RNG = np.random.default_rng(0)
 CONFIG = {
@@ -261,7 +261,7 @@ def test_depth_is_bounded_when_writing_as_when_reading(tmp_path):
 FULL_DISK = textwrap.dedent("""
     import resource, sys
     import numpy as np
-    from gollm.checkpoint import write_checkpoint
+    from gollm.formats.golm.checkpoint import write_checkpoint
     from gollm.errors import CheckpointError
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -321,7 +321,7 @@ def test_a_symbolic_link_is_followed(tmp_path):
 SAVE_FOR_EVER = textwrap.dedent("""
     import sys
     import numpy as np
-    from gollm.checkpoint import write_checkpoint
+    from gollm.formats.golm.checkpoint import write_checkpoint
 
     for step in range(10**9):
         tensors = {str(i): np.full(100_000, step, np.float32) for i in range(5)}
@@ -358,7 +358,7 @@ def test_leftovers_are_told_from_other_files(tmp_path):
 
 MANY = textwrap.dedent("""
     import resource, sys
-    from gollm.checkpoint import open_checkpoint
+    from gollm.formats.golm.checkpoint import open_checkpoint
 
     def resident():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

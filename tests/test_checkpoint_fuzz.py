@@ -14,7 +14,7 @@ RUNNER = textwrap.dedent('''
     import json, os, pathlib, random, struct, sys, tempfile
     import hostile
     import numpy as np
-    from gollm.checkpoint import describe, open_checkpoint, strip, write_checkpoint
+    from gollm.formats.golm.checkpoint import describe, open_checkpoint, strip, write_checkpoint
     from gollm.errors import CheckpointError
 
     PATH = os.path.join(tempfile.mkdtemp(dir=sys.argv[2]), "case.golm")

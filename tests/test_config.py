@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gollm.config import ALIASES, PRESETS, ModelConfig, preset
 from gollm.errors import ConfigError
-from gollm.specs import parameter_specs
+from gollm.model.config import ALIASES, PRESETS, ModelConfig, preset
+from gollm.model.specs import parameter_specs
 
 PARAMETERS = {
     "d12": 124_439_808,

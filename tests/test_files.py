@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from gollm import files
 from gollm.errors import DataError
-from gollm.files import open_regular, read_regular, remove_leftovers, replacing, replacing_folder, temporary_name
+from gollm.system import files
+from gollm.system.files import open_regular, read_regular, remove_leftovers, replacing, replacing_folder, temporary_name
 
 LONG_NAMES = ["a" * 255, "é" * 127, "語" * 85, "a" + "😀" * 63, "a\nb", os.fsdecode(b"\xff" * 255), "x" + "ab" * 91]
 

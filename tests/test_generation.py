@@ -10,11 +10,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gollm.config import ModelConfig
 from gollm.errors import DTypeError, GenerationError, GollmError, ShapeError, TokenizerError
-from gollm.generation import choose, generate_tokens
+from gollm.inference.generate import choose, generate_tokens
 from gollm.language_model import LanguageModel
-from gollm.model import Decoder
+from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
 from gollm.tokenizers import CharacterTokenizer
 
 TOKENIZER = CharacterTokenizer.train("abcdefgh")

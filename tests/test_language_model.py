@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import gollm
-from gollm.config import preset
 from gollm.errors import GenerationError
-from gollm.generation import GenerationDefaults, generate_tokens
+from gollm.inference.generate import generate_tokens
 from gollm.language_model import LanguageModel
-from gollm.model import Decoder
+from gollm.model.config import preset
+from gollm.model.decoder import Decoder
+from gollm.model.generation_defaults import GenerationDefaults
 from gollm.tokenizers import BPETokenizer
 
 TOKENIZER = BPETokenizer.train("hello world, this is a text\n" * 3, 264, special_tokens=["<begin>", "<end>"])

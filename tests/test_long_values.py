@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from gollm import tokenizers
-from gollm.config import ModelConfig
 from gollm.errors import GollmError
-from gollm.generation import GenerationDefaults
+from gollm.model.config import ModelConfig
+from gollm.model.generation_defaults import GenerationDefaults
 from gollm.options import files
-from gollm.strict_json import parse_object, shorten
+from gollm.system.strict_json import parse_object, shorten
 
 LONG = "x" * 10_000
 TEXTS = [LONG, {LONG: LONG}, [LONG] * 1000, [[LONG]], LONG.encode()]

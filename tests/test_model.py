@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from gollm import _native
-from gollm.cache import KVCache
-from gollm.config import ModelConfig
 from gollm.errors import GenerationError, KernelError, ShapeError
-from gollm.generation import choose, generate_tokens
-from gollm.gradcheck import gradcheck
-from gollm.model import Decoder
-from gollm.optimizer import AdamW
+from gollm.inference.generate import choose, generate_tokens
+from gollm.model.cache import KVCache
+from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
+from gollm.nn.gradcheck import gradcheck
+from gollm.nn.optimizer import AdamW
 
 BASE = {"n_layers": 2, "n_heads": 4, "d_model": 32, "vocab_size": 61, "context": 150}
 LLAMA = {

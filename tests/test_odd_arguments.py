@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import gollm
-from gollm import interop, tokenizers
+from gollm import formats, tokenizers
 from gollm.errors import CheckpointError, FormatError, GenerationError, TokenizerError
-from gollm.generation import generate_tokens
+from gollm.inference.generate import generate_tokens
 
 NO_PATHS: list[Any] = [None, 3, b"x", True, [], 1.5, object()]
 
@@ -26,12 +26,12 @@ def test_paths(model: gollm.LanguageModel, path: Any, tmp_path: Path) -> None:
     file = tmp_path / "m.golm"
     model.save(file)
     said = "must be a str or a pathlib.Path"
-    for refused in (gollm.load, interop.recognise, lambda path: interop.convert(path, tmp_path / "new.golm")):
+    for refused in (gollm.load, formats.recognise, lambda path: formats.convert(path, tmp_path / "new.golm")):
         with pytest.raises(FormatError, match=said):
             refused(path)
     with pytest.raises(FormatError, match=said):
-        interop.convert(file, path)
-    for refused in (tokenizers.load, interop.open_tokenizer):
+        formats.convert(file, path)
+    for refused in (tokenizers.load, formats.open_tokenizer):
         with pytest.raises(TokenizerError, match=said):
             refused(path)
     with pytest.raises(CheckpointError, match=said):
@@ -46,7 +46,7 @@ def test_formats_and_dtypes(model: gollm.LanguageModel, name: Any, tmp_path: Pat
     model.save(tmp_path / "m.golm")
     for option in ("to", "dtype"):
         with pytest.raises(FormatError) as caught:
-            interop.convert(tmp_path / "m.golm", tmp_path / "new.golm", **{option: name})
+            formats.convert(tmp_path / "m.golm", tmp_path / "new.golm", **{option: name})
         assert len(str(caught.value)) < 300
 
 

@@ -22,10 +22,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gollm import plain_text
 from gollm.data import open_shard, open_source, write_shard
 from gollm.errors import DataError, TokenizerError
-from gollm.plain_text import text_chunks
+from gollm.system import plain_text
+from gollm.system.plain_text import text_chunks
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, WordPieceTokenizer, WordTokenizer
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"

@@ -14,11 +14,11 @@ import pytest
 import gollm
 from gollm import Plan, Tensor, _native
 from gollm.errors import DTypeError, GollmError, KernelError
-from gollm.model import Decoder
-from gollm.ops import Activation, Add, Linear, cross_entropy
-from gollm.optimizer import SGD, AdamW
-from gollm.tape import no_grad
-from gollm.tensor import empty, tensor
+from gollm.model.decoder import Decoder
+from gollm.nn.ops import Activation, Add, Linear, cross_entropy
+from gollm.nn.optimizer import SGD, AdamW
+from gollm.nn.tape import no_grad
+from gollm.nn.tensor import empty, tensor
 from gollm.training.trainer import compute_gradients
 from test_tape import OPERATIONS
 

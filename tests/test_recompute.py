@@ -8,15 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gollm import Plan, _native, ops, tape
-from gollm.config import ModelConfig
+from gollm import Plan, _native
 from gollm.errors import ConfigError
-from gollm.model import Decoder
-from gollm.ops import MLP, Add, Dropout, LayerNorm, Softmax, cross_entropy, linear
-from gollm.optimizer import AdamW
-from gollm.recompute import recompute
-from gollm.tape import activations_as, no_grad
-from gollm.tensor import tensor
+from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
+from gollm.nn import ops, tape
+from gollm.nn.ops import MLP, Add, Dropout, LayerNorm, Softmax, cross_entropy, linear
+from gollm.nn.optimizer import AdamW
+from gollm.nn.recompute import recompute
+from gollm.nn.tape import activations_as, no_grad
+from gollm.nn.tensor import tensor
 from gollm.training.trainer import compute_gradients
 
 BASE = {"n_layers": 3, "n_heads": 4, "d_model": 32, "vocab_size": 61, "context": 48}

@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from gollm.config import ModelConfig
-from gollm.rope import Rotations, frequencies
-from gollm.tensor import FLOAT32, FLOAT64
+from gollm.model.config import ModelConfig
+from gollm.model.rope import Rotations, frequencies
+from gollm.nn.tensor import FLOAT32, FLOAT64
 
 CONFIG = ModelConfig(n_layers=1, n_heads=1, d_model=8, vocab_size=10, context=200_000, position="rope")
 

@@ -7,7 +7,7 @@ import pytest
 
 from gollm import _native
 from gollm.errors import DTypeError, GollmError, KernelError, ShapeError
-from gollm.ops import (
+from gollm.nn.ops import (
     ACTIVATIONS,
     MLP,
     Activation,
@@ -23,8 +23,8 @@ from gollm.ops import (
     cross_entropy,
     linear,
 )
-from gollm.tape import no_grad
-from gollm.tensor import Tensor, tensor
+from gollm.nn.tape import no_grad
+from gollm.nn.tensor import Tensor, tensor
 
 TOKENS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]], np.int32)
 POSITIONS = np.broadcast_to(np.arange(5, dtype=np.int32), (2, 5)).copy()

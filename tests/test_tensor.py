@@ -8,7 +8,7 @@ import pytest
 import gollm
 from gollm import _native
 from gollm.errors import DTypeError, ShapeError
-from gollm.tensor import Tensor, empty, from_dlpack, tensor
+from gollm.nn.tensor import Tensor, empty, from_dlpack, tensor
 
 
 def test_numpy_shares_memory_both_ways():

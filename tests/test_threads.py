@@ -11,7 +11,7 @@ import pytest
 
 import gollm
 from gollm import _native
-from gollm.threads import cpu_quota, default_num_threads, physical_cores
+from gollm.system.threads import cpu_quota, default_num_threads, physical_cores
 
 UNLIMITED = os.cpu_count() or 1  # what cpu_quota() gives where there is no limit
 

@@ -14,9 +14,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from gollm import threads as _threads
 from gollm._native import __version__, num_threads, set_num_threads
 from gollm.errors import CheckpointError, ConfigError, GollmError
+from gollm.system import threads as _threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,16 +30,16 @@ except ConfigError as error:
 
 # name -> the module that defines it
 _LAZY: dict[str, str] = {
-    "Decoder": "gollm.model",
+    "Decoder": "gollm.model.decoder",
     "LanguageModel": "gollm.language_model",
-    "ModelConfig": "gollm.config",
-    "Plan": "gollm.plan",
-    "Tensor": "gollm.tensor",
+    "ModelConfig": "gollm.model.config",
+    "Plan": "gollm.nn.plan",
+    "Tensor": "gollm.nn.tensor",
     "TrainOptions": "gollm.training",
     "Trainer": "gollm.training",
     "load": "gollm.language_model",
-    "no_grad": "gollm.tape",
-    "tensor": "gollm.tensor",
+    "no_grad": "gollm.nn.tape",
+    "tensor": "gollm.nn.tensor",
 }
 
 __all__ = ["CheckpointError", "GollmError", "__version__", "get_include", "num_threads", "set_num_threads", *_LAZY]

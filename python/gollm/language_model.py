@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from gollm import generation, interop
-from gollm.checkpoint import write_checkpoint
-from gollm.config import ModelConfig
+from gollm import formats
 from gollm.errors import CheckpointError, ConfigError, GenerationError
-from gollm.files import as_path
-from gollm.generation import GenerationDefaults
-from gollm.model import Decoder
-from gollm.strict_json import shorten
-from gollm.tensor import Array
+from gollm.formats.golm.checkpoint import write_checkpoint
+from gollm.inference import generate as generation
+from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
+from gollm.model.generation_defaults import GenerationDefaults
+from gollm.nn.tensor import Array
+from gollm.system.files import as_path
+from gollm.system.strict_json import shorten
 from gollm.tokenizers import StreamDecoder, Tokenizer
 
 
@@ -89,7 +90,7 @@ class LanguageModel:
         if self.tokenizer is None:
             why = f" ({self.without_tokenizer})" if self.without_tokenizer else ""
             raise GenerationError(
-                f"this model has no tokenizer{why}; use gollm.generation.generate_tokens with token ids"
+                f"this model has no tokenizer{why}; use gollm.inference.generate.generate_tokens with token ids"
             )
         if not isinstance(prompt, str):
             raise GenerationError(f"the prompt is {shorten(prompt)}; it must be text (str)")
@@ -147,7 +148,7 @@ def load(
     context: int | None = None,
     rope_scaling: str | None = None,
 ) -> LanguageModel:
-    """The model at `path` in any format of gollm.interop, which is told by its content; a run folder's best checkpoint.
+    """The model at `path` in any format of gollm.formats, which is told by its content; a run folder's best checkpoint.
 
     `tokenizer`, one that is loaded or a file's name, replaces the model's own, or stands for the one that its format
     does not have. `context` is another number of tokens than the model is for; `rope_scaling` ("linear", "llama3" or
@@ -156,7 +157,7 @@ def load(
     it cannot have."""
     if rope_scaling is not None and context is None:
         raise ConfigError(f"rope_scaling is {rope_scaling!r}, but there is no context to scale to; give both")
-    with interop.open_model(path, tokenizer) as source:
+    with formats.open_model(path, tokenizer) as source:
         config = source.config if context is None else source.config.with_context(context, rope_scaling)
         weights = source.weights()
         decoder = Decoder(config, weights=weights)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import gollm
-from gollm.config import preset
 from gollm.language_model import LanguageModel
-from gollm.model import Decoder
+from gollm.model.config import preset
+from gollm.model.decoder import Decoder
 from gollm.tokenizers import BPETokenizer
 
 from .conftest import Run

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import gollm
-from gollm.config import preset
 from gollm.language_model import LanguageModel
-from gollm.model import Decoder
+from gollm.model.config import preset
+from gollm.model.decoder import Decoder
 from gollm.tokenizers import CharacterTokenizer
 
 from .conftest import Run

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from gollm import gradcheck
-from gollm.config import preset
-from gollm.specs import parameter_specs
+from gollm.model.config import preset
+from gollm.model.specs import parameter_specs
+from gollm.nn import gradcheck
 
 from .conftest import Run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gollm.checkpoint import describe, write_checkpoint
+from gollm.formats.golm.checkpoint import describe, write_checkpoint
 from gollm.tokenizers import CharacterTokenizer
 
 from .conftest import Run

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 import gollm
-from gollm import data, interop, tokenizers
+from gollm import data, formats, tokenizers
 from gollm.cli import main as cli
-from gollm.config import preset
 from gollm.errors import GollmError
 from gollm.language_model import LanguageModel
-from gollm.model import Decoder
+from gollm.model.config import preset
+from gollm.model.decoder import Decoder
 
 from .conftest import Run
 
@@ -123,8 +123,8 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "load": gollm.load,
     "load tokenizer": lambda path: gollm.load("model.golm", tokenizer=path),
     "save": lambda path: gollm.load("model.golm").save(path),
-    "convert": lambda path: interop.convert(path, "new.gguf"),
-    "convert target": lambda path: interop.convert("model.golm", path, overwrite=True),
+    "convert": lambda path: formats.convert(path, "new.gguf"),
+    "convert target": lambda path: formats.convert("model.golm", path, overwrite=True),
     "tokenizers.load": tokenizers.load,
     "tokenizers.load merges": lambda path: tokenizers.load("file", path),
     "tokenizer.save": lambda path: tokenizers.CharacterTokenizer.train("abc").save(path),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gollm import tokenizers
-from gollm.checkpoint import write_checkpoint
+from gollm.formats.golm.checkpoint import write_checkpoint
 
 from .conftest import Run
 

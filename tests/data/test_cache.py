@@ -10,10 +10,11 @@ import textwrap
 import numpy as np
 import pytest
 
-from gollm import files
-from gollm.data import Texts, cache, open_source, prepare, reading
-from gollm.data.cache import cache_folder, cached_tokens, tokenizer_fingerprint
+from gollm.data import Texts, open_source, prepare, reading
+from gollm.data import token_cache as cache
+from gollm.data.token_cache import cache_folder, cached_tokens, tokenizer_fingerprint
 from gollm.errors import DataError
+from gollm.system import files
 
 
 def folders(root):
@@ -214,7 +215,7 @@ def test_a_cache_that_can_only_be_read_serves(tmp_path, tokenizer, monkeypatch):
 FULL_DISK = """
 import resource, sys
 from gollm.data import Texts
-from gollm.data.cache import cached_tokens
+from gollm.data.token_cache import cached_tokens
 from gollm.errors import DataError
 
 sys.path.insert(0, sys.argv[2])
@@ -275,7 +276,7 @@ WORKER = textwrap.dedent("""
     sys.path.insert(0, sys.argv[2])
     from conftest import ByteTokenizer
     from gollm.data import Texts
-    from gollm.data.cache import cached_tokens
+    from gollm.data.token_cache import cached_tokens
 
     class Slow(ByteTokenizer):
         def encode_pieces(self, pieces):

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gollm.data import Texts, Tokens, TokenShards, cache, open_shard, open_source, prepare, write_shard
+from gollm.data import Texts, Tokens, TokenShards, open_shard, open_source, prepare, write_shard
+from gollm.data import token_cache as cache
 from gollm.errors import DataError
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gollm import plain_text
 from gollm.data import Files, StandardInput, Texts, files_below, open_source, reading, standard_library
 from gollm.errors import DataError
+from gollm.system import plain_text
 
 
 def text_of(source):

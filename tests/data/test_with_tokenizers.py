@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gollm import plain_text
 from gollm.data import Sampler, Texts, open_source, prepare, reading
+from gollm.system import plain_text
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, WordTokenizer
 
 TEXT = "".join(

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from gollm.config import ModelConfig, preset
-from gollm.model import Decoder
-from gollm.optimizer import SGD, AdamW
+from gollm.model.config import ModelConfig, preset
+from gollm.model.decoder import Decoder
+from gollm.nn.optimizer import SGD, AdamW
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gollm.config import ModelConfig
-from gollm.interop import convert, format_named, gguf_blocks, open_model
-from gollm.interop.heads import to_half_split
-from gollm.interop.source import Source
-from gollm.specs import parameter_specs
+from gollm.formats import convert, format_named, open_model
+from gollm.formats.gguf import blocks as gguf_blocks
+from gollm.formats.heads import to_half_split
+from gollm.formats.source import Source
+from gollm.model.config import ModelConfig
+from gollm.model.specs import parameter_specs
 from gollm.tokenizers import BPETokenizer
-from gollm.tokenizers.gpt2_files import to_vocab
+from gollm.tokenizers.files.gpt2 import to_vocab
 
 gguf = pytest.importorskip("gguf")
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import gollm
-from gollm.config import ModelConfig
-from gollm.interop import huggingface
-from gollm.interop.source import Source
+from gollm.formats.huggingface import model as huggingface
+from gollm.formats.source import Source
+from gollm.model.config import ModelConfig
 from gollm.tokenizers import BPETokenizer
 
 pytest.importorskip("huggingface_hub")

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 
 import gollm
-from gollm.config import ModelConfig
-from gollm.generation import GenerationDefaults, generate_tokens
-from gollm.interop import convert, huggingface, open_model
-from gollm.interop.heads import to_half_split
-from gollm.interop.source import Source
+from gollm.formats import convert, open_model
+from gollm.formats.heads import to_half_split
+from gollm.formats.huggingface import model as huggingface
+from gollm.formats.source import Source
+from gollm.inference.generate import generate_tokens
 from gollm.language_model import LanguageModel
-from gollm.specs import parameter_specs
+from gollm.model.config import ModelConfig
+from gollm.model.generation_defaults import GenerationDefaults
+from gollm.model.specs import parameter_specs
 from gollm.tokenizers import BPETokenizer
 
 torch = pytest.importorskip("torch")

@@ -15,9 +15,9 @@ import pytest
 
 import gollm
 from gollm.errors import FormatError
-from gollm.interop.huggingface_config import from_json
-from gollm.interop.huggingface_keys import DEFAULTS
-from gollm.rope import frequencies
+from gollm.formats.huggingface.config import from_json
+from gollm.formats.huggingface.keys import DEFAULTS
+from gollm.model.rope import frequencies
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from gollm.interop.llama2c import Int8Groups
+from gollm.formats.flat.llama2c import Int8Groups
 
 torch = pytest.importorskip("torch")
 

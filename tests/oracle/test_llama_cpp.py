@@ -16,14 +16,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import gollm
-from gollm.config import ModelConfig
-from gollm.generation import GenerationDefaults
-from gollm.interop import format_named, gguf_blocks, open_model, open_tokenizer
-from gollm.interop.gguf_rules import RULES as RULES_BY_NAME
-from gollm.interop.source import Source
-from gollm.specs import parameter_specs
+from gollm.formats import format_named, open_model, open_tokenizer
+from gollm.formats.gguf import blocks as gguf_blocks
+from gollm.formats.gguf.rules import RULES as RULES_BY_NAME
+from gollm.formats.source import Source
+from gollm.model.config import ModelConfig
+from gollm.model.generation_defaults import GenerationDefaults
+from gollm.model.specs import parameter_specs
 from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer, Vocabulary
-from gollm.tokenizers.gpt2_files import to_vocab
+from gollm.tokenizers.files.gpt2 import to_vocab
 from gollm.tokenizers.piece_scores import merges_of
 from gollm.tokenizers.sentencepiece import PieceType
 from horrors import TEXTS

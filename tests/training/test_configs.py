@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import gollm
+from gollm.model.specs import parameter_specs
 from gollm.options import from_mapping, load_file
-from gollm.specs import parameter_specs
 from gollm.training import TrainOptions
 
 FOLDER = Path(__file__).parents[2] / "configs"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gollm.config import preset
+from gollm.model.config import preset
 from gollm.options import given
 from gollm.training import TrainOptions, prepare_job
 from gollm.training.estimate import _cgroup_rooms, available_bytes, flops_per_token, resident_bytes

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import gollm
-from gollm.checkpoint import open_checkpoint, write_checkpoint
-from gollm.data import cache, write_shard
+from gollm.data import token_cache as cache
+from gollm.data import write_shard
 from gollm.errors import CheckpointError, ConfigError, DataError, GollmError, GollmWarning, TrainingError
+from gollm.formats.golm.checkpoint import open_checkpoint, write_checkpoint
 from gollm.options import load_file
 from gollm.training import Callback, TrainOptions, prepare_job
 

@@ -7,7 +7,7 @@ import pytest
 
 import gollm
 from gollm.errors import KernelError
-from gollm.plan import Plan
+from gollm.nn.plan import Plan
 from gollm.training import Callback
 
 from .conftest import metrics

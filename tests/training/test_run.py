@@ -9,11 +9,11 @@ import pytest
 
 import gollm
 from gollm import tokenizers
-from gollm.checkpoint import open_checkpoint
-from gollm.config import ModelConfig
 from gollm.data import TokenDataset, open_source, prepare
 from gollm.errors import CheckpointError, ConfigError, DataError, TrainingError
-from gollm.model import Decoder
+from gollm.formats.golm.checkpoint import open_checkpoint
+from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
 from gollm.options import from_mapping, load_file
 from gollm.tokenizers import CharacterTokenizer
 from gollm.training import Callback, Trainer, TrainOptions
@@ -395,7 +395,7 @@ def test_resume_wants_its_metrics_whole(train, damage, message):
 
 def rewritten(path, *, training=None, tensors=None, weights=None):
     """A checkpoint with parts of it replaced."""
-    from gollm.checkpoint import write_checkpoint
+    from gollm.formats.golm.checkpoint import write_checkpoint
 
     with open_checkpoint(path) as file:
         state = {**file.training, **(training or {})}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gollm.errors import ConfigError
-from gollm.schedule import SCHEDULES, learning_rate
+from gollm.nn.schedule import SCHEDULES, learning_rate
 from gollm.training import TrainOptions
 
 SHAPE = {"peak": 1e-3, "minimum": 1e-4, "warmup_steps": 100, "total_steps": 2000}

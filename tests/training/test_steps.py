@@ -8,8 +8,8 @@ import pytest
 import gollm
 from gollm import _native
 from gollm.data import Sampler, open_source, prepare
-from gollm.model import Decoder
-from gollm.tape import no_grad
+from gollm.model.decoder import Decoder
+from gollm.nn.tape import no_grad
 from gollm.tokenizers import CharacterTokenizer
 from gollm.training import Callback
 from gollm.training.trainer import make_optimizer

@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from gollm.benchmarks.turns import Case, Contestant
-from gollm.config import ModelConfig, preset
-from gollm.specs import parameter_specs
+from gollm.model.config import ModelConfig, preset
+from gollm.model.specs import parameter_specs
 from gollm.training.estimate import flops_per_token
 
 FMA = Contestant("with_gollm", "fma", {})

@@ -26,9 +26,9 @@ class Options:
 
 
 def run(options: Options) -> None:
-    from gollm import interop
+    from gollm import formats
 
-    with interop.open_model(options.source, options.tokenizer) as model:
-        interop.save(model, options.target, options.to, options.dtype, overwrite=options.overwrite)
+    with formats.open_model(options.source, options.tokenizer) as model:
+        formats.save(model, options.target, options.to, options.dtype, overwrite=options.overwrite)
         if model.without_tokenizer:
             print(f"written without its tokenizer: {model.without_tokenizer}", file=sys.stderr)

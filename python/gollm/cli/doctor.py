@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import gollm
-from gollm import _native, cuda, threads
+from gollm import _native, cuda
+from gollm.system import threads
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def examine() -> dict[str, Any]:
 
 def measure() -> dict[str, float]:
     """Two seconds, on all threads in use: GFLOP/s of float32 fused multiply-adds, GB/s of reading memory."""
-    from gollm import machine
+    from gollm.system import machine
 
     return {"fma_peak_gflops": machine.fma_peak() / 1e9, "read_bandwidth_gb_per_s": machine.read_bandwidth() / 1e9}
 

@@ -26,7 +26,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    from gollm.interop import open_tokenizer
+    from gollm.formats import open_tokenizer
 
     tokenizer = open_tokenizer(options.tokenizer)
     ids = tokenizer.encode(text_or_stdin(options.text), allowed_special="all" if options.special else "none").tolist()

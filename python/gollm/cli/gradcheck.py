@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
-from gollm.model_options import ModelOptions
+from gollm.model.options import ModelOptions
 from gollm.options import NonNegativeInt, PositiveInt
 
 
@@ -24,7 +24,7 @@ class Options(ModelOptions):
 
 
 def run(options: Options) -> int:
-    from gollm.gradcheck import DIFFERENCE_TOLERANCE, FLOAT32_TOLERANCE, gradcheck
+    from gollm.nn.gradcheck import DIFFERENCE_TOLERANCE, FLOAT32_TOLERANCE, gradcheck
 
     rows = gradcheck(
         options.model_config(vocab_size=options.vocab_size),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gollm.options import Positional
-from gollm.strict_json import shorten
+from gollm.system.strict_json import shorten
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,11 @@ class Options:
 
 
 def run(options: Options) -> None:
-    from gollm import checkpoint, interop
-    from gollm.interop.golm import checkpoint_of
+    from gollm import formats
+    from gollm.formats.golm import checkpoint
+    from gollm.formats.golm.model import checkpoint_of
 
-    golm = interop.recognise(options.model).name == "golm"
+    golm = formats.recognise(options.model).name == "golm"
     found = checkpoint.describe(checkpoint_of(options.model) or options.model) if golm else describe(options.model)
     if options.json:
         print(json.dumps(found, indent=2))
@@ -34,15 +35,15 @@ def run(options: Options) -> None:
 
 def describe(path: Path) -> dict[str, Any]:
     """What is inside of a model in one of the formats of others, as JSON can hold it; parameters as gollm has them."""
-    from gollm import interop
-    from gollm.specs import parameter_specs
+    from gollm import formats
+    from gollm.model.specs import parameter_specs
 
-    with interop.open_model(path) as source:
+    with formats.open_model(path) as source:
         specs = parameter_specs(source.config)
         tokenizer = source.tokenizer
         return {
             "path": str(path),
-            "format": interop.recognise(path).name,
+            "format": formats.recognise(path).name,
             "dtype": source.dtype,
             "config": source.config.to_dict(),
             "parameters": sum(spec.size for spec in specs),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gollm.errors import DataError
-from gollm.files import reason
-from gollm.plain_text import standard_input, text_chunks
+from gollm.system.files import reason
+from gollm.system.plain_text import standard_input, text_chunks
 
 
 def text_or_stdin(text: str) -> str:

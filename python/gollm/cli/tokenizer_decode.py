@@ -29,7 +29,7 @@ class Options:
 def run(options: Options) -> None:
     words = text_or_stdin("-").split() if options.ids == ("-",) else list(options.ids)
     ids = [_id(word) for word in words]
-    from gollm.interop import open_tokenizer
+    from gollm.formats import open_tokenizer
 
     tokenizer = open_tokenizer(options.tokenizer)
     if options.json:

@@ -6,11 +6,20 @@ sampler = Sampler(dataset.train, batch_size=12, context=64, seed=1)
 inputs, targets = sampler.next_batch()                  # (B, T) int32 each
 """
 
-from .cache import TextTokenizer, cache_folder
-from .dataset import TokenDataset, prepare
-from .sampler import Sampler, evaluation_batches
-from .shards import Tokens, open_shard, write_shard
-from .sources import DataSource, Files, StandardInput, Texts, TokenShards, files_below, open_source, standard_library
+from gollm.data.dataset import TokenDataset, prepare
+from gollm.data.sampler import Sampler, evaluation_batches
+from gollm.data.shards import Tokens, open_shard, write_shard
+from gollm.data.sources import (
+    DataSource,
+    Files,
+    StandardInput,
+    Texts,
+    TokenShards,
+    files_below,
+    open_source,
+    standard_library,
+)
+from gollm.data.token_cache import TextTokenizer, cache_folder
 
 __all__ = [
     "DataSource",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import DataError
-from .cache import BuildProgress, TextTokenizer, cache_folder, cached_tokens, content_fingerprint
-from .shards import StrPath, Tokens
-from .sources import DataSource, TokenShards
+from gollm.data.shards import StrPath, Tokens
+from gollm.data.sources import DataSource, TokenShards
+from gollm.data.token_cache import BuildProgress, TextTokenizer, cache_folder, cached_tokens, content_fingerprint
+from gollm.errors import DataError
 
 
 @dataclass(frozen=True)

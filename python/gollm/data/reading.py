@@ -11,10 +11,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from gollm.strict_json import shorten
-
-from ..errors import DataError
-from ..plain_text import text_chunks
+from gollm.errors import DataError
+from gollm.system.plain_text import text_chunks
+from gollm.system.strict_json import shorten
 
 PIECE_CHARACTERS = 1 << 20
 MAX_LINE_CHARACTERS = 64 << 20

@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from gollm.strict_json import shorten
-
-from ..errors import DataError
-from .shards import Ids, Tokens
+from gollm.data.shards import Ids, Tokens
+from gollm.errors import DataError
+from gollm.system.strict_json import shorten
 
 KIND = "shuffled windows 1"  # names the rule in a checkpoint: change it with the order of batches
 _ROUNDS = 8

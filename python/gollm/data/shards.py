@@ -19,8 +19,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from ..errors import DataError
-from ..files import open_regular, read_regular, reason, replacing
+from gollm.errors import DataError
+from gollm.system.files import open_regular, read_regular, reason, replacing
 
 HEADER_BYTES = 1024
 MAX_TOKENS = 2**31 - 1  # the header counts them in an int32

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gollm.errors import ConfigError
-from gollm.files import read_regular, reason
 from gollm.options.describe import shown
-from gollm.plain_text import text_chunks
+from gollm.system.files import read_regular, reason
+from gollm.system.plain_text import text_chunks
 
 MAX_BYTES = 1 << 18  # far more than any configuration; bounds the time for a file that is none
 

@@ -21,24 +21,22 @@ from typing import Any
 import numpy.typing as npt
 
 from gollm.errors import TokenizerError
-from gollm.files import as_path
-from gollm.strict_json import shorten
-from gollm.tokenizers import (
-    bert_vocab,
-    gpt2_files,
-    huggingface,
-    huggingface_sentencepiece,
-    huggingface_wordpiece,
-    json_file,
-    llama2c_tokenizer,
-    llmc_tokenizer,
-    sentencepiece_model,
-    tiktoken_file,
-)
+from gollm.system.files import as_path
+from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import AllowedSpecial, StreamDecoder, Tokenizer
 from gollm.tokenizers.bpe import BPETokenizer
 from gollm.tokenizers.character import CharacterTokenizer
+from gollm.tokenizers.files import bert as bert_vocab
+from gollm.tokenizers.files import gpt2 as gpt2_files
+from gollm.tokenizers.files import llama2c as llama2c_tokenizer
+from gollm.tokenizers.files import llmc as llmc_tokenizer
+from gollm.tokenizers.files import own as json_file
+from gollm.tokenizers.files import sentencepiece as sentencepiece_model
+from gollm.tokenizers.files import tiktoken as tiktoken_file
+from gollm.tokenizers.files.huggingface import bpe as huggingface
+from gollm.tokenizers.files.huggingface import sentencepiece as huggingface_sentencepiece
+from gollm.tokenizers.files.huggingface import wordpiece as huggingface_wordpiece
 from gollm.tokenizers.sentencepiece import SentencePieceTokenizer
 from gollm.tokenizers.vocabulary import Vocabulary
 from gollm.tokenizers.word import WordTokenizer

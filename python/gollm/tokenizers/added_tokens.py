@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gollm.errors import TokenizerError, warn
-from gollm.strict_json import shorten
+from gollm.system.strict_json import shorten
 
 MAX_ADDED_TOKENS = 1 << 16
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
-from gollm.strict_json import shorten
+from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken, Finder, added_tokens_of
 from gollm.tokenizers.documents import Piece, batches, cut_beside_tokens, parts_of
 from gollm.tokenizers.vocabulary import Vocabulary
@@ -350,7 +350,7 @@ class Tokenizer(ABC):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one JSON file, which `gollm.tokenizers.load` reads. Raises TokenizerError if it can't be written."""
-        from gollm.tokenizers.json_file import write
+        from gollm.tokenizers.files.own import write
 
         write(self, Path(path))
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
-from gollm.strict_json import shorten
+from gollm.system.strict_json import shorten
 from gollm.tokenizers import patterns
 from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.alphabet import from_alphabet
@@ -260,14 +260,14 @@ class BPETokenizer(Tokenizer):
     @classmethod
     def from_gpt2(cls, vocab: str | os.PathLike[str], merges: str | os.PathLike[str]) -> BPETokenizer:
         """From GPT-2's two files: vocab.json (or encoder.json) and merges.txt (or vocab.bpe). Raises TokenizerError."""
-        from gollm.tokenizers import gpt2_files
+        from gollm.tokenizers.files import gpt2 as gpt2_files
 
         return gpt2_files.read(Path(vocab), Path(merges))
 
     @classmethod
     def from_huggingface(cls, path: str | os.PathLike[str]) -> BPETokenizer:
         """From Hugging Face's tokenizer.json, if it is byte-level BPE as GPT-2's; TokenizerError names what is not."""
-        from gollm.tokenizers import huggingface
+        from gollm.tokenizers.files.huggingface import bpe as huggingface
 
         return huggingface.read(Path(path))
 
@@ -281,25 +281,25 @@ class BPETokenizer(Tokenizer):
         """From a rank file of tiktoken, or LLaMA-3's tokenizer.model, which is one. The file holds neither the pattern
         nor the special tokens: spellings with their ids, or spellings that get the ids behind the last one. Raises
         TokenizerError."""
-        from gollm.tokenizers import tiktoken_file
+        from gollm.tokenizers.files import tiktoken as tiktoken_file
 
         return tiktoken_file.read(Path(path), pattern, special_tokens)
 
     def save_gpt2(self, folder: str | os.PathLike[str]) -> None:
         """Writes vocab.json and merges.txt. Raises TokenizerError if they can't be written or hold a special token."""
-        from gollm.tokenizers import gpt2_files
+        from gollm.tokenizers.files import gpt2 as gpt2_files
 
         gpt2_files.write(self, Path(folder))
 
     def save_huggingface(self, path: str | os.PathLike[str]) -> None:
         """Writes Hugging Face's tokenizer.json. Raises TokenizerError as save_gpt2 does."""
-        from gollm.tokenizers import huggingface
+        from gollm.tokenizers.files.huggingface import bpe as huggingface
 
         huggingface.write(self, Path(path))
 
     def save_tiktoken(self, path: str | os.PathLike[str]) -> None:
         """Writes a rank file that tiktoken's load_tiktoken_bpe reads; the special tokens and the pattern are not in it.
         Raises TokenizerError, naming what tiktoken would encode otherwise."""
-        from gollm.tokenizers import tiktoken_file
+        from gollm.tokenizers.files import tiktoken as tiktoken_file
 
         tiktoken_file.write(self, Path(path))

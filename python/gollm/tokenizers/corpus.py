@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 from gollm.errors import TokenizerError
-from gollm.files import open_regular, reason
-from gollm.plain_text import text_chunks
+from gollm.system.files import open_regular, reason
+from gollm.system.plain_text import text_chunks
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -30,7 +30,7 @@ def texts_of(texts: str | Iterable[str]) -> Iterator[str]:
 
 
 def texts_of_files(paths: Paths, *, whole: bool = False) -> Iterator[str]:
-    """The text of files (see gollm.plain_text), in chunks that cut no word in two (see safe_cut), or whole.
+    """The text of files (see gollm.system.plain_text), in chunks that cut no word in two (see safe_cut), or whole.
 
     Raises TokenizerError for a file that can't be read or is not text.
     """

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from gollm import _native
 from gollm.errors import TokenizerError
-from gollm.strict_json import shorten
+from gollm.system.strict_json import shorten
 
 Pattern: TypeAlias = str | tuple[str, ...]
 

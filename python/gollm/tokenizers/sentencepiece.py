@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
-from gollm.strict_json import shorten
+from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken, Finder
 from gollm.tokenizers.base import (
     Ids,
@@ -250,32 +250,32 @@ class SentencePieceTokenizer(Tokenizer):
     @classmethod
     def from_model(cls, path: str | os.PathLike[str]) -> SentencePieceTokenizer:
         """From SentencePiece's own file, tokenizer.model, if it is BPE. TokenizerError names what is not supported."""
-        from gollm.tokenizers import sentencepiece_model
+        from gollm.tokenizers.files import sentencepiece as sentencepiece_model
 
         return sentencepiece_model.read(Path(path))
 
     @classmethod
     def from_llama2c(cls, path: str | os.PathLike[str], vocab_size: int | None = None) -> SentencePieceTokenizer:
         """From llama2.c's tokenizer.bin; `vocab_size` is how many tokens it must have. Raises TokenizerError."""
-        from gollm.tokenizers import llama2c_tokenizer
+        from gollm.tokenizers.files import llama2c as llama2c_tokenizer
 
         return llama2c_tokenizer.read(Path(path), vocab_size)
 
     def save_model(self, path: str | os.PathLike[str]) -> None:
         """Writes SentencePiece's own file. Raises TokenizerError if it can't be written or can't hold this one."""
-        from gollm.tokenizers import sentencepiece_model
+        from gollm.tokenizers.files import sentencepiece as sentencepiece_model
 
         sentencepiece_model.write(self, Path(path))
 
     def save_llama2c(self, path: str | os.PathLike[str]) -> None:
         """Writes llama2.c's tokenizer.bin. Raises TokenizerError as save_model does."""
-        from gollm.tokenizers import llama2c_tokenizer
+        from gollm.tokenizers.files import llama2c as llama2c_tokenizer
 
         llama2c_tokenizer.write(self, Path(path))
 
     def save_huggingface(self, path: str | os.PathLike[str]) -> None:
         """Writes Hugging Face's tokenizer.json, as LLaMA-2's. Raises TokenizerError as save_model does."""
-        from gollm.tokenizers import huggingface_sentencepiece
+        from gollm.tokenizers.files.huggingface import sentencepiece as huggingface_sentencepiece
 
         huggingface_sentencepiece.write(self, Path(path))
 

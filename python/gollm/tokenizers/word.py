@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
-from gollm.strict_json import shorten
+from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import (
     Ids,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
-from gollm.strict_json import shorten
+from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import (
     Ids,
@@ -237,19 +237,19 @@ class WordPieceTokenizer(Tokenizer):
     def from_vocab(cls, path: str | os.PathLike[str], *, lowercase: bool | None = None) -> WordPieceTokenizer:
         """From BERT's vocab.txt. `lowercase` says whether text is made lower case and loses its accents, which the file
         does not: by default, if no token has an upper-case letter. Raises TokenizerError."""
-        from gollm.tokenizers import bert_vocab
+        from gollm.tokenizers.files import bert as bert_vocab
 
         return bert_vocab.read(Path(path), lowercase)
 
     def save_vocab(self, path: str | os.PathLike[str]) -> None:
         """Writes vocab.txt. Raises TokenizerError if it can't be written or can't hold a token."""
-        from gollm.tokenizers import bert_vocab
+        from gollm.tokenizers.files import bert as bert_vocab
 
         bert_vocab.write(self, Path(path))
 
     def save_huggingface(self, path: str | os.PathLike[str]) -> None:
         """Writes Hugging Face's tokenizer.json. Raises TokenizerError as save_vocab does."""
-        from gollm.tokenizers import huggingface_wordpiece
+        from gollm.tokenizers.files.huggingface import wordpiece as huggingface_wordpiece
 
         huggingface_wordpiece.write(self, Path(path))
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Callback:
     """A base class with nothing to do; every method may be left out.
 
-    Steps are replayed from a recording (gollm.plan). Arrays may be changed, weights and moments too; after changing a
-    number of the model, such as `trainer.model.dropout.p`, call `trainer.gradients.forget()`."""
+    Steps are replayed from a recording (gollm.nn.plan). Arrays may be changed, weights and moments too; after changing
+    a number of the model, such as `trainer.model.dropout.p`, call `trainer.gradients.forget()`."""
 
     def on_start(self, trainer: Trainer) -> None:
         """Before the first step; trainer.step is 0, or the step that the run goes on from."""

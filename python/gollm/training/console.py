@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gollm import _native
-from gollm.machine import fma_peak
+from gollm.system.machine import fma_peak
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.estimate import SHARE_OF_PEAK, available_bytes, flops_per_token
 from gollm.training.run_folder import resume_command

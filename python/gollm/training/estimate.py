@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gollm import _native as kernels
-from gollm.cache import PAGE_SIZE
-from gollm.config import ModelConfig
 from gollm.data import TokenDataset
-from gollm.parameters import ALIGNMENT
-from gollm.specs import parameter_specs
+from gollm.model.cache import PAGE_SIZE
+from gollm.model.config import ModelConfig
+from gollm.model.specs import parameter_specs
+from gollm.nn.parameters import ALIGNMENT
 from gollm.training.options import TrainOptions
 
 FLOAT_BYTES = 4
 OVERHEAD = 5 << 20  # bytes: Python's objects, the threads' stacks, and rounding, as measured
 SHARE_OF_PEAK = 0.6  # of the FMA peak that a step of a model that is no toy reaches on a machine that does nothing else
-STEP_SECONDS = 2e-4  # of Python in a step: the batch, the log line; the kernels are replayed natively (gollm.plan)
+STEP_SECONDS = 2e-4  # of Python in a step: the batch, the log line; the kernels are replayed natively (gollm.nn.plan)
 FAULT_AROUND = 64 << 10  # bytes of a mapped file that Linux makes resident at a touch
 
 

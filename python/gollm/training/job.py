@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gollm.config import ModelConfig, preset
 from gollm.data import DataSource, Sampler, TokenDataset, open_source, prepare
 from gollm.errors import ConfigError
-from gollm.interop import open_tokenizer
-from gollm.model import Decoder
+from gollm.formats import open_tokenizer
+from gollm.model.config import ModelConfig, preset
+from gollm.model.decoder import Decoder
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from gollm.tokenizers import load as load_tokenizer
 from gollm.tokenizers.base import END_OF_TEXT

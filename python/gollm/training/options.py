@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from gollm.config import ModelConfig
 from gollm.errors import ConfigError
-from gollm.model_options import MODEL_FIELDS, ModelOptions
+from gollm.model.config import ModelConfig
+from gollm.model.options import MODEL_FIELDS, ModelOptions
 from gollm.options import (
     Given,
     NonNegativeFloat,

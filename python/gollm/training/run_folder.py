@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from gollm.errors import TrainingError
-from gollm.files import open_regular, read_regular, reason, remove_leftovers, replacing
 from gollm.options import load_file, to_yaml
+from gollm.system.files import open_regular, read_regular, reason, remove_leftovers, replacing
 from gollm.training.options import TrainOptions
 
 try:

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gollm.checkpoint import open_checkpoint, write_checkpoint
-from gollm.config import ModelConfig
 from gollm.data import Sampler, Tokens
 from gollm.errors import CheckpointError, ConfigError, DataError, warn
-from gollm.interop.golm import copy_weights
-from gollm.model import Decoder
-from gollm.optimizer import Optimizer
-from gollm.strict_json import shorten
+from gollm.formats.golm.checkpoint import open_checkpoint, write_checkpoint
+from gollm.formats.golm.model import copy_weights
+from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
+from gollm.nn.optimizer import Optimizer
+from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
 from gollm.training.run_folder import RunFolder
 

@@ -1,7 +1,7 @@
 """The training loop.
 
 A step is: gradients of `grad_accumulation` micro-batches added up, the mean over all of their tokens; clipping; one
-optimiser update. The gradients' kernel calls are recorded in the first step and replayed from then on (gollm.plan).
+optimiser update. The gradients' kernel calls are recorded in the first step and replayed from then on (gollm.nn.plan).
 What decides step s + 1 is all in the checkpoint after step s (gollm.training.state), which is why a resumed run ends
 with the same bytes.
 """
@@ -19,14 +19,14 @@ import numpy as np
 
 from gollm.data import DataSource, Sampler, TokenDataset, evaluation_batches, open_source, prepare
 from gollm.errors import ConfigError, TrainingError
-from gollm.generation import generate_tokens
+from gollm.inference.generate import generate_tokens
 from gollm.language_model import LanguageModel
-from gollm.model import Decoder
-from gollm.optimizer import SGD, AdamW, Optimizer
-from gollm.plan import Plan
-from gollm.schedule import learning_rate
-from gollm.tape import no_grad
-from gollm.tensor import Array, Tensor
+from gollm.model.decoder import Decoder
+from gollm.nn.optimizer import SGD, AdamW, Optimizer
+from gollm.nn.plan import Plan
+from gollm.nn.schedule import learning_rate
+from gollm.nn.tape import no_grad
+from gollm.nn.tensor import Array, Tensor
 from gollm.tokenizers import Tokenizer
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.interruption import Interruption, Stopped

@@ -1,0 +1,52 @@
+"""Tokenizers in a file of their own, beside the model's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from gollm.errors import FormatError, TokenizerError
+from gollm.formats.source import Source
+from gollm.system.files import read_regular, replacing
+from gollm.tokenizers import Tokenizer
+
+
+def read_beside(source: Source, path: Path, names: Iterable[str], read: Callable[[Path], Tokenizer]) -> None:
+    """Gives the model at `path` the tokenizer in the first of these files that is one of its own, or says why none."""
+    for name in names:
+        if os.path.isfile(path.with_name(name)):
+            try:
+                source.tokenizer, source.without_tokenizer = read(path.with_name(name)), ""
+                return
+            except TokenizerError as error:
+                source.without_tokenizer = str(error)
+
+
+class TokenizerBeside:
+    """What is to be written beside the model at `path`: nothing where the format has no such tokenizer, which the
+    source is told. Raises FormatError where another one lies there already."""
+
+    def __init__(self, source: Source, path: Path, name: str, to_bytes: Callable[[Tokenizer, Path], bytes]) -> None:
+        self._path = path.with_name(name)
+        self._data: bytes | None = None
+        if source.tokenizer is None:
+            return
+        try:
+            self._data = to_bytes(source.tokenizer, self._path)
+        except TokenizerError as error:
+            source.without_tokenizer = str(error)
+            return
+        try:
+            other = os.path.lexists(self._path) and read_regular(self._path, len(self._data) + 1) != self._data
+        except OSError:
+            other = True
+        if other:
+            raise FormatError(
+                f"{self._path} is another model's tokenizer, and this one's goes there; write to another folder"
+            )
+
+    def write(self) -> None:
+        if self._data is not None:
+            with replacing(self._path, FormatError) as file:
+                file.write(self._data)

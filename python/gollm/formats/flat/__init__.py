@@ -1,0 +1,1 @@
+"""Models in one flat file, as llama2.c and llm.c have them."""

@@ -1,0 +1,242 @@
+"""Models in GGUF files, as llama.cpp and programs that stand on it run them.
+
+    gguf_header      keys and the table of tensors, read with suspicion
+    gguf_blocks      the number formats
+    gguf_config      hyper-parameters as keys
+    gguf_tokenizer   tokenizer, chat template and defaults of generation as keys
+
+The head of a file is written by ggml's own package, `gguf`. Reading does not need it: its reader believes what a file
+says of itself, so that everything would have to be checked before, and nothing would be left for it to do.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader, RawIOBase
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from gollm.errors import ConfigError, FormatError, TokenizerError
+from gollm.formats.binary import head
+from gollm.formats.gguf.blocks import BF16, F16, F32, Q4_0, Q8_0, BlockType
+from gollm.formats.gguf.config import ROPE_FREQS, Key, config_of, keys_of, rope_divisors, with_divisors
+from gollm.formats.gguf.header import ALIGNMENT, MAGIC, Header, Tensor, read_header, without_ones
+from gollm.formats.gguf.tokenizer import read_defaults, read_ids, read_tokenizer, tokenizer_keys
+from gollm.formats.heads import to_interleaved
+from gollm.formats.source import Format, Source, StorageType
+from gollm.model.config import ModelConfig
+from gollm.model.specs import parameter_specs
+from gollm.nn.parameters import ParameterSpec
+from gollm.nn.tensor import FLOAT32, Array
+from gollm.system.files import open_regular, reason, replacing
+from gollm.system.strict_json import shorten
+from gollm.tokenizers import Tokenizer
+
+_TYPES: dict[StorageType, BlockType] = {"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0, "q4_0": Q4_0}
+_FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2}  # llama.cpp's names for "mostly of this type"
+_QUANTIZATION_VERSION = 2
+
+_IGNORED = ".attn_rot_embd.weight"  # tables of rotations in files from 2023
+
+
+def parts_of(spec: ParameterSpec, config: ModelConfig) -> list[tuple[str, int, int]]:
+    """(tensor, first row, end) of each tensor that a parameter consists of, in order."""
+    names = spec.other_names["gguf"]
+    heads = (config.n_heads, config.kv_heads, config.kv_heads)
+    rows = [n * config.head_size for n in heads] if len(names) == 3 else [spec.shape[0]]
+    ends = np.cumsum(rows).tolist()
+    return [(name, end - n, end) for name, n, end in zip(names, rows, ends, strict=True)]
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def recognises(path: Path) -> bool:
+    return head(path, len(MAGIC)) == MAGIC
+
+
+def read(path: Path) -> Source:
+    with _opened(path) as (file, header):
+        return _source(path, file, header)
+
+
+def _read_tokenizer(path: Path) -> tuple[Tokenizer | None, str]:
+    """The tokenizer, or why there is none; of a file of a tokenizer alone, too."""
+    with _opened(path) as (file, header), file:
+        return read_tokenizer(header, read_ids(header, 0))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
+    """The file and its head. It is closed when reading it fails, and an error names it."""
+    try:
+        file = open_regular(path)
+    except OSError as failure:
+        raise FormatError(f"cannot open {path}: {reason(failure)}") from None
+    try:
+        buffered = BufferedReader(cast(RawIOBase, file))
+        header = read_header(buffered, os.fstat(file.fileno()).st_size, str(path))
+        buffered.detach()
+        yield file, header
+    except (ConfigError, FormatError, TokenizerError) as failure:
+        file.close()
+        raise FormatError(f"{path} is no GGUF model that gollm can use: {failure}") from None
+    except OSError as failure:
+        file.close()
+        raise FormatError(f"cannot read {path}: {reason(failure)}") from None
+
+
+def _source(path: Path, file: BinaryIO, header: Header) -> Source:
+    if not header.tensors:
+        raise FormatError("it has no weights; a tokenizer alone is used with --tokenizer")
+    config = config_of(header)
+    arch = header.get("general.architecture", str)
+    if arch == "llama" and ROPE_FREQS in header.tensors:
+        divisors = np.empty(config.head_size // 2, FLOAT32)
+        _check_tensor(header, ROPE_FREQS, divisors.shape)
+        _read_tensor(file, header.tensors[ROPE_FREQS], divisors)
+        config = with_divisors(config, divisors)
+    _check_tensors(header, config)
+    parts = {spec.name: parts_of(spec, config) for spec in parameter_specs(config)}
+    half_split = arch == "qwen2"
+
+    def read(name: str, out: Array) -> None:
+        try:
+            for tensor, begin, end in parts[name]:
+                rows = out[begin:end]
+                _read_tensor(file, header.tensors[tensor], rows.reshape(-1))
+                if half_split and (".attn_q." in tensor or ".attn_k." in tensor):
+                    for start in range(0, len(rows), config.head_size):
+                        one = rows[start : start + config.head_size]
+                        one[:] = to_interleaved(one.copy(), config.head_size).reshape(one.shape)
+        except OSError as failure:
+            raise FormatError(f"cannot read {path}: {reason(failure)}") from None
+
+    ids = read_ids(header, config.vocab_size)
+    tokenizer, without = read_tokenizer(header, ids)
+    return Source(
+        config,
+        read,
+        tokenizer,
+        read_defaults(header, ids),
+        file.close,
+        dtype=", ".join(dict.fromkeys(t.type.name for t in header.tensors.values() if len(t.shape) > 1)),
+        without_tokenizer=without,
+    )
+
+
+def _read_tensor(file: BinaryIO, tensor: Tensor, out: Array) -> None:
+    file.seek(tensor.offset)
+    tensor.type.storage.read(file, out)
+
+
+def _check_tensor(header: Header, name: str, shape: tuple[int, ...]) -> None:
+    if name not in header.tensors:
+        raise FormatError(f"the tensor {name!r} is missing")
+    if header.tensors[name].shape != without_ones(shape):
+        raise FormatError(f"tensor {name!r} has the shape {header.tensors[name].shape}; its keys ask for {shape}")
+
+
+def _check_tensors(header: Header, config: ModelConfig) -> None:
+    """Every tensor of the configuration is there, and no other one."""
+    if config.n_layers > len(header.tensors):
+        raise FormatError(f"it has {len(header.tensors)} tensors, too few for {config.n_layers} layers")
+    known = {ROPE_FREQS} if config.family == "llama" else set()
+    for spec in parameter_specs(config):
+        for name, begin, end in parts_of(spec, config):
+            _check_tensor(header, name, (end - begin, *spec.shape[1:]))
+            known.add(name)
+    for name in header.tensors.keys() - known:
+        if not name.endswith(_IGNORED):
+            raise FormatError(f"the tensor {shorten(name)} belongs to nothing that gollm has in this architecture")
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write(source: Source, path: Path, dtype: StorageType) -> None:
+    try:
+        import gguf
+    except ImportError:
+        raise FormatError("writing GGUF files needs the gguf package: pip install 'gollm[gguf]'") from None
+    config = source.config
+    keys = keys_of(config) + tokenizer_keys(source.tokenizer, config.vocab_size, source.defaults)
+    if config.family == "gpt2":  # all biases are there; those that the model has not got are zeros
+        config = config.replace(bias=True, qkv_bias=None, output_bias=None, mlp_bias=None)
+    tensors = _tensors(config, dtype)
+    with replacing(path, FormatError) as file:
+        writer = gguf.GGUFWriter(file.name, config.family or "")
+        try:
+            _write_head(writer, dtype, keys, tensors)
+        finally:
+            writer.close()
+        file.seek(0, os.SEEK_END)
+        for name, values in _arrays(source, config):
+            _pad(file)
+            tensors[name][1].storage.write(file, values.reshape(-1))
+        _pad(file)
+
+
+def _pad(file: BinaryIO) -> None:
+    file.write(bytes(-file.tell() % ALIGNMENT))
+
+
+def _tensors(config: ModelConfig, dtype: StorageType) -> dict[str, tuple[tuple[int, ...], BlockType]]:
+    """Name -> shape and type, in the order of the file."""
+    tensors: dict[str, tuple[tuple[int, ...], BlockType]] = {}
+    if config.rope_scaling == "llama3":
+        tensors[ROPE_FREQS] = (config.head_size // 2,), F32
+    head = "token_embd.weight" if config.tied_head else "output.weight"
+    for spec in parameter_specs(config):
+        for name, begin, end in parts_of(spec, config):
+            shape = (end - begin, *spec.shape[1:])
+            kind = _TYPES[dtype]
+            if kind is Q4_0 and name == head:  # every logit hangs on it; llama.cpp's quantiser takes six bits
+                kind = Q8_0
+            if len(shape) == 1 or name == "position_embd.weight":  # llama.cpp has no others there
+                kind = F32
+            elif shape[-1] % kind.K:
+                kind = F16
+            tensors[name] = shape, kind
+    return tensors
+
+
+def _arrays(source: Source, config: ModelConfig) -> Iterator[tuple[str, Array]]:
+    """Every tensor in the order of the file, one parameter in memory at a time."""
+    if config.rope_scaling == "llama3":
+        yield ROPE_FREQS, rope_divisors(config)
+    known = {spec.name for spec in parameter_specs(source.config)}
+    for spec in parameter_specs(config):
+        values = source.array(spec.name, spec.shape) if spec.name in known else np.zeros(spec.shape, FLOAT32)
+        for name, begin, end in parts_of(spec, config):
+            yield name, values[begin:end]
+
+
+def _write_head(
+    writer: Any, dtype: StorageType, keys: list[Key], tensors: dict[str, tuple[tuple[int, ...], BlockType]]
+) -> None:
+    from gguf import GGMLQuantizationType, GGUFValueType
+
+    writer.add_type("model")
+    writer.add_file_type(_FILE_TYPES[dtype])
+    if dtype in ("q8_0", "q4_0"):
+        writer.add_quantization_version(_QUANTIZATION_VERSION)
+    for key, kind, value in keys:
+        if isinstance(value, list):
+            writer.add_key_value(key, value, GGUFValueType.ARRAY, GGUFValueType[kind])
+        else:
+            writer.add_key_value(key, value, GGUFValueType[kind])
+    for name, (shape, block) in tensors.items():
+        n_bytes = block.storage.n_bytes(math.prod(shape))
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), n_bytes, GGMLQuantizationType(block.number))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+
+
+FORMAT = Format("gguf", recognises, read, write, ("f32", "f16", "bf16", "q8_0", "q4_0"), _read_tokenizer)

@@ -1,0 +1,1 @@
+"""gollm's own `*.golm` files."""

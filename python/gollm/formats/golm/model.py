@@ -1,0 +1,154 @@
+"""gollm's own `*.golm` files (gollm.formats.golm.checkpoint) as one of the formats.
+
+Weights are written as they lie in memory (gollm.nn.parameters), so that a file is a model's memory already: its weights
+are mapped, privately, and come in when they are first used. What is written to them stays in the process. Files that
+have them in another order, or as bfloat16, are copied.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from gollm import _native as kernels
+from gollm import tokenizers
+from gollm.errors import CheckpointError, ConfigError, GenerationError, TokenizerError
+from gollm.formats.binary import head
+from gollm.formats.golm.checkpoint import CheckpointFile, Deferred, open_checkpoint, write_checkpoint
+from gollm.formats.golm.header import MAGIC
+from gollm.formats.source import Format, Source, StorageType
+from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
+from gollm.model.generation_defaults import GenerationDefaults
+from gollm.model.specs import parameter_specs
+from gollm.nn.parameters import ALIGNMENT, ParameterSpec, arena_layout
+from gollm.nn.tensor import FLOAT32, Array
+from gollm.tokenizers import Tokenizer
+
+
+def checkpoint_of(path: Path) -> Path | None:
+    """The checkpoint itself, or in a run folder the best one, else the newest; None where there is none."""
+    if not os.path.isdir(path):
+        return path
+    newest_first = sorted(path.glob("step-*.golm"), key=lambda p: (len(p.name), p.name), reverse=True)
+    return next((found for found in (path / "best.golm", *newest_first) if os.path.isfile(found)), None)
+
+
+def _recognises(path: Path) -> bool:
+    found = checkpoint_of(path)
+    return found is not None and head(found, len(MAGIC)) == MAGIC
+
+
+def _tokenizer(file: CheckpointFile) -> Tokenizer | None:
+    state = file.tokenizer_state()
+    return None if state is None else tokenizers.from_state(*state)
+
+
+def _read_tokenizer(path: Path) -> tuple[Tokenizer | None, str]:
+    """The tokenizer, or why there is none; the weights are not looked at."""
+    with open_checkpoint(checkpoint_of(path) or path) as file:
+        try:
+            return _tokenizer(file), ""
+        except TokenizerError as error:
+            return None, str(error)
+
+
+def _read(path: Path) -> Source:
+    path = checkpoint_of(path) or path
+    file = open_checkpoint(path)
+    try:
+        config = ModelConfig.from_dict(file.config)
+        specs = _specs(file, config)
+        tokenizer = _tokenizer(file)
+        defaults = GenerationDefaults.from_dict(file.generation or {})
+    except (CheckpointError, ConfigError, GenerationError, TokenizerError) as error:
+        file.close()
+        raise CheckpointError(f"{path}: {error}") from None
+    return Source(
+        config,
+        lambda name, out: _copy(file, name, out),
+        tokenizer,
+        defaults,
+        close=file.close,
+        weights=lambda: _mapped(file, specs),
+    )
+
+
+def _specs(file: CheckpointFile, config: ModelConfig) -> list[ParameterSpec]:
+    """The parameters of a configuration, once the file is known to have them all. Needs no memory for them."""
+    if config.n_layers > len(file.tensors):
+        raise CheckpointError(f"it has {len(file.tensors)} tensors, too few for {config.n_layers} layers")
+    specs = parameter_specs(config)
+    for spec in specs:
+        entry = file.header.entries.get(spec.name)
+        if entry is None or entry.group != "weights":
+            raise CheckpointError(f"the tensor '{spec.name}' is missing")
+        if entry.shape != spec.shape or entry.dtype not in ("f32", "bf16"):
+            raise CheckpointError(
+                f"'{spec.name}' is {entry.dtype} of shape {entry.shape}; "
+                f"this configuration needs f32 or bf16 of shape {spec.shape}"
+            )
+    return specs
+
+
+def _copy(file: CheckpointFile, name: str, out: Array) -> None:
+    if file.dtype(name) == "bf16":
+        file.copy(file.tensors[name], out, lambda out, bits: kernels.from_bf16(y=out, x=bits))
+    else:
+        file.copy(file.tensors[name], out)
+
+
+def _mapped(file: CheckpointFile, specs: list[ParameterSpec]) -> Array | None:
+    """All weights as one arena has them, from the file, or None where they lie there in another way."""
+    offsets, size = arena_layout(specs)
+    entries = file.header.entries
+    start = entries[next(iter(offsets))].offset
+    for name, offset in offsets.items():
+        if entries[name].dtype != "f32" or entries[name].offset != start + offset * FLOAT32.itemsize:
+            return None
+    weights = file.private(start, size)
+    ends = [offsets[spec.name] + spec.size for spec in specs]
+    for end in ends:  # the bytes between two tensors may be anything in a file from outside, and count in an arena
+        gap = weights[end : -(-end // ALIGNMENT) * ALIGNMENT]
+        if gap.any():
+            gap[:] = 0
+    return weights
+
+
+def copy_weights(file: CheckpointFile, decoder: Decoder) -> None:
+    """Puts the weights of an open checkpoint into a decoder. Raises CheckpointError unless they are of its shape."""
+    try:
+        _specs(file, decoder.config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: {error}") from None
+    for name, parameter in decoder.parameters.items():
+        _copy(file, name, parameter.data)
+
+
+def _write(source: Source, path: Path, dtype: StorageType) -> None:
+    specs = parameter_specs(source.config)
+
+    def deferred(spec: ParameterSpec) -> Deferred:
+        if dtype == "f32" or not spec.decays:
+            return Deferred(spec.shape, "f32", lambda: source.array(spec.name, spec.shape))
+        return Deferred(spec.shape, "bf16", lambda: _bf16(source.array(spec.name, spec.shape)))
+
+    write_checkpoint(
+        path,
+        config=source.config.to_dict(),
+        generation=source.defaults.to_dict(),
+        tensors={spec.name: deferred(spec) for spec in specs},
+        order=tuple(arena_layout(specs)[0]),
+        tokenizer_state=None if source.tokenizer is None else source.tokenizer.to_state(),
+    )
+
+
+def _bf16(values: Array) -> Array:
+    bits = np.empty(values.shape, np.uint16)
+    kernels.to_bf16(y=bits.reshape(-1), x=values.reshape(-1))
+    return bits
+
+
+FORMAT = Format("golm", _recognises, _read, _write, ("f32", "bf16"), _read_tokenizer)

@@ -1,0 +1,1 @@
+"""Folders in the format of Hugging Face's transformers: config.json and *.safetensors."""

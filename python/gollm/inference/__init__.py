@@ -1,0 +1,1 @@
+"""Generation: drawing tokens one after the other from a decoder."""

@@ -1,0 +1,59 @@
+"""The angles of rotary position embeddings (Su et al. 2021), and how they are stretched for longer contexts.
+
+At position p, pair i of a head's D values is turned by p * f_i, where f_i = theta^(-2i/D). A model is made to take
+more tokens than it was trained on by lowering frequencies:
+
+    linear   f_i / factor, which squeezes all positions into the trained range (Chen et al. 2023)
+    llama3   only those whose wavelength 2 pi / f_i is long against the trained context: f_i / factor where it goes
+             fewer than low_freq_factor times into it, f_i where more than high_freq_factor times, blended in between
+             (LLaMA 3.1)
+
+csrc/rope.c has the rotation itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gollm.model.config import ModelConfig
+from gollm.nn.tensor import Array
+
+
+def frequencies(config: ModelConfig) -> Array:
+    """Angle per position of each pair: (head_dim / 2,) float64
+
+    >>> frequencies(ModelConfig(n_layers=1, n_heads=1, d_model=4, position="rope", rope_theta=10000.0)).tolist()
+    [1.0, 0.01]
+    """
+    f = config.rope_theta ** (-np.arange(0, config.head_size, 2) / config.head_size)
+    if config.rope_scaling == "linear":
+        return np.asarray(f / config.rope_factor)
+    if config.rope_scaling == "llama3":
+        assert config.rope_original_context is not None
+        low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
+        turns = config.rope_original_context * f / (2 * np.pi)  # over the trained context
+        keep = np.clip((turns - low) / (high - low), 0, 1)
+        return np.asarray(keep * f + (1 - keep) * f / config.rope_factor)
+    return np.asarray(f)
+
+
+class Rotations:
+    """Cosines and sines of every position so far asked for, as the kernels take them."""
+
+    def __init__(self, config: ModelConfig, dtype: np.dtype[Any]) -> None:
+        self._frequencies = frequencies(config)
+        self._largest = config.context
+        self._table = np.empty((0, config.head_size), dtype)
+
+    def __call__(self, n_positions: int) -> Array:
+        """Rows for positions 0 to n_positions - 1 at least: (P, head_dim), cos and sin of each pair side by side"""
+        table = self._table
+        if n_positions > len(table):
+            n = max(n_positions, min(self._largest, 2 * len(table)))  # doubled: token by token, few are made
+            angles = np.arange(n)[:, None] * self._frequencies  # in float64: position 100 000 is as exact as position 1
+            table = np.empty((n, table.shape[1]), table.dtype)  # NumPy's memory: it outlives what a plan lends
+            table[:, 0::2], table[:, 1::2] = np.cos(angles), np.sin(angles)
+            self._table = table  # whole: other threads may be reading it
+        return table

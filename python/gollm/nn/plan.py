@@ -1,0 +1,130 @@
+"""Recorded plans: a step of kernel calls is recorded once and replayed natively, without Python in between.
+
+The first call of a plan runs its function as it is and notes every kernel call with its arguments: addresses, sizes,
+numbers. Later calls copy their arrays to where the first ones lay and run the same list of kernel calls in one native
+call, in one team of threads. The bits are those of the function itself. (CUDA graphs do the same for a GPU.)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from gollm import _native
+from gollm.errors import DTypeError
+from gollm.nn.tensor import Array, Tensor, written
+
+Result = TypeVar("Result")
+
+DTYPES = ("int32", "float32", "float64")
+
+
+class Plan(Generic[Result]):
+    """A function of arrays that is recorded when it is first called, and replayed from then on.
+
+    >>> from gollm.nn.ops import Add
+    >>> from gollm.nn.tensor import tensor
+    >>> double = Plan(lambda x: Add.apply(tensor(x), tensor(x)))
+    >>> double(np.array([1.0, 2.0], np.float32)).numpy()
+    array([2., 4.], dtype=float32)
+    >>> double(np.array([3.0, 4.0], np.float32)).numpy()
+    array([6., 8.], dtype=float32)
+
+    Only kernel calls are replayed. Whatever else the function does happens once, while it is recorded: reading a value,
+    NumPy's arithmetic, a decision. What changes from call to call is an argument, or lies in memory that kernels read
+    (weights, the dropout counter); numbers stay as they were recorded. A function that computes gradients begins with
+    zero_grad(): whether backward() overwrites them or adds to them is recorded, too.
+
+    function   of int32, float32 or float64 arrays. It gets arrays of the plan's own, which later calls fill. What it
+               returns (tensors or arrays, in any structure) is returned by every call, with other values in it: read or
+               copy them before the next one. Its memory, results aside, is the plan's and stays taken: see lend_memory.
+    """
+
+    def __init__(self, function: Callable[..., Result]) -> None:
+        self.function = function
+        self._native = _native.Plan()
+        self._lock = threading.RLock()  # of the input arrays and the memory
+        self._inputs: tuple[Array, ...] = ()
+        self._leaves: list[Tensor] = []  # that it writes gradients of
+        self._result: tuple[Result] | None = None  # None: not recorded
+
+    def __call__(self, *inputs: Array) -> Result:
+        """Runs the plan. It is recorded by the first call, and again by one with other shapes or dtypes.
+
+        Raises DTypeError for other dtypes than int32, float32 and float64, and what the function raises: a replay
+        raises KernelError where a kernel refuses its arguments; the plan stays usable. Calls from several threads take
+        turns."""
+        with self._lock:
+            if self._result is None or _kinds(inputs) != _kinds(self._inputs):
+                return self._record(inputs)
+            for own, given in zip(self._inputs, inputs, strict=True):
+                np.copyto(own, given)
+            self._native.run()
+            for leaf in self._leaves:
+                leaf.has_grad = True
+            return self._result[0]
+
+    def _record(self, inputs: tuple[Array, ...]) -> Result:
+        for array in inputs:
+            kind = str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
+            if kind not in DTYPES:
+                raise DTypeError(f"a plan takes arrays of {', '.join(DTYPES)}, not {kind}; convert it first")
+        self.forget()
+        self._inputs = tuple(array.copy() for array in inputs)
+        self._native.begin()
+        written.leaves = []
+        try:
+            result = self.function(*self._inputs)
+            _compute(result)
+            self._leaves = list(dict.fromkeys(written.leaves))
+        except BaseException:
+            self._native.end()
+            self.forget()
+            raise
+        finally:
+            written.leaves = None
+        self._native.end()
+        self._result = (result,)
+        return result
+
+    def forget(self) -> None:
+        """The next call records anew: for when something has changed that is not read from memory, such as a dropout's
+        probability."""
+        with self._lock:
+            self._result, self._leaves = None, []
+            self._native.clear()
+
+    @property
+    def kernels(self) -> list[str]:
+        """The names of the recorded kernel calls, in order; empty before the first call."""
+        return self._native.kernels()
+
+    @contextmanager
+    def lend_memory(self) -> Iterator[None]:
+        """Operations inside, in this thread, take their memory from the plan instead of beside it: between two calls it
+        holds nothing but the result. What they allocate must be gone by the next call, or that raises GollmError."""
+        with self._lock:
+            self._native.lend()
+            try:
+                yield
+            finally:
+                self._native.end()
+
+
+def _compute(result: object) -> None:
+    """Makes the kernels run that a tensor's value has been postponed until."""
+    if isinstance(result, Tensor):
+        _ = result.data
+    elif isinstance(result, Mapping):
+        _compute(list(result.values()))
+    elif isinstance(result, list | tuple):
+        for item in result:
+            _compute(item)
+
+
+def _kinds(arrays: tuple[Array, ...]) -> list[object]:
+    return [(a.shape, a.dtype) if isinstance(a, np.ndarray) else None for a in arrays]

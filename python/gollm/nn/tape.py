@@ -1,0 +1,268 @@
+"""The tape: define-by-run reverse-mode differentiation over coarse, fused operations.
+
+An operation is a class with `forward` and `backward` side by side (gollm.nn.ops). `apply` runs forward and, where a
+gradient may be asked for, keeps the operation with its inputs on its output tensor. `backward` walks these in reverse
+order of their creation and lets each operation write the gradients of its inputs straight into their destinations:
+overwritten the first time, added to afterwards, so that no gradient is copied in order to be added.
+
+References go from outputs to inputs only (tensor -> operation -> operations before it), so nothing is left for the
+garbage collector, and an operation lets go of what it saved as soon as its backward has run. An operation does not hold
+its input tensors: what it does not save is free after its last use.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from gollm import _native as kernels
+from gollm.errors import ConfigError, DTypeError, GollmError, ShapeError
+from gollm.nn.tensor import UINT16, Array, Tensor, empty
+
+ActivationDType = Literal["float32", "bfloat16"]
+
+
+class _Mode(threading.local):
+    recording = True
+    narrow = False  # what is saved for backward is bfloat16
+    postponing = False  # outputs are computed when they are read
+
+
+_mode = _Mode()
+_order = itertools.count()
+
+
+@contextmanager
+def _switched(**changes: bool) -> Iterator[None]:
+    before = {name: getattr(_mode, name) for name in changes}
+    vars(_mode).update(changes)
+    try:
+        yield
+    finally:
+        vars(_mode).update(before)
+
+
+def no_grad() -> AbstractContextManager[None]:
+    """Operations inside record nothing: no backward, and no memory kept for it. Holds for the current thread."""
+    return _switched(recording=False)
+
+
+def activations_as(dtype: ActivationDType) -> AbstractContextManager[None]:
+    """What operations inside keep of their inputs and outputs for backward is stored as "bfloat16", in half of the
+    memory, or as it is ("float32"). What is computed forward, weights and gradients are not touched.
+
+    Raises ConfigError for another dtype."""
+    if dtype not in get_args(ActivationDType):
+        raise ConfigError(f"activation_dtype is {dtype!r}; it must be one of {', '.join(get_args(ActivationDType))}")
+    return _switched(narrow=dtype == "bfloat16")
+
+
+def second_forward() -> AbstractContextManager[None]:
+    """Operations inside are recorded for a backward that follows at once: an output is computed when it is read, which
+    the last one's never is, and what is saved stays as it is."""
+    return _switched(recording=True, narrow=False, postponing=True)
+
+
+def is_recording() -> bool:
+    """False inside no_grad()."""
+    return _mode.recording
+
+
+class Kept:
+    """An activation that backward needs: the array itself, or its bfloat16 copy."""
+
+    __slots__ = ("__weakref__", "_array", "_dtype", "_original")
+
+    def __init__(self, array: Array, narrow: bool) -> None:
+        self._array, self._dtype = array, array.dtype
+        if narrow:
+            self._original = weakref.ref(array)
+            self._array = empty(array.shape, UINT16)
+            kernels.to_bf16(y=self._array.reshape(-1), x=array.reshape(-1))
+
+    def array(self) -> Array:
+        """The values, in the dtype that they had."""
+        if self._array.dtype == self._dtype:
+            return self._array
+        wide = empty(self._array.shape, self._dtype)
+        kernels.from_bf16(y=wide.reshape(-1), x=self._array.reshape(-1))
+        return wide
+
+    def is_copy_of(self, array: Array) -> bool:
+        return self._original() is array
+
+
+# By id(array), as long as an operation holds them: what two operations keep is stored once.
+_copies: weakref.WeakValueDictionary[int, Kept] = weakref.WeakValueDictionary()
+
+
+class Op:
+    """One run of a differentiable operation.
+
+    A subclass defines `forward(self, *inputs, **options) -> Array`, where an input is the array of a tensor or None,
+    and `backward(self, dy, into)`, where `into[i]` is the destination of input i's gradient as kernels take it (see
+    Destinations).
+    """
+
+    __slots__ = ("dtype", "inputs", "order", "postponed", "recording", "saved", "shape", "work")
+
+    shape: tuple[int, ...]  # of the output
+    dtype: np.dtype[Any]
+    order: int  # of its creation among all recorded operations
+    # Whether forward or backward looks into the inputs; if not, only computing the output does.
+    reads_inputs = True
+
+    def __init__(self, inputs: tuple[Tensor | None, ...]) -> None:
+        self.inputs = tuple(source(t) for t in inputs)
+        self.saved: tuple[Any, ...] = ()
+        self.postponed = False  # the output is not computed yet: evaluate() does it
+        self.work: Callable[[], None] | None = None  # that computes it
+        self.recording = _mode.recording and any(origin is not None for origin in self.inputs)
+
+    @classmethod
+    def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
+        """Runs forward on tensors; errors about shapes and dtypes name the operation."""
+        op = cls(inputs)
+        try:
+            arrays = [None if t is None else t.data if cls.reads_inputs else t.storage.array for t in inputs]
+            array = op.forward(*arrays, **options)
+        except (ShapeError, DTypeError) as error:
+            raise type(error)(f"{cls.__name__}: {error}") from None
+        if not op.recording:
+            return Tensor(array)
+        op.order, op.shape, op.dtype = next(_order), array.shape, array.dtype
+        return Tensor(array, True, op)
+
+    def compute(self, kernel: Callable[..., None], **arguments: Any) -> None:
+        """Computes the output by this call, where backward needs nothing else of it: now, or when the output is
+        read."""
+        self.work, self.postponed = partial(kernel, **arguments), True
+        if not (self.recording and _mode.postponing):
+            self.evaluate()
+
+    def save(self, *values: Any) -> None:
+        """Remembers what backward needs, if there will be one. Activations go through keep()."""
+        if self.recording:
+            self.saved = values
+
+    def keep(self, array: Array) -> Kept:
+        """An activation for save(): `.array()` gives it back. Its values must have been computed."""
+        if not (self.recording and _mode.narrow):
+            return Kept(array, narrow=False)
+        kept = _copies.get(id(array))
+        if kept is None or not kept.is_copy_of(array):
+            kept = _copies[id(array)] = Kept(array, narrow=True)
+        return kept
+
+    def forward(self, *inputs: Any, **options: Any) -> Array:
+        raise NotImplementedError
+
+    def backward(self, dy: Array, into: Destinations) -> None:
+        raise NotImplementedError
+
+    def evaluate(self) -> None:
+        """Computes a postponed output."""
+        for origin in self.inputs:
+            if isinstance(origin, Op) and origin.postponed:
+                origin.evaluate()
+        if self.work is None:
+            raise GollmError("this tensor's value was never needed, and backward() has let go of what it comes from")
+        self.work()
+        self.work, self.postponed = None, False
+
+    def release(self) -> None:
+        self.inputs = self.saved = ()
+        self.work = None
+
+    def __lt__(self, other: Op) -> bool:  # the heap gives the latest first
+        return self.order > other.order
+
+
+def source(t: Tensor | None) -> Op | Tensor | None:
+    """Where a tensor's gradient goes: to the operation that made it, to a leaf itself, or nowhere."""
+    if t is None or not t.requires_grad:
+        return None
+    return t if t.op is None else t.op
+
+
+class Destinations:
+    """Where an operation puts the gradients of its inputs.
+
+    `into[i]` is None where none is wanted, else a pair (array, accumulate) as kernels take it; it counts as written
+    from then on. `into.pass_on(i, dy)` gives dy itself as the gradient of input i, without a copy where that can be;
+    the operation must not use dy afterwards.
+    """
+
+    __slots__ = ("_gradients", "_heap", "_inputs", "_passed_on")
+
+    def __init__(self, inputs: tuple[Op | Tensor | None, ...], gradients: dict[Op, Array], heap: list[Op]) -> None:
+        self._inputs = inputs
+        self._gradients = gradients
+        self._heap = heap
+        self._passed_on = False
+
+    def __getitem__(self, i: int) -> tuple[Array, bool] | None:
+        origin = self._inputs[i]
+        if origin is None:
+            return None
+        if isinstance(origin, Tensor):
+            return origin.grad_destination()
+        gradient = self._gradients.get(origin)
+        if gradient is not None:
+            return gradient, True
+        gradient = empty(origin.shape, origin.dtype)
+        self._expect(origin, gradient)
+        return gradient, False
+
+    def pass_on(self, i: int, dy: Array) -> None:
+        origin = self._inputs[i]
+        if origin is None:
+            return
+        dy = dy.reshape(origin.shape)
+        if isinstance(origin, Op) and origin not in self._gradients and not self._passed_on:
+            self._passed_on = True
+            self._expect(origin, dy)
+            return
+        destination = self[i]
+        assert destination is not None
+        array, accumulate = destination
+        if accumulate:
+            kernels.add(c=array, a=array, b=dy)
+        else:
+            kernels.copy(y=array.reshape(-1), x=dy.reshape(-1))
+
+    def go_on_from(self, y: Tensor, dy: Array) -> None:
+        """Puts what y was computed by, recorded just now, in this operation's place on the tape; dy is y's gradient."""
+        Destinations((source(y),), self._gradients, self._heap).pass_on(0, dy)
+
+    def _expect(self, op: Op, gradient: Array) -> None:
+        self._gradients[op] = gradient
+        heapq.heappush(self._heap, op)
+
+
+def backward(loss: Tensor) -> None:
+    """Adds d loss / d leaf to `grad` of every leaf with requires_grad that the scalar `loss` was computed from.
+
+    Raises ShapeError when `loss` is not a scalar, GollmError when nothing was recorded or backward has run already."""
+    if loss.storage.array.size != 1:
+        raise ShapeError(f"backward: the loss must be a scalar, not a tensor of shape {loss.shape}")
+    if loss.op is None:
+        raise GollmError("backward: the loss has no recorded operations; was it computed inside no_grad()?")
+    if not loss.op.inputs:
+        raise GollmError("backward: it has run already on this loss; compute the loss again")
+    one = empty(loss.shape, loss.dtype)
+    kernels.fill(y=one.reshape(1), value=1.0)
+    gradients: dict[Op, Array] = {loss.op: one}
+    heap = [loss.op]
+    while heap:
+        op = heapq.heappop(heap)
+        op.backward(gradients.pop(op), Destinations(op.inputs, gradients, heap))
+        op.release()

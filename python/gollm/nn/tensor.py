@@ -1,0 +1,161 @@
+"""Storage and tensors: memory with a dtype and a layout, and what the tape needs to know about it.
+
+A `Tensor` is an n-dimensional value that may take part in automatic differentiation (gollm.nn.tape). Its memory comes
+from a caching pool (64-byte aligned blocks that are reused), and NumPy, or anything that speaks DLPack, sees it
+without a copy:
+
+>>> x = tensor([[1.0, 2.0], [3.0, 4.0]])
+>>> x.shape, str(x.dtype)
+((2, 2), 'float32')
+>>> x.numpy().sum()
+np.float32(10.0)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gollm import _native
+from gollm.errors import DTypeError, GollmError, ShapeError
+
+if TYPE_CHECKING:
+    from gollm.nn.tape import Op
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+ROW_MAJOR = "row-major"
+
+FLOAT32 = np.dtype(np.float32)
+FLOAT64 = np.dtype(np.float64)
+UINT16 = np.dtype(np.uint16)  # bfloat16, as its bits
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any] = FLOAT32) -> Array:
+    """An array with undefined contents, in 64-byte aligned memory of the pool."""
+    return _native.empty(shape, dtype)
+
+
+class _Written(threading.local):
+    leaves: list[Tensor] | None = None
+
+
+# The leaves whose gradients are written while this thread records a plan: its replays write them too.
+written = _Written()
+
+
+class Storage:
+    """Memory on a device, its dtype, and its layout: plain row-major, or packed for a kernel."""
+
+    __slots__ = ("array", "device", "layout")
+
+    def __init__(self, array: Array, layout: str = ROW_MAJOR, device: str = "cpu") -> None:
+        self.array = array
+        self.layout = layout
+        self.device = device
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+
+class Tensor:
+    """An n-dimensional value, with the operation that made it where a gradient may be asked for."""
+
+    __slots__ = ("_grad", "has_grad", "op", "requires_grad", "storage")
+
+    def __init__(self, array: Array, requires_grad: bool = False, op: Op | None = None) -> None:
+        self.storage = Storage(array)
+        self.requires_grad = requires_grad
+        self.op = op
+        self.has_grad = False  # whether _grad holds a gradient, or is only room for one
+        self._grad: Array | None = None
+
+    @property
+    def data(self) -> Array:
+        """The values as an ndarray that shares the memory. The value of a postponed operation is computed now."""
+        if self.op is not None and self.op.postponed:
+            self.op.evaluate()
+        return self.storage.array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.storage.array.shape
+        return shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.storage.array.dtype
+
+    @property
+    def grad(self) -> Array | None:
+        """The gradient that backward() left here, of this tensor's shape, or None."""
+        return self._grad if self.has_grad else None
+
+    def grad_destination(self) -> tuple[Array, bool]:
+        """Where an operation's backward puts this leaf's gradient: (array, whether to add to what is there)."""
+        accumulate = self.has_grad
+        if written.leaves is not None:
+            written.leaves.append(self)
+        if self._grad is None:
+            self._grad = empty(self.shape, self.dtype)
+        self.has_grad = True
+        return self._grad, accumulate
+
+    def zero_grad(self) -> None:
+        """Forgets the gradient: the next backward() overwrites it."""
+        self.has_grad = False
+
+    def backward(self) -> None:
+        """Adds the gradient of this scalar to `grad` of every leaf that it was computed from."""
+        from gollm.nn.tape import backward
+
+        backward(self)
+
+    def item(self) -> float:
+        """The value of a tensor with one element."""
+        if _native.plan_is_recording():
+            raise GollmError(
+                "item: a value that is read while a plan is recorded would stay the first one for ever; return the "
+                "tensor, and read it after the plan has run"
+            )
+        if self.storage.array.size != 1:
+            raise ShapeError(f"item: a tensor of shape {self.shape} has more than one value")
+        return float(self.data.reshape(-1)[0])
+
+    def numpy(self) -> Array:
+        """The values as an ndarray, without a copy."""
+        return self.data
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.storage.array.__dlpack_device__()
+
+    def __repr__(self) -> str:
+        return f"Tensor(shape={self.shape}, dtype={self.dtype}{', requires_grad' if self.requires_grad else ''})"
+
+
+def tensor(values: Array | Sequence[Any] | float, *, requires_grad: bool = False) -> Tensor:
+    """A leaf tensor. float32, float64, int32 and int64 C-contiguous arrays are shared, lists and numbers become
+    float32.
+
+    Raises DTypeError for other dtypes."""
+    array = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=np.float32)
+    if array.dtype.str not in ("<f4", "<f8", "<i4", "<i8"):
+        raise DTypeError(f"tensor: dtype {array.dtype} is not supported; use float32, float64, int32 or int64")
+    if requires_grad and array.dtype.kind != "f":
+        raise DTypeError(f"tensor: only float32 and float64 tensors can have a gradient, not {array.dtype}")
+    return Tensor(np.ascontiguousarray(array) if array.ndim else array.reshape(()), requires_grad)
+
+
+def from_dlpack(other: Any) -> Tensor:
+    """A tensor that shares the memory of an object with `__dlpack__` on the CPU, such as a torch.Tensor."""
+    return tensor(np.from_dlpack(other))
