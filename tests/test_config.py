@@ -8,7 +8,7 @@ import pytest
 
 from gollm.errors import ConfigError
 from gollm.model.config import ALIASES, PRESETS, ModelConfig, preset
-from gollm.model.specs import parameter_specs
+from gollm.model.decoder import Decoder
 
 PARAMETERS = {
     "d12": 124_439_808,
@@ -28,7 +28,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_presets_have_their_originals_parameters(name):
-    assert sum(spec.size for spec in parameter_specs(preset(name))) == PARAMETERS[name]
+    assert Decoder(preset(name)).parameters.n_parameters == PARAMETERS[name]
 
 
 def test_presets_by_other_names():

@@ -9,10 +9,10 @@ import pytest
 from gollm import _native
 from gollm.errors import GenerationError, KernelError, ShapeError
 from gollm.inference.generate import choose, generate_tokens
-from gollm.model.cache import KVCache
+from gollm.inference.pages import CachedSequence, PagePool, next_batch
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
-from gollm.nn.gradcheck import gradcheck
+from gollm.model.gradcheck import gradcheck
 from gollm.nn.optimizer import AdamW
 
 BASE = {"n_layers": 2, "n_heads": 4, "d_model": 32, "vocab_size": 61, "context": 150}
@@ -64,12 +64,12 @@ def test_cached_logits_equal_uncached_ones(kind, isa):
         model = make(kind)
         ids = tokens_for(model, 2, 140)
         whole = model.logits(ids)
-        cache = KVCache(model.config, n_sequences=2)
+        pool = PagePool(model.config, n_pages=6)
+        sequences = [CachedSequence(pool), CachedSequence(pool)]
         at = [0, 0]
         for chunks in ([1, 1], [1, 70], [63, 1], [1, 1], [10, 30], *[[1, 1]] * 5):
-            new = [ids[s, at[s] : at[s] + chunks[s]] for s in range(2)]
-            cache.extend(chunks)
-            logits = model.next_logits(np.concatenate(new), cache)
+            new = [ids[s, at[s] : at[s] + chunks[s]].tolist() for s in range(2)]
+            logits = model.next_logits(next_batch(sequences, new))
             at = [at[s] + chunks[s] for s in range(2)]
             for s in range(2):
                 np.testing.assert_array_equal(logits[s], whole[s, at[s] - 1])
@@ -171,13 +171,13 @@ def test_a_steady_step_allocates_nothing_and_leaves_no_cycles():
 
 def test_parameters_are_views_of_one_arena():
     parameters = make("gpt2").parameters
-    matrices = [p for p in parameters.values() if p.spec.decays]
+    matrices = [p for p in parameters.values() if p.decays]
     for p in parameters.values():
         assert np.shares_memory(p.data, parameters.weights)
         assert p.data.ctypes.data % 64 == 0
         start = (p.data.ctypes.data - parameters.weights.ctypes.data) // 4
-        assert (start < parameters.n_decay) == p.spec.decays
-    assert {"bias", "norm"}.isdisjoint(".".join(p.spec.name for p in matrices).split("."))
+        assert (start < parameters.n_decay) == p.decays
+    assert {"bias", "norm"}.isdisjoint(".".join(p.name for p in matrices).split("."))
 
 
 def test_initialisation_is_gpt2s():
@@ -211,10 +211,10 @@ def test_mistakes_are_clear():
 
 def test_a_sequence_without_a_new_token_has_no_next_logits():
     model = make("gpt2")
-    cache = KVCache(model.config, n_sequences=2)
-    cache.extend([2, 0])
+    pool = PagePool(model.config, n_pages=2)
+    batch = next_batch([CachedSequence(pool), CachedSequence(pool)], [[1, 2], []])
     with pytest.raises(ShapeError, match=r"\[0, 2, 2\].*at least one"):
-        model.next_logits(np.array([1, 2], np.int32), cache)
+        model.next_logits(batch)
 
 
 def test_generation_is_the_same_as_without_a_cache():

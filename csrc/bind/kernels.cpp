@@ -114,6 +114,12 @@ class Kernel {
                 if (!field.is_optional()) fail("ShapeError", "the argument " + field.name + " is missing");
                 continue;
             }
+            py::object held;
+            if (!py::isinstance<py::array>(value)) {
+                static PyObject *attribute = PyUnicode_InternFromString("array");
+                held = py::reinterpret_steal<py::object>(PyObject_GetAttr(value, attribute));
+                if (held) value = held.ptr(); else PyErr_Clear();
+            }
             if (!py::isinstance<py::array>(value))
                 fail("DTypeError", field.name + " must be a NumPy array, not " + Py_TYPE(value)->tp_name);
             const py::array array = py::reinterpret_borrow<py::array>(value);

@@ -16,10 +16,10 @@ from gollm import formats
 from gollm.errors import CheckpointError, ConfigError, GenerationError
 from gollm.formats.golm.checkpoint import write_checkpoint
 from gollm.inference import generate as generation
+from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
-from gollm.nn.tensor import Array
 from gollm.system.files import as_path
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import StreamDecoder, Tokenizer

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from gollm.model import gradcheck
 from gollm.model.config import preset
-from gollm.model.specs import parameter_specs
-from gollm.nn import gradcheck
+from gollm.model.decoder import Decoder
 
 from .conftest import Run
 
@@ -20,7 +20,7 @@ def test_table(run: Run) -> None:
     assert (result.status, result.err) == (0, "")
     names = [line.split()[0] for line in result.out.splitlines()[1:-1]]
     config = preset("tiny").from_dict({"preset": "tiny", "n_layers": 1, "d_model": 16, "vocab_size": 11, "context": 8})
-    assert sorted(names) == sorted(spec.name for spec in parameter_specs(config))
+    assert sorted(names) == sorted(name for name, p in Decoder(config).parameters.items())
     assert f"{len(names)} of {len(names)} gradients are right" in result.out and "WRONG" not in result.out
 
 

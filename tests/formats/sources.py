@@ -6,18 +6,19 @@ import numpy as np
 
 from gollm.formats.source import Source
 from gollm.model.config import ModelConfig
-from gollm.model.specs import parameter_specs
+from gollm.model.decoder import Decoder
 
 
 def random_source(config: ModelConfig, seed: int = 0, scale: float = 1.0) -> tuple[Source, dict[str, np.ndarray]]:
     """A model of random weights, and these by name; a change of the arrays changes the model."""
     rng = np.random.default_rng(seed)
     arrays = {
-        spec.name: (scale * rng.standard_normal(spec.shape)).astype(np.float32) for spec in parameter_specs(config)
+        name: (scale * rng.standard_normal(p.shape)).astype(np.float32)
+        for name, p in Decoder(config).parameters.items()
     }
     return Source(config, lambda name, out: np.copyto(out, arrays[name])), arrays
 
 
 def contents(source: Source) -> dict[str, np.ndarray]:
     """Every parameter of a source by name."""
-    return {spec.name: source.array(spec.name, spec.shape) for spec in parameter_specs(source.config)}
+    return {name: source.array(name, p.shape) for name, p in Decoder(source.config).parameters.items()}

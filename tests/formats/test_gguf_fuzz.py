@@ -27,7 +27,7 @@ RUNNER = textwrap.dedent('''
     import hostile
     from gollm.errors import FormatError
     from gollm.formats.gguf import model as gguf
-    from gollm.model.specs import parameter_specs
+    from gollm.model.decoder import Decoder
 
     FOLDER = pathlib.Path(sys.argv[2])
     PATH = FOLDER / "case.gguf"
@@ -43,8 +43,8 @@ RUNNER = textwrap.dedent('''
             with gguf.read(PATH) as source:
                 without.append(source.without_tokenizer)
                 assert len(source.without_tokenizer) < 500 and "\\n" not in source.without_tokenizer, label
-                for spec in parameter_specs(source.config):
-                    source.array(spec.name, spec.shape)
+                for name, p in Decoder(source.config).parameters.items():
+                    source.array(name, p.shape)
                 if source.tokenizer is not None:
                     source.tokenizer.encode("some text")
 

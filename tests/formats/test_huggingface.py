@@ -18,8 +18,8 @@ from gollm.formats import open_model
 from gollm.formats.huggingface import model as huggingface
 from gollm.formats.source import Source
 from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
-from gollm.model.specs import parameter_specs
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer
 
 LLAMA = ModelConfig(
@@ -33,7 +33,7 @@ def source_of(
     config: ModelConfig, tokenizer: Tokenizer | None = None, defaults: GenerationDefaults | None = None
 ) -> Source:
     """Weights that say which parameter and which element they are."""
-    names = [spec.name for spec in parameter_specs(config)]
+    names = [name for name, p in Decoder(config).parameters.items()]
 
     def read(name: str, out: np.ndarray) -> None:
         out.reshape(-1)[:] = np.arange(out.size) % 1000 / 8 + names.index(name)
@@ -82,12 +82,12 @@ def test_what_is_written_comes_back(config: ModelConfig, dtype: Any, tmp_path: P
             back.tokenizer is not None
             and back.tokenizer.encode("a test").tolist() == tokenizer.encode("a test").tolist()
         )
-        for spec in parameter_specs(config):
-            expected = original.array(spec.name, spec.shape)
+        for name, p in Decoder(config).parameters.items():
+            expected = original.array(name, p.shape)
             if dtype == "bf16":  # numbers of up to 11 bits lose three
-                np.testing.assert_allclose(back.array(spec.name, spec.shape), expected, rtol=2**-8, err_msg=spec.name)
+                np.testing.assert_allclose(back.array(name, p.shape), expected, rtol=2**-8, err_msg=name)
             else:
-                np.testing.assert_array_equal(back.array(spec.name, spec.shape), expected, err_msg=spec.name)
+                np.testing.assert_array_equal(back.array(name, p.shape), expected, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +246,8 @@ class TestTheHead:
     def test_the_same_head_stays_tied(self, config: ModelConfig, dtype: str, tied: Path, tmp_path: Path) -> None:
         with open_model(tied) as source:
             rounded = {
-                spec.name: source.array(spec.name, spec.shape).astype(np.int8).astype(np.float32)
-                for spec in parameter_specs(source.config)
+                name: source.array(name, p.shape).astype(np.int8).astype(np.float32)
+                for name, p in Decoder(source.config).parameters.items()
             }
             both = Source(source.config.replace(tied_head=False), lambda name, out: np.copyto(out, rounded[name]))
             rounded["head"] = rounded["token_embedding"]
@@ -382,8 +382,8 @@ def test_names_without_their_prefix_and_buffers(tmp_path: Path) -> None:
     path = tmp_path / "m" / "model.safetensors"
     rewrite(path, lambda name: name.replace("transformer.", ""), {"h.0.attn.bias": (1, 1, 24, 24)})
     with open_model(tmp_path / "m") as back, source_of(config) as original:
-        for spec in parameter_specs(config):
-            np.testing.assert_array_equal(back.array(spec.name, spec.shape), original.array(spec.name, spec.shape))
+        for name, p in Decoder(config).parameters.items():
+            np.testing.assert_array_equal(back.array(name, p.shape), original.array(name, p.shape))
     rewrite(path, lambda name: name, {"h.0.attn.rotation": (3,)})
     assert "h.0.attn.rotation" in refusal(tmp_path / "m")
 

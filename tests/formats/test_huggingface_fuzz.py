@@ -29,7 +29,7 @@ FUZZ = textwrap.dedent('''
     import hostile
     from gollm.errors import FormatError
     from gollm.formats import open_model
-    from gollm.model.specs import parameter_specs
+    from gollm.model.decoder import Decoder
 
     FOLDER = pathlib.Path(sys.argv[2])
     GOOD = {file.name: file.read_bytes() for file in FOLDER.iterdir()}
@@ -43,8 +43,8 @@ FUZZ = textwrap.dedent('''
 
         def read():
             with open_model(FOLDER) as source:
-                for spec in parameter_specs(source.config):
-                    source.array(spec.name, spec.shape)
+                for name, p in Decoder(source.config).parameters.items():
+                    source.array(name, p.shape)
 
         return bool(hostile.attempt(label, read, FormatError))
 ''')

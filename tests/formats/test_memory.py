@@ -14,7 +14,7 @@ import pytest
 from gollm.formats import format_named, save
 from gollm.formats.source import Source
 from gollm.model.config import ModelConfig
-from gollm.model.specs import parameter_specs
+from gollm.model.decoder import Decoder
 
 CONFIGS = {
     "gpt2": ModelConfig(n_layers=8, n_heads=8, d_model=640, vocab_size=16000, context=256),
@@ -68,7 +68,7 @@ def test_peak(config: str, to: str, dtype: Any, tmp_path: Path) -> None:
     source = Source(shape, lambda name, out: np.copyto(out, 1))
     save(source, tmp_path / "model", to, dtype)
     assert format_named(to).recognises(tmp_path / "model")
-    size = 4 * sum(spec.size for spec in parameter_specs(shape))
+    size = 4 * Decoder(shape).parameters.n_parameters
     assert size > 180e6
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(tmp_path / "model")], capture_output=True, text=True, check=True

@@ -12,9 +12,10 @@ import pytest
 from gollm.formats import convert, format_named, open_model
 from gollm.formats.gguf import blocks as gguf_blocks
 from gollm.formats.heads import to_half_split
+from gollm.formats.names import names_of
 from gollm.formats.source import Source
 from gollm.model.config import ModelConfig
-from gollm.model.specs import parameter_specs
+from gollm.model.decoder import Decoder
 from gollm.tokenizers import BPETokenizer
 from gollm.tokenizers.files.gpt2 import to_vocab
 
@@ -104,12 +105,12 @@ def qwen2_file(
         writer.add_token_merges([" ".join(merge) for merge in merges])
     arrays: dict[str, np.ndarray] = {}
     turns = itertools.cycle(types)
-    for spec in parameter_specs(config):
+    for parameter, p in Decoder(config).parameters.items():
         parts = []
-        names = spec.other_names["gguf"]
-        rows = [256, 128, 128] if len(names) == 3 else [spec.shape[0]]
+        names = names_of(parameter, config, "gguf")
+        rows = [256, 128, 128] if len(names) == 3 else [p.shape[0]]
         for name, n in zip(names, rows, strict=True):
-            shape = (n, *spec.shape[1:])
+            shape = (n, *p.shape[1:])
             kind = gguf.GGMLQuantizationType.F32 if len(shape) == 1 else next(turns)
             ours = gguf_blocks.TYPES[kind]
             count = int(np.prod(shape))
@@ -122,7 +123,7 @@ def qwen2_file(
             assert values.size == count
             writer.add_tensor(name, data, raw_dtype=kind)
             parts.append(values)
-        arrays[spec.name] = np.concatenate(parts)
+        arrays[parameter] = np.concatenate(parts)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -166,7 +167,7 @@ def test_what_is_written_is_read_by_its_own_package(tmp_path):
         rope_original_context=8, head_dim=24,
     )  # fmt: skip
     rng = np.random.default_rng(3)
-    arrays = {spec.name: rng.standard_normal(spec.shape).astype(np.float32) for spec in parameter_specs(config)}
+    arrays = {name: rng.standard_normal(p.shape).astype(np.float32) for name, p in Decoder(config).parameters.items()}
     source = Source(config, lambda name, out: np.copyto(out, arrays[name]))
     for dtype in ("f32", "f16", "bf16", "q8_0", "q4_0"):
         format_named("gguf").write(source, tmp_path / "model.gguf", dtype)

@@ -19,12 +19,13 @@ import gollm
 from gollm.formats import convert, open_model
 from gollm.formats.heads import to_half_split
 from gollm.formats.huggingface import model as huggingface
+from gollm.formats.names import names_of
 from gollm.formats.source import Source
 from gollm.inference.generate import generate_tokens
 from gollm.language_model import LanguageModel
 from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
-from gollm.model.specs import parameter_specs
 from gollm.tokenizers import BPETokenizer
 
 torch = pytest.importorskip("torch")
@@ -124,18 +125,18 @@ def test_silence_hears_transformers(tmp_path: Path) -> None:
 
 
 def weights_of(source: Source) -> dict[str, np.ndarray]:
-    return {spec.name: source.array(spec.name, spec.shape) for spec in parameter_specs(source.config)}
+    return {name: source.array(name, p.shape) for name, p in Decoder(source.config).parameters.items()}
 
 
 def assert_weights_are(source: Source, state: dict[str, Any]) -> None:
     """Bit for bit, by the names and layouts of the two architectures."""
     config = source.config
-    for spec in parameter_specs(config):
-        ours = source.array(spec.name, spec.shape)
-        theirs = [state[name].float().numpy() for name in spec.other_names["huggingface"]]
-        if config.family == "gpt2" and spec.name.startswith("blocks.") and len(spec.shape) == 2:
+    for name, p in Decoder(config).parameters.items():
+        ours = source.array(name, p.shape)
+        theirs = [state[name].float().numpy() for name in names_of(name, config, "huggingface")]
+        if config.family == "gpt2" and name.startswith("blocks.") and len(p.shape) == 2:
             theirs = [matrix.T for matrix in theirs]
-        if "attention.qkv" in spec.name and config.family == "llama":
+        if "attention.qkv" in name and config.family == "llama":
             q, k = len(theirs[0]), len(theirs[1])
             ours = np.concatenate(
                 [
@@ -146,7 +147,7 @@ def assert_weights_are(source: Source, state: dict[str, Any]) -> None:
                     ours[q + k :],
                 ]
             )
-        np.testing.assert_array_equal(ours, np.concatenate(theirs), err_msg=spec.name)
+        np.testing.assert_array_equal(ours, np.concatenate(theirs), err_msg=name)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -261,7 +262,7 @@ def test_what_has_no_biases_of_its_own_gets_zeros(tmp_path: Path) -> None:
         ]
     ):  # fmt: skip
         generator = np.random.default_rng(i)
-        weights = {s.name: generator.standard_normal(s.shape, np.float32) for s in parameter_specs(config)}
+        weights = {s.name: generator.standard_normal(s.shape, np.float32) for s in Decoder(config).parameters.values()}
         source = Source(config, lambda name, out, weights=weights: np.copyto(out, weights[name]))
         huggingface.write(source, tmp_path / str(i), "f32")
         load_there(tmp_path / str(i))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import gollm
-from gollm.model.specs import parameter_specs
+from gollm.model.decoder import Decoder
 from gollm.options import from_mapping, load_file
 from gollm.training import TrainOptions
 
@@ -37,7 +37,7 @@ def test_it_loads_and_has_the_size_that_it_says(path):
     options = from_mapping(TrainOptions, load_file(path), str(path))
     vocab_size, millions = MILLIONS[path.stem]
     config = options.base_config().replace(vocab_size=vocab_size)
-    assert sum(spec.size for spec in parameter_specs(config)) / 1e6 == pytest.approx(millions, abs=0.06)
+    assert Decoder(config).parameters.n_parameters / 1e6 == pytest.approx(millions, abs=0.06)
 
 
 @pytest.mark.parametrize("name", ["shakespeare-char", "python-small", "gollm-85m"])

@@ -16,7 +16,7 @@ from typing import Any
 
 from gollm.benchmarks.turns import Case, Contestant
 from gollm.model.config import ModelConfig, preset
-from gollm.model.specs import parameter_specs
+from gollm.model.decoder import Decoder
 from gollm.training.estimate import flops_per_token
 
 FMA = Contestant("with_gollm", "fma", {})
@@ -140,7 +140,7 @@ def memory_bound() -> Iterator[Case]:
     config = ModelConfig(**GPT2, context=T)
     C, V, L = config.d_model, config.vocab_size, config.n_layers
     N, x = B * T, B * T * C
-    n_parameters = sum(spec.size for spec in parameter_specs(config))
+    n_parameters = Decoder(config).parameters.n_parameters
 
     def case(
         name: str, function: str, arguments: dict[str, Any], rows: int, n: int, reads: int, writes: int, steps: int = 0

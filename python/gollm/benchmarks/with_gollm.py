@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from gollm import _native
+from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn.optimizer import AdamW
 from gollm.nn.plan import Plan
-from gollm.nn.tensor import Array
 from gollm.training.trainer import compute_gradients
 
 Prepared = tuple[Callable[..., object], int]

@@ -24,7 +24,7 @@ class Options(ModelOptions):
 
 
 def run(options: Options) -> int:
-    from gollm.nn.gradcheck import DIFFERENCE_TOLERANCE, FLOAT32_TOLERANCE, gradcheck
+    from gollm.model.gradcheck import DIFFERENCE_TOLERANCE, FLOAT32_TOLERANCE, gradcheck
 
     rows = gradcheck(
         options.model_config(vocab_size=options.vocab_size),

@@ -36,21 +36,21 @@ def run(options: Options) -> None:
 def describe(path: Path) -> dict[str, Any]:
     """What is inside of a model in one of the formats of others, as JSON can hold it; parameters as gollm has them."""
     from gollm import formats
-    from gollm.model.specs import parameter_specs
+    from gollm.model.decoder import Decoder
 
     with formats.open_model(path) as source:
-        specs = parameter_specs(source.config)
+        parameters = Decoder(source.config).parameters
         tokenizer = source.tokenizer
         return {
             "path": str(path),
             "format": formats.recognise(path).name,
             "dtype": source.dtype,
             "config": source.config.to_dict(),
-            "parameters": sum(spec.size for spec in specs),
+            "parameters": parameters.n_parameters,
             "tokenizer": None if tokenizer is None else {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size},
             "without_tokenizer": source.without_tokenizer,
             "generation": source.defaults.to_dict(),
-            "tensors": [{"name": spec.name, "shape": list(spec.shape)} for spec in specs],
+            "tensors": [{"name": name, "shape": list(p.shape)} for name, p in parameters.items()],
         }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gollm import _native as kernels
 from gollm.errors import FormatError
-from gollm.nn.tensor import Array
+from gollm.kernels import Array
 from gollm.system.files import open_regular
 
 CHUNK = 1 << 20  # numbers that are converted at a time

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gollm.kernels import Array
 from gollm.model.config import ModelConfig
-from gollm.nn.tensor import Array
 
 
 def to_half_split(rows: Array, head_dim: int) -> Array:

@@ -30,8 +30,8 @@ from gollm.errors import ConfigError, FormatError, TokenizerError
 from gollm.formats.binary import head
 from gollm.formats.source import Format, Source, StorageType
 from gollm.formats.word_list import tokenizer_of, words_of
+from gollm.kernels import Array
 from gollm.model.config import ModelConfig
-from gollm.nn.tensor import Array
 from gollm.system.files import open_regular, reason, replacing
 from gollm.system.strict_json import parse_object, shorten
 

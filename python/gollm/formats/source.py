@@ -9,9 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
+from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.generation_defaults import GenerationDefaults
-from gollm.nn.tensor import FLOAT32, Array, empty
+from gollm.nn.tensor import FLOAT32, empty
 from gollm.tokenizers import Tokenizer
 
 StorageType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from gollm.errors import DTypeError, GenerationError, ShapeError, TokenizerError
-from gollm.model.cache import KVCache
+from gollm.inference.pages import CachedSequence, PagePool, next_batch, pages_for
+from gollm.kernels import Array
 from gollm.model.decoder import Decoder
-from gollm.nn.tensor import Array
 from gollm.system.strict_json import shorten
 
 
@@ -143,15 +143,14 @@ def _generate(
 ) -> Iterator[int]:
     generator = np.random.Generator(np.random.Philox(seed))
     context = model.config.context
-    capacity = min(context, len(tokens) + max_new_tokens)
-    cache = KVCache(model.config, capacity=capacity, dtype=model.parameters.dtype)
+    n_pages = pages_for(min(context, len(tokens) + max_new_tokens))
+    sequence = CachedSequence(PagePool(model.config, n_pages, model.parameters.dtype))
     new = tokens
     for _ in range(max_new_tokens):
-        if cache.lengths[0] + len(new) > context:
-            cache.clear()
+        if sequence.length + len(new) > context:
+            sequence.clear()
             new = tokens[-max(1, context // 2) :]
-        cache.extend([len(new)])
-        logits = model.next_logits(np.asarray(new, np.int32), cache)[0][:vocab_size]
+        logits = model.next_logits(next_batch([sequence], [new]))[0][:vocab_size]
         token = choose(logits, generator, temperature=temperature, top_k=top_k, top_p=top_p)
         if token in stop:
             return

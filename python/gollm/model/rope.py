@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from gollm.kernels import Array
 from gollm.model.config import ModelConfig
-from gollm.nn.tensor import Array
 
 
 def frequencies(config: ModelConfig) -> Array:
@@ -39,21 +39,30 @@ def frequencies(config: ModelConfig) -> Array:
     return np.asarray(f)
 
 
+MANY_POSITIONS = 1 << 20
+
+
 class Rotations:
-    """Cosines and sines of every position so far asked for, as the kernels take them."""
+    """Cosines and sines of every position so far asked for, as the kernels take them.
+
+    The table has room for the whole context from the start (memory is taken as rows are filled), so that its address
+    stays the same; beyond MANY_POSITIONS it is replaced when it has to grow."""
 
     def __init__(self, config: ModelConfig, dtype: np.dtype[Any]) -> None:
         self._frequencies = frequencies(config)
-        self._largest = config.context
-        self._table = np.empty((0, config.head_size), dtype)
+        self._context = config.context
+        self._state = (np.empty((0, config.head_size), dtype), 0)  # the table, and how many of its rows are filled
 
     def __call__(self, n_positions: int) -> Array:
-        """Rows for positions 0 to n_positions - 1 at least: (P, head_dim), cos and sin of each pair side by side"""
-        table = self._table
+        """A table whose rows 0 to n_positions - 1 are filled: (P, head_dim), cos and sin of each pair side by side"""
+        table, filled = self._state
         if n_positions > len(table):
-            n = max(n_positions, min(self._largest, 2 * len(table)))  # doubled: token by token, few are made
-            angles = np.arange(n)[:, None] * self._frequencies  # in float64: position 100 000 is as exact as position 1
-            table = np.empty((n, table.shape[1]), table.dtype)  # NumPy's memory: it outlives what a plan lends
-            table[:, 0::2], table[:, 1::2] = np.cos(angles), np.sin(angles)
-            self._table = table  # whole: other threads may be reading it
+            rows = max(n_positions, min(self._context, max(MANY_POSITIONS, 2 * len(table))))
+            table, filled = np.empty((rows, table.shape[1]), table.dtype), 0  # NumPy's memory: it outlives a plan's
+        if n_positions > filled:
+            n = max(n_positions, min(len(table), 2 * filled))  # doubled: token by token, few are made
+            # In float64: position 100 000 is as exact as position 1.
+            angles = np.arange(filled, n)[:, None] * self._frequencies
+            table[filled:n, 0::2], table[filled:n, 1::2] = np.cos(angles), np.sin(angles)
+            self._state = table, n  # last, and at once: other threads may be reading
         return table

@@ -2,20 +2,22 @@
 mathematics.
 
 Shapes: B sequences of T tokens, C = d_model, H heads and G key/value heads of D values, V tokens in the vocabulary.
-A leading `...` is any number of axes. Tokens, targets and positions are int32 arrays, everything else float32 or
-float64 tensors.
+A leading `...` is any number of axes. Inputs are storages, float32 or float64; tokens, targets and positions are int32
+arrays of the same device.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
-from gollm import _native as kernels
-from gollm.errors import ShapeError
+from gollm.errors import GollmError, ShapeError
+from gollm.kernels import Array
+from gollm.nn import products
+from gollm.nn.storage import Storage
 from gollm.nn.tape import Destinations, Kept, Op
-from gollm.nn.tensor import FLOAT32, FLOAT64, ROW_MAJOR, Array, Tensor, empty
+from gollm.nn.tensor import Tensor
 
 # enum gollm_activation of gollm.h
 ACTIVATIONS = {"gelu_tanh": 1, "gelu": 2, "relu": 3, "silu": 4}
@@ -31,22 +33,31 @@ class Heads(TypedDict):
     window: int  # the last tokens that each attends to; 0: all
 
 
+class Pages(TypedDict):
+    """Where the keys and values of one layer lie, as the kernels take it (csrc/attention_paged.c): S sequences, each in
+    pages of Z tokens."""
+
+    k_pages: Array  # (pages, Z, G D)
+    v_pages: Array
+    page_table: Array  # (S, L) int32: the pages of each sequence
+    lengths: Array  # (S) int32: its tokens, the new ones included
+    query_offsets: Array  # (S + 1) int32: where its rows begin
+
+
 class Embedding(Op):
     """y = token_table[tokens] (+ position_table[positions]).  (V, C), (P, C) or None, tokens (...) -> (..., C)"""
 
     def forward(
-        self, token_table: Array, position_table: Array | None, *, tokens: Array, positions: Array | None
-    ) -> Array:
-        y = empty((*tokens.shape, token_table.shape[1]), token_table.dtype)
-        kernels.embedding_forward(
-            y=y, tokens=tokens, token_table=token_table, positions=positions, position_table=position_table
-        )
+        self, token_table: Storage, position_table: Storage | None, *, tokens: Array, positions: Array | None
+    ) -> Storage:
+        y = token_table.new((*tokens.shape, token_table.shape[1]))
+        products.embedding(y, token_table, tokens=tokens, positions=positions, position_table=position_table)
         self.save(tokens, positions)
         return y
 
-    def backward(self, dy: Array, into: Destinations) -> None:
+    def backward(self, dy: Storage, into: Destinations) -> None:
         tokens, positions = self.saved
-        kernels.embedding_backward(
+        self.kernels.embedding_backward(
             dtoken_table=into[0], dposition_table=into[1], dy=dy, tokens=tokens, positions=positions
         )
 
@@ -54,46 +65,45 @@ class Embedding(Op):
 class LayerNorm(Op):
     """y = (x - mean(x)) / sqrt(var(x) + eps) * w + b over the last axis.  x: (..., C), w, b: (C) -> (..., C)"""
 
-    def forward(self, x: Array, w: Array, b: Array | None, *, eps: float) -> Array:
-        y = empty(x.shape, x.dtype)
-        mean = rstd = None
-        if self.recording:
-            mean, rstd = empty(x.shape[:-1], x.dtype), empty(x.shape[:-1], x.dtype)
-        kernels.layernorm_forward(y=y, mean=mean, rstd=rstd, x=x, w=w, b=b, eps=eps)
+    def forward(self, x: Storage, w: Storage, b: Storage | None, *, eps: float) -> Storage:
+        y = x.new(x.shape)
+        mean, rstd = (x.new(x.shape[:-1]), x.new(x.shape[:-1])) if self.recording else (None, None)
+        self.kernels.layernorm_forward(y=y, mean=mean, rstd=rstd, x=x, w=w, b=b, eps=eps)
         self.save(self.keep(x), w, mean, rstd)
         return y
 
-    def backward(self, dy: Array, into: Destinations) -> None:
+    def backward(self, dy: Storage, into: Destinations) -> None:
         x, w, mean, rstd = self.saved
-        kernels.layernorm_backward(dx=into[0], dw=into[1], db=into[2], dy=dy, x=x.array(), w=w, mean=mean, rstd=rstd)
+        self.kernels.layernorm_backward(
+            dx=into[0], dw=into[1], db=into[2], dy=dy, x=x.wide(), w=w, mean=mean, rstd=rstd
+        )
 
 
 class RMSNorm(Op):
     """y = x / sqrt(mean(x²) + eps) * w over the last axis.  x: (..., C), w: (C) -> (..., C)"""
 
-    def forward(self, x: Array, w: Array, *, eps: float) -> Array:
-        y = empty(x.shape, x.dtype)
-        r = empty(x.shape[:-1], x.dtype) if self.recording else None
-        kernels.rmsnorm_forward(y=y, r=r, x=x, w=w, eps=eps)
+    def forward(self, x: Storage, w: Storage, *, eps: float) -> Storage:
+        y = x.new(x.shape)
+        r = x.new(x.shape[:-1]) if self.recording else None
+        self.kernels.rmsnorm_forward(y=y, r=r, x=x, w=w, eps=eps)
         self.save(self.keep(x), w, r)
         return y
 
-    def backward(self, dy: Array, into: Destinations) -> None:
+    def backward(self, dy: Storage, into: Destinations) -> None:
         x, w, r = self.saved
-        kernels.rmsnorm_backward(dx=into[0], dw=into[1], dy=dy, x=x.array(), w=w, r=r)
+        self.kernels.rmsnorm_backward(dx=into[0], dw=into[1], dy=dy, x=x.wide(), w=w, r=r)
 
 
 class Linear(Op):
     """y = x wᵀ + b + residual.  x: (..., I), w: (O, I), b: (O), residual: (..., O) -> (..., O)"""
 
-    def forward(self, x: Array, w: Array, b: Array | None, residual: Array | None) -> Array:
-        _check_linear(x, w)
-        y = empty((*x.shape[:-1], w.shape[0]), x.dtype)
-        self.compute(kernels.matmul_nt, c=y, a=x, b=w, bias=b, residual=residual, activation=0)
+    def forward(self, x: Storage, w: Storage, b: Storage | None, residual: Storage | None) -> Storage:
+        y = products.output_of(x, w)
+        self.compute(products.product, y, x, w, bias=b, residual=residual)
         self.save(self.keep(x), w)
         return y
 
-    def backward(self, dy: Array, into: Destinations) -> None:
+    def backward(self, dy: Storage, into: Destinations) -> None:
         x, w = self.saved
         _linear_backward(dy, x, w, into, 0, 1, 2)
         into.pass_on(3, dy)
@@ -104,31 +114,29 @@ class MLP(Op):
 
     def forward(
         self,
-        x: Array,
-        w1: Array,
-        b1: Array | None,
-        w2: Array,
-        b2: Array | None,
-        residual: Array | None,
+        x: Storage,
+        w1: Storage,
+        b1: Storage | None,
+        w2: Storage,
+        b2: Storage | None,
+        residual: Storage | None,
         *,
         activation: int,
-    ) -> Array:
-        _check_linear(x, w1)
-        h = empty((*x.shape[:-1], w1.shape[0]), x.dtype)
-        pre = empty(h.shape, x.dtype) if self.recording else None
-        kernels.matmul_nt(c=h, a=x, b=w1, bias=b1, pre=pre, activation=activation)
-        _check_linear(h, w2)
-        y = empty((*x.shape[:-1], w2.shape[0]), x.dtype)
-        self.compute(kernels.matmul_nt, c=y, a=h, b=w2, bias=b2, residual=residual, activation=0)
+    ) -> Storage:
+        h = products.output_of(x, w1)
+        pre = h.new(h.shape) if self.recording else None
+        products.product(h, x, w1, bias=b1, pre=pre, activation=activation)
+        y = products.output_of(h, w2)
+        self.compute(products.product, y, h, w2, bias=b2, residual=residual)
         if pre is not None:
             self.save(self.keep(x), w1, w2, self.keep(h), self.keep(pre), activation)
         return y
 
-    def backward(self, dy: Array, into: Destinations) -> None:
+    def backward(self, dy: Storage, into: Destinations) -> None:
         x, w1, w2, h, pre, activation = self.saved
-        kernels.matmul_tn(c=into[3], a=dy, b=h.array(), a_sum=into[4])
-        dh = empty((*dy.shape[:-1], w1.shape[0]), dy.dtype)
-        kernels.matmul_nn(c=dh, a=dy, b=w2, pre=pre.array(), activation=activation)
+        products.weight_gradient(into[3], into[4], dy, h.wide())
+        dh = dy.new((*dy.shape[:-1], w1.shape[0]))
+        products.input_gradient(dh, dy, w2, pre=pre.wide(), activation=activation)
         _linear_backward(dh, x, w1, into, 0, 1, 2)
         into.pass_on(5, dy)
 
@@ -141,38 +149,35 @@ class GatedMLP(Op):
 
     def forward(
         self,
-        x: Array,
-        wg: Array,
-        bg: Array | None,
-        wu: Array,
-        bu: Array | None,
-        wd: Array,
-        bd: Array | None,
-        residual: Array | None,
+        x: Storage,
+        wg: Storage,
+        bg: Storage | None,
+        wu: Storage,
+        bu: Storage | None,
+        wd: Storage,
+        bd: Storage | None,
+        residual: Storage | None,
         *,
         activation: int,
-    ) -> Array:
-        _check_linear(x, wg)
-        _check_linear(x, wu)
-        up, h = (empty((*x.shape[:-1], w.shape[0]), x.dtype) for w in (wu, wg))
-        gate = empty(h.shape, x.dtype) if self.recording else None
-        kernels.matmul_nt(c=up, a=x, b=wu, bias=bu, activation=0)
-        kernels.matmul_nt(c=h, a=x, b=wg, bias=bg, pre=gate, factor=up, activation=activation)
-        _check_linear(h, wd)
-        y = empty((*x.shape[:-1], wd.shape[0]), x.dtype)
-        self.compute(kernels.matmul_nt, c=y, a=h, b=wd, bias=bd, residual=residual, activation=0)
+    ) -> Storage:
+        up, h = products.output_of(x, wu), products.output_of(x, wg)
+        gate = h.new(h.shape) if self.recording else None
+        products.product(up, x, wu, bias=bu)
+        products.product(h, x, wg, bias=bg, pre=gate, factor=up, activation=activation)
+        y = products.output_of(h, wd)
+        self.compute(products.product, y, h, wd, bias=bd, residual=residual)
         if gate is not None:
             self.save(self.keep(x), wg, wu, wd, self.keep(gate), self.keep(up), activation)
         return y
 
-    def backward(self, dy: Array, into: Destinations) -> None:
+    def backward(self, dy: Storage, into: Destinations) -> None:
         x, wg, wu, wd, gate, up, activation = self.saved
         self.work = None  # where the output was never computed, what it needed goes
-        dgate, dup, h = (empty((*dy.shape[:-1], wg.shape[0]), dy.dtype) for _ in range(3))
-        kernels.matmul_nn(
-            c=dgate, dfactor=dup, product=h, a=dy, b=wd, pre=gate.array(), factor=up.array(), activation=activation
+        dgate, dup, h = (dy.new((*dy.shape[:-1], wg.shape[0])) for _ in range(3))
+        products.input_gradient(
+            dgate, dy, wd, dfactor=dup, product=h, pre=gate.wide(), factor=up.wide(), activation=activation
         )
-        kernels.matmul_tn(c=into[5], a=dy, b=h, a_sum=into[6])
+        products.weight_gradient(into[5], into[6], dy, h)
         _linear_backward(dgate, x, wg, into, 0, 1, 2)
         _linear_backward(dup, x, wu, into, 0, 3, 4)
         into.pass_on(7, dy)
@@ -182,21 +187,35 @@ class Attention(Op):
     """Causal multi-head attention softmax(scale q kᵀ) v, over the last `window` keys, with q and k turned by
     `rotations` (P, D) where there are any (gollm.model.rope).  qkv: (B, T, (H + 2G) D) -> (B, T, H D)"""
 
-    def forward(self, qkv: Array, *, rotations: Array | None, heads: Heads) -> Array:
-        if qkv.ndim != 3:
+    def forward(self, qkv: Storage, *, rotations: Array | None, heads: Heads) -> Storage:
+        if len(qkv.shape) != 3:
             raise ShapeError(f"qkv has shape {qkv.shape}; it must be (B, T, (H + 2G) D)")
         B, T, _ = qkv.shape
-        y = empty((B, T, heads["H"] * heads["D"]), qkv.dtype)
-        lse = empty((B, heads["H"], T), qkv.dtype) if self.recording else None
-        kernels.attention_forward(y=y, lse=lse, qkv=qkv, rotations=rotations, **heads)
+        y = qkv.new((B, T, heads["H"] * heads["D"]))
+        lse = qkv.new((B, heads["H"], T)) if self.recording else None
+        self.kernels.attention_forward(y=y, lse=lse, qkv=qkv, rotations=rotations, **heads)
         self.save(self.keep(qkv), self.keep(y), lse, rotations, heads)
         return y
 
-    def backward(self, dy: Array, into: Destinations) -> None:
+    def backward(self, dy: Storage, into: Destinations) -> None:
         qkv, y, lse, rotations, heads = self.saved
-        kernels.attention_backward(
-            dqkv=into[0], dy=dy, qkv=qkv.array(), y=y.array(), lse=lse, rotations=rotations, **heads
+        self.kernels.attention_backward(
+            dqkv=into[0], dy=dy, qkv=qkv.wide(), y=y.wide(), lse=lse, rotations=rotations, **heads
         )
+
+
+class CachedAttention(Op):
+    """Adds the rows' keys and values to the pages, and attends to all of each sequence: the same bits as Attention has
+    for its last rows. There is no backward pass through the pages.  qkv: (N, (H + 2G) D) -> (N, H D)"""
+
+    def forward(self, qkv: Storage, *, rotations: Array | None, heads: Heads, pages: Pages) -> Storage:
+        if self.recording:
+            raise GollmError("there is no gradient through cached keys and values; use no_grad()")
+        y = qkv.new((qkv.shape[0], heads["H"] * heads["D"]))
+        shape = {name: heads[name] for name in ("H", "G", "D")}
+        self.kernels.kv_cache_write(qkv=qkv, rotations=rotations, **pages, **shape)
+        self.kernels.attention_paged(y=y, qkv=qkv, rotations=rotations, **pages, **heads)
+        return y
 
 
 class Dropout(Op):
@@ -207,17 +226,19 @@ class Dropout(Op):
 
     reads_inputs = False
 
-    def forward(self, x: Array, residual: Array | None, *, p: float, seed: int, stream: int, counter: Array) -> Array:
-        y = empty(x.shape, x.dtype)
+    def forward(
+        self, x: Storage, residual: Storage | None, *, p: float, seed: int, stream: int, counter: Array
+    ) -> Storage:
+        y = x.new(x.shape)
         self.compute(
-            kernels.dropout_forward, y=y, x=x, residual=residual, counter=counter, p=p, seed=seed, stream=stream
+            self.kernels.dropout_forward, y=y, x=x, residual=residual, counter=counter, p=p, seed=seed, stream=stream
         )
         self.save(p, seed, stream, counter)
         return y
 
-    def backward(self, dy: Array, into: Destinations) -> None:
+    def backward(self, dy: Storage, into: Destinations) -> None:
         p, seed, stream, counter = self.saved
-        kernels.dropout_backward(dx=into[0], dy=dy, counter=counter, p=p, seed=seed, stream=stream)
+        self.kernels.dropout_backward(dx=into[0], dy=dy, counter=counter, p=p, seed=seed, stream=stream)
         into.pass_on(1, dy)
 
 
@@ -226,12 +247,12 @@ class Add(Op):
 
     reads_inputs = False
 
-    def forward(self, a: Array, b: Array) -> Array:
-        y = empty(a.shape, a.dtype)
-        self.compute(kernels.add, c=y, a=a, b=b)
+    def forward(self, a: Storage, b: Storage) -> Storage:
+        y = a.new(a.shape)
+        self.compute(self.kernels.add, c=y, a=a, b=b)
         return y
 
-    def backward(self, dy: Array, into: Destinations) -> None:
+    def backward(self, dy: Storage, into: Destinations) -> None:
         into.pass_on(1, dy)
         into.pass_on(0, dy)
 
@@ -239,44 +260,53 @@ class Add(Op):
 class Activation(Op):
     """y = activation(x), elementwise.  (...) -> (...)"""
 
-    def forward(self, x: Array, *, kind: int) -> Array:
-        y = empty(x.shape, x.dtype)
-        kernels.activation_forward(y=y, x=x, kind=kind)
+    def forward(self, x: Storage, *, kind: int) -> Storage:
+        y = x.new(x.shape)
+        self.kernels.activation_forward(y=y, x=x, kind=kind)
         self.save(self.keep(x), kind)
         return y
 
-    def backward(self, dy: Array, into: Destinations) -> None:
+    def backward(self, dy: Storage, into: Destinations) -> None:
         x, kind = self.saved
-        kernels.activation_backward(dx=into[0], dy=dy, x=x.array(), kind=kind)
+        self.kernels.activation_backward(dx=into[0], dy=dy, x=x.wide(), kind=kind)
 
 
 class Softmax(Op):
     """y = e^x / sum(e^x) over the last axis.  (..., C) -> (..., C)"""
 
-    def forward(self, x: Array) -> Array:
-        y = empty(x.shape, x.dtype)
-        kernels.softmax_forward(y=y, x=x)
+    def forward(self, x: Storage) -> Storage:
+        y = x.new(x.shape)
+        self.kernels.softmax_forward(y=y, x=x)
         self.save(self.keep(y))
         return y
 
-    def backward(self, dy: Array, into: Destinations) -> None:
+    def backward(self, dy: Storage, into: Destinations) -> None:
         (y,) = self.saved
-        kernels.softmax_backward(dx=into[0], dy=dy, y=y.array())
+        self.kernels.softmax_backward(dx=into[0], dy=dy, y=y.wide())
 
 
 class CrossEntropyHead(Op):
-    """loss = -sum(log softmax(x wᵀ)[target]) / denominator, without ever holding all logits.  x: (..., C), w: (V, C)
-    -> ()
+    """loss = sum(losses) / denominator, losses = -log softmax(x wᵀ)[target], without ever holding all logits.
+    x: (..., C), w: (V, C) -> ();  losses: (...), denominator: (1) float64, or None for the number of targets that count
 
     Loss and gradients share the logits, so that while recording, the value is postponed: backward() computes it along
     with the gradients in one pass; reading it earlier costs a pass of its own.
     """
 
-    def forward(self, x: Array, w: Array, *, targets: Array, denominator: float, ignore_index: int) -> Array:
+    def forward(
+        self,
+        x: Storage,
+        w: Storage,
+        *,
+        targets: Array,
+        denominator: Array | None,
+        ignore_index: int,
+        losses: Array | None,
+    ) -> Storage:
         if targets.shape != x.shape[:-1]:
             raise ShapeError(f"targets of shape {targets.shape} do not fit x of shape {x.shape}")
-        loss = empty((), x.dtype)
-        self.saved = (loss, x, w, targets, denominator, ignore_index)
+        loss = x.new(())
+        self.saved = (loss, x, w, targets, denominator, ignore_index, losses)
         if self.recording:
             self.postponed = True
         else:
@@ -284,28 +314,28 @@ class CrossEntropyHead(Op):
         return loss
 
     def evaluate(self) -> None:
-        loss, x, w, targets, denominator, ignore_index = self.saved
-        kernels.head_forward(
+        loss, x, w, targets, denominator, ignore_index, losses = self.saved
+        products.head(
+            w,
             loss=loss.reshape(1),
-            losses=empty(targets.shape, x.dtype),
+            losses=x.new(targets.shape) if losses is None else losses,
             x=x,
-            w=w,
             targets=targets,
             denominator=denominator,
             ignore_index=ignore_index,
         )
         self.postponed = False
 
-    def backward(self, dy: Array, into: Destinations) -> None:
-        loss, x, w, targets, denominator, ignore_index = self.saved
-        kernels.head_backward(
+    def backward(self, dy: Storage, into: Destinations) -> None:
+        loss, x, w, targets, denominator, ignore_index, losses = self.saved
+        products.head_backward(
+            w,
             loss=loss.reshape(1),
-            losses=empty(targets.shape, x.dtype),
+            losses=x.new(targets.shape) if losses is None else losses,
             dx=into[0],
             dw=into[1],
             dloss=dy.reshape(1),
             x=x,
-            w=w,
             targets=targets,
             denominator=denominator,
             ignore_index=ignore_index,
@@ -313,44 +343,40 @@ class CrossEntropyHead(Op):
         self.postponed = False
 
 
-def _check_linear(x: Array, w: Array) -> None:
-    if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[1]:
-        raise ShapeError(f"x of shape {x.shape} does not fit w of shape {w.shape}: x's last axis must be w's last axis")
-
-
-def _linear_backward(dy: Array, x: Kept, w: Array, into: Destinations, ix: int, iw: int, ib: int) -> None:
+def _linear_backward(dy: Storage, x: Kept, w: Storage, into: Destinations, ix: int, iw: int, ib: int) -> None:
     """dx = dy w, dw = dyᵀ x, db = sum of dy's rows, for y = x wᵀ + b."""
     dw, db = into[iw], into[ib]
     if dw is not None or db is not None:
-        kernels.matmul_tn(c=dw, a=dy, b=x.array(), a_sum=db)
+        products.weight_gradient(dw, db, dy, x.wide())
     dx = into[ix]
     if dx is not None:
-        kernels.matmul_nn(c=dx, a=dy, b=w, activation=0)
-
-
-# What linear() does for a weight of each dtype and layout; a quantised weight is just a weight with another row here.
-_LINEAR: dict[tuple[np.dtype[Any], str], type[Op]] = {
-    (FLOAT32, ROW_MAJOR): Linear,
-    (FLOAT64, ROW_MAJOR): Linear,
-}
+        products.input_gradient(dx, dy, w)
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
     """x wᵀ + b + residual, by the kernel for w's dtype and layout.  x: (..., I), w: (O, I) -> (..., O)"""
-    op = _LINEAR.get((w.dtype, w.storage.layout))
-    if op is None:
-        raise ShapeError(f"linear: no kernel for weights of dtype {w.dtype} in layout '{w.storage.layout}'")
-    return op.apply(x, w, b, residual)
+    return Linear.apply(x, w, b, residual)
 
 
 def cross_entropy(
-    x: Tensor, w: Tensor, targets: Array, *, denominator: float | None = None, ignore_index: int = -1
+    x: Tensor,
+    w: Tensor,
+    targets: Array,
+    *,
+    denominator: Array | float | None = None,
+    ignore_index: int = -1,
+    losses: Array | None = None,
 ) -> Tensor:
     """The loss of a language model's head: mean cross-entropy of softmax(x wᵀ) against targets (int32, shape of x
     less C).
 
     Targets equal to ignore_index count nothing. The mean is over the other targets, or over `denominator` of them
-    where a batch is one of several that are accumulated. Raises ShapeError, and KernelError for a target outside of
-    the vocabulary."""
+    where a batch is one of several that are accumulated: a number, or a (1,) float64 array that is read when the
+    kernel runs, so that a plan's replays may change it. `losses`, of the targets' shape and x's dtype, receives the
+    loss of each target. Raises ShapeError, and KernelError for a target outside the vocabulary."""
     targets = np.ascontiguousarray(targets, dtype=np.int32)
-    return CrossEntropyHead.apply(x, w, targets=targets, denominator=denominator or 0.0, ignore_index=ignore_index)
+    if denominator is not None and not isinstance(denominator, np.ndarray):
+        denominator = np.array([denominator], np.float64)
+    return CrossEntropyHead.apply(
+        x, w, targets=targets, denominator=denominator, ignore_index=ignore_index, losses=losses
+    )

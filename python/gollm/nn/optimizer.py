@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from gollm import _native as kernels
 from gollm.errors import GollmError
+from gollm.kernels import Array
 from gollm.nn.parameters import ParameterArena
-from gollm.nn.tensor import Array, empty
 
 
 class Optimizer:
-    """What both share: the flat moments beside the weights, the step count, and the gradient's norm and clipping."""
+    """What both share: flat moments beside the trained weights, the step count, the gradient's norm and clipping."""
 
     def __init__(
         self, parameters: ParameterArena, moments: tuple[str, ...], *, weight_decay: float, max_grad_norm: float
@@ -22,9 +21,8 @@ class Optimizer:
         self.parameters = parameters
         self.weight_decay = weight_decay
         self.max_grad_norm = max_grad_norm
-        self.moments = {name: empty((parameters.size,), parameters.dtype) for name in moments}
-        for moment in self.moments.values():
-            moment[:] = 0
+        self.kernels = parameters.kernels
+        self.moments = {name: parameters.zeros(parameters.n_trained) for name in moments}
         self.lr = np.zeros(1, np.float64)
         self.step_count = np.zeros(1, np.int64)
         self._norm = np.zeros(1, np.float64)
@@ -35,14 +33,14 @@ class Optimizer:
 
         The gradient is scaled to a norm of at most max_grad_norm (0: never). Nothing is updated when the norm is not
         finite. That is decided here, so a plan cannot record it (GollmError): call it after the plan."""
-        if kernels.plan_is_recording():
+        if self.kernels.is_recording():
             raise GollmError(
                 "an optimiser's step cannot be part of a plan, it depends on the gradient's norm; record what computes "
                 "the gradients, and call step(lr) after the plan has run"
             )
         parameters = self.parameters
         parameters.finish_gradients()
-        kernels.gradient_norm(
+        self.kernels.gradient_norm(
             norm=self._norm, scale=self._grad_scale, g=parameters.gradients, max_norm=self.max_grad_norm
         )
         norm = float(self._norm[0])
@@ -79,8 +77,8 @@ class AdamW(Optimizer):
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
     def _update(self) -> None:
-        kernels.adamw(
-            w=self.parameters.weights,
+        self.kernels.adamw(
+            w=self.parameters.trained_weights,
             m=self.moments["m"],
             v=self.moments["v"],
             g=self.parameters.gradients,
@@ -110,8 +108,8 @@ class SGD(Optimizer):
         self.momentum = momentum
 
     def _update(self) -> None:
-        kernels.sgd(
-            w=self.parameters.weights,
+        self.kernels.sgd(
+            w=self.parameters.trained_weights,
             m=self.moments["m"],
             g=self.parameters.gradients,
             lr=self.lr,

@@ -1,117 +1,213 @@
 """Parameters: every weight of a model in one flat arena, with its gradient in another of the same layout.
 
-The optimiser, the gradient norm and checkpoints are then one call over one range. Matrices, which weight decay
-applies to, come first; each tensor starts on a 64-byte boundary, and the gaps stay zero.
+A parameter is declared where it is used, as an attribute of a `Module`; `named_parameters` collects them. The
+optimiser, the gradient norm and checkpoints are then one call over one range: what is trained comes first, matrices
+(which weight decay applies to) before the rest; each parameter starts on a 64-byte boundary, and the gaps stay zero.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from gollm import _native as kernels
-from gollm.errors import ShapeError
-from gollm.nn.tensor import FLOAT32, Array, Tensor, empty
+from gollm.errors import GollmError, ShapeError
+from gollm.kernels import Array, Kernels, cpu
+from gollm.nn.dtypes import dtype_of
+from gollm.nn.storage import Storage
+from gollm.nn.tensor import FLOAT32, Tensor
 
 ALIGNMENT = 16  # elements; 64 bytes of float32
 
 
-@dataclass(frozen=True)
-class ParameterSpec:
-    """What a parameter is called, its shape, how it starts, and what other programs call it."""
+class Parameter(Tensor):
+    """A leaf tensor that a model learns.
 
+    std         it starts as normal(0, std), or where that is 0, as `constant`
+    split_axis  the axis along which it may be split among machines
+
+    Its name and its memory come with the arena that it is collected into.
+    """
+
+    __slots__ = ("_shape", "_storage", "arena", "constant", "name", "split_axis", "std")
+
+    arena: ParameterArena
     name: str
-    shape: tuple[int, ...]
-    std: float = 0.0  # starts as normal(0, std); 0 means `constant`
-    constant: float = 0.0
-    split_axis: int | None = None  # the axis along which it may be split among machines
-    # format -> its name there; several where they are its parts along the first axis
-    other_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __init__(
+        self, shape: tuple[int, ...], *, std: float = 0.0, constant: float = 0.0, split_axis: int | None = None
+    ) -> None:
+        self._shape = shape
+        self._storage: Storage | None = None
+        self._grad = None
+        self.op = None
+        self.has_grad = False
+        self.requires_grad = True
+        self.std, self.constant, self.split_axis = std, constant, split_axis
+
+    @property
+    def storage(self) -> Storage:
+        if self._storage is None:
+            self._storage = self.arena.storage_of(self.arena.weights, self)
+        return self._storage
+
+    @storage.setter
+    def storage(self, storage: Storage) -> None:
+        """Memory of its own, such as of another dtype, for a parameter that is not trained."""
+        self.arena.let_go(self, storage)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def size(self) -> int:
+        return math.prod(self._shape)
 
     @property
     def decays(self) -> bool:
         """Weight decay applies to matrices, not to biases and norms."""
-        return len(self.shape) >= 2
+        return len(self._shape) >= 2
 
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-
-class Parameter(Tensor):
-    """A leaf tensor whose values and gradient are views of its arena's."""
-
-    __slots__ = ("arena", "spec")
-
-    def __init__(self, spec: ParameterSpec, arena: ParameterArena, array: Array) -> None:
-        super().__init__(array, requires_grad=True)
-        self.spec = spec
-        self.arena = arena
-
-    def grad_destination(self) -> tuple[Array, bool]:
+    def grad_destination(self) -> tuple[Storage, bool]:
         if self._grad is None:
-            self._grad = self.arena.view(self.arena.gradients, self.spec.name)
+            self._grad = self.arena.storage_of(self.arena.gradients, self)
         return super().grad_destination()
 
 
-def arena_layout(specs: Sequence[ParameterSpec]) -> tuple[dict[str, int], int]:
-    """Where each parameter starts in an arena, in its order, and the arena's size; both in elements."""
-    offsets: dict[str, int] = {}
-    size = 0
-    for spec in sorted(specs, key=lambda spec: not spec.decays):  # stable: order of declaration within each kind
-        offsets[spec.name] = size
-        size += -(-spec.size // ALIGNMENT) * ALIGNMENT
-    return offsets, size
+class Module:
+    """A part of a model. Its parameters are those of its attributes that are parameters, modules or lists of modules,
+    in the order in which they were set, and called by their names with dots between."""
+
+    def named_parameters(self) -> dict[str, Parameter]:
+        """All of them; one that is used in several places has the name of the first."""
+        found: dict[str, Parameter] = {}
+        seen: set[int] = set()
+        for name, value in vars(self).items():
+            parts = {f"{name}.{i}": part for i, part in enumerate(value)} if isinstance(value, list) else {name: value}
+            for path, part in parts.items():
+                if isinstance(part, Parameter):
+                    inner = {path: part}
+                elif isinstance(part, Module):
+                    inner = {f"{path}.{below}": parameter for below, parameter in part.named_parameters().items()}
+                else:
+                    continue
+                found.update({path: parameter for path, parameter in inner.items() if id(parameter) not in seen})
+                seen.update(map(id, inner.values()))
+        return found
 
 
 class ParameterArena(Mapping[str, Parameter]):
-    """The parameters of a model by name, in one flat buffer: those that decay, then the others.
+    """The parameters of a model by name, in one flat buffer of float32 or float64: those that are trained, the ones
+    that decay first, then the frozen ones.
 
-    weights: (size,) float32 or float64, zeros unless given (a file that has them in this layout, for one); gradients:
-    the same, made when first used; n_decay: how many elements at its front weight decay applies to; order: the names as
-    they lie in it.
+    weights   (size,) zeros unless given (a file that has them in this layout, for one); made when first used, so that
+              a model whose shapes alone are asked for takes no memory
+    gradients (n_trained,) made when first used; moments are as long
+    n_decay   how many elements at the front weight decay applies to
+    n_trained how many elements at the front are trained
+    offsets   where each parameter starts, in elements, in the order in which they lie; `order` has the names alone
     """
 
     def __init__(
-        self, specs: Sequence[ParameterSpec], dtype: np.dtype[Any] = FLOAT32, weights: Array | None = None
+        self,
+        parameters: Mapping[str, Parameter],
+        dtype: np.dtype[Any] = FLOAT32,
+        weights: Array | None = None,
+        kernels: Kernels = cpu,
     ) -> None:
         self.dtype = np.dtype(dtype)
-        self.specs = {spec.name: spec for spec in specs}
-        self._offsets, self.size = arena_layout(specs)
-        self.order = tuple(self._offsets)
-        self.n_decay = min((self._offsets[spec.name] for spec in specs if not spec.decays), default=self.size)
-        if weights is None:
-            weights = empty((self.size,), self.dtype)
-            weights[:] = 0
-        elif weights.shape != (self.size,) or weights.dtype != self.dtype:
+        self.kernels = kernels
+        self._parameters = dict(parameters)
+        self._elsewhere: set[str] = set()  # frozen parameters that have memory of their own
+        self._weights: Array | None = None
+        self._gradients: Array | None = None
+        for name, parameter in self._parameters.items():
+            parameter.name, parameter.arena = name, self
+        self._lay_out()
+        if weights is not None and (weights.shape != (self.size,) or weights.dtype != self.dtype):
             raise ShapeError(
                 f"the weights are {weights.dtype} of shape {weights.shape}; these parameters need {self.dtype} of "
                 f"shape ({self.size},)"
             )
-        self.weights = weights
-        self._gradients: Array | None = None
-        self._parameters = {spec.name: Parameter(spec, self, self.view(self.weights, spec.name)) for spec in specs}
+        self._weights = weights
+
+    def _lay_out(self) -> None:
+        """Decides where each parameter lies; values that are there already are moved."""
+        before = {} if self._weights is None else {name: self[name].data for name in self.offsets}
+        self.offsets: dict[str, int] = {}
+        self.size = self.n_decay = self.n_trained = 0
+        here = [parameter for parameter in self._parameters.values() if parameter.name not in self._elsewhere]
+        for parameter in sorted(here, key=lambda p: (not p.requires_grad, not p.decays)):  # stable: as declared
+            self.offsets[parameter.name] = self.size
+            self.size += -(-parameter.size // ALIGNMENT) * ALIGNMENT
+            if parameter.requires_grad:
+                self.n_trained = self.size
+                self.n_decay = self.size if parameter.decays else self.n_decay
+            parameter._storage = None
+        if before:
+            self._weights = self.zeros(self.size)
+            for name in self.offsets:
+                self[name].data[...] = before[name]
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        return tuple(self.offsets)
+
+    @property
+    def weights(self) -> Array:
+        if self._weights is None:
+            self._weights = self.zeros(self.size)
+        return self._weights
+
+    @property
+    def trained_weights(self) -> Array:
+        """(n_trained,): what an optimiser updates"""
+        return self.weights[: self.n_trained]
 
     @property
     def gradients(self) -> Array:
         if self._gradients is None:
-            self._gradients = empty((self.size,), self.dtype)
-            self._gradients[:] = 0
+            self._gradients = self.zeros(self.n_trained)
         return self._gradients
+
+    def zeros(self, n: int) -> Array:
+        """A flat buffer of the arena's dtype."""
+        buffer = self.kernels.empty((n,), self.dtype)
+        self.kernels.fill(y=buffer, value=0.0)
+        return buffer
 
     def view(self, flat: Array, name: str) -> Array:
         """The part of a flat buffer of this layout (weights, gradients, moments) that belongs to a parameter."""
-        spec, offset = self.specs[name], self._offsets[name]
-        return flat[offset : offset + spec.size].reshape(spec.shape)
+        parameter, offset = self._parameters[name], self.offsets[name]
+        return flat[offset : offset + parameter.size].reshape(parameter.shape)
+
+    def storage_of(self, flat: Array, parameter: Parameter) -> Storage:
+        return Storage(self.view(flat, parameter.name), dtype_of(flat), kernels=self.kernels)
+
+    def freeze(self, names: Collection[str]) -> None:
+        """These parameters are not trained: they have no gradients and no moments. The flat buffers change, so this
+        comes before the first backward pass and before the optimiser is made; else it raises GollmError."""
+        if self._gradients is not None:
+            raise GollmError("parameters cannot be frozen once there are gradients; freeze them before training")
+        for name in names:
+            self._parameters[name].requires_grad = False
+        self._lay_out()
+
+    def let_go(self, parameter: Parameter, storage: Storage) -> None:
+        """Gives a frozen parameter a storage of its own; the flat buffer has no room for it from then on."""
+        if parameter.requires_grad:
+            raise GollmError(f"{parameter.name} is trained, so it lies with the others; freeze it first")
+        self._elsewhere.add(parameter.name)
+        self._lay_out()
+        parameter._storage = storage
 
     def all_finite(self) -> bool:
-        """Whether no weight is NaN or infinite."""
+        """Whether no weight in the flat buffer is NaN or infinite."""
         norm = np.empty(1)
-        kernels.gradient_norm(norm=norm, scale=np.empty(1), g=self.weights, max_norm=0.0)
+        self.kernels.gradient_norm(norm=norm, scale=np.empty(1), g=self.weights, max_norm=0.0)
         return bool(np.isfinite(norm[0]))
 
     def zero_grad(self) -> None:
@@ -122,25 +218,27 @@ class ParameterArena(Mapping[str, Parameter]):
     def finish_gradients(self) -> None:
         """Makes gradients that no backward() has written since zero_grad() zero, so that `gradients` is whole."""
         for parameter in self._parameters.values():
-            if not parameter.has_grad:
-                parameter.grad_destination()[0][...] = 0
+            if parameter.requires_grad and not parameter.has_grad:
+                gradient, _ = parameter.grad_destination()
+                self.kernels.fill(y=gradient.reshape(-1), value=0.0)
 
     def initialise(self, seed: int) -> None:
         """Draws the starting values; each parameter's are a function of the seed and its name only."""
-        for name, spec in self.specs.items():
-            values = self._parameters[name].data
-            if spec.std:
+        for name, parameter in self._parameters.items():
+            values = parameter.data
+            if parameter.std:
                 entropy = [seed, *name.encode()]
                 generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
                 # Drawn in float32 whatever the dtype: a float64 model starts where a float32 one does.
-                values[...] = generator.standard_normal(spec.shape, dtype=np.float32) * np.float32(spec.std)
+                drawn = generator.standard_normal(parameter.shape, dtype=np.float32)
+                values[...] = drawn * np.float32(parameter.std)
             else:
-                values[...] = spec.constant
+                values[...] = parameter.constant
 
     @property
     def n_parameters(self) -> int:
         """How many numbers the model consists of, without the gaps."""
-        return sum(spec.size for spec in self.specs.values())
+        return sum(parameter.size for parameter in self._parameters.values())
 
     def __getitem__(self, name: str) -> Parameter:
         return self._parameters[name]

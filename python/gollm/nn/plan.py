@@ -14,9 +14,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from gollm import _native
 from gollm.errors import DTypeError
-from gollm.nn.tensor import Array, Tensor, written
+from gollm.kernels import Array, Kernels, cpu
+from gollm.nn.tensor import Tensor, written
 
 Result = TypeVar("Result")
 
@@ -44,9 +44,9 @@ class Plan(Generic[Result]):
                copy them before the next one. Its memory, results aside, is the plan's and stays taken: see lend_memory.
     """
 
-    def __init__(self, function: Callable[..., Result]) -> None:
+    def __init__(self, function: Callable[..., Result], kernels: Kernels = cpu) -> None:
         self.function = function
-        self._native = _native.Plan()
+        self._native = kernels.Plan()
         self._lock = threading.RLock()  # of the input arrays and the memory
         self._inputs: tuple[Array, ...] = ()
         self._leaves: list[Tensor] = []  # that it writes gradients of
@@ -101,7 +101,8 @@ class Plan(Generic[Result]):
     @property
     def kernels(self) -> list[str]:
         """The names of the recorded kernel calls, in order; empty before the first call."""
-        return self._native.kernels()
+        names: list[str] = self._native.kernels()
+        return names
 
     @contextmanager
     def lend_memory(self) -> Iterator[None]:

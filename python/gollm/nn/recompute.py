@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gollm.nn.storage import Storage
 from gollm.nn.tape import Destinations, Op, is_recording, no_grad, second_forward
-from gollm.nn.tensor import Array, Tensor
+from gollm.nn.tensor import Tensor
 
 Function = Callable[..., Tensor]
 
@@ -37,22 +38,22 @@ class Recompute(Op):
         super().__init__(inputs)
         self.recording = is_recording()  # whatever the inputs are, the function may have parameters of its own
 
-    def forward(self, *arrays: Array | None, function: Function) -> Array:
-        self.save(function, [None if array is None else self.keep(array) for array in arrays])
+    def forward(self, *inputs: Storage | None, function: Function) -> Storage:
+        self.save(function, [None if x is None else self.keep(x) for x in inputs])
         with no_grad():
-            return function(*[None if array is None else Tensor(array) for array in arrays]).data
+            return function(*[None if x is None else Tensor(x) for x in inputs]).computed()
 
-    def backward(self, dy: Array, into: Destinations) -> None:
+    def backward(self, dy: Storage, into: Destinations) -> None:
         function, kept = self.saved
-        wide = {id(k): k.array() for k in kept if k is not None}  # x may be its own residual
+        wide = {id(k): k.wide() for k in kept if k is not None}  # x may be its own residual
         inputs = [_again(origin, k and wide[id(k)]) for origin, k in zip(self.inputs, kept, strict=True)]
         with second_forward():
             y = function(*inputs)
         into.go_on_from(y, dy)
 
 
-def _again(origin: Op | Tensor | None, array: Array | None) -> Tensor | None:
+def _again(origin: Op | Tensor | None, value: Storage | None) -> Tensor | None:
     """An input with its values, whose gradient goes where it would have gone."""
     if isinstance(origin, Tensor):
         return origin
-    return None if array is None else Tensor(array, origin is not None, origin)
+    return None if value is None else Tensor(value, origin is not None, origin)

@@ -21,11 +21,11 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Literal, get_args
 
-import numpy as np
-
-from gollm import _native as kernels
 from gollm.errors import ConfigError, DTypeError, GollmError, ShapeError
-from gollm.nn.tensor import UINT16, Array, Tensor, empty
+from gollm.kernels import Kernels
+from gollm.nn.dtypes import DType, bfloat16
+from gollm.nn.storage import Storage
+from gollm.nn.tensor import Tensor
 
 ActivationDType = Literal["float32", "bfloat16"]
 
@@ -77,45 +77,47 @@ def is_recording() -> bool:
 
 
 class Kept:
-    """An activation that backward needs: the array itself, or its bfloat16 copy."""
+    """An activation that backward needs: the storage itself, or its bfloat16 copy."""
 
-    __slots__ = ("__weakref__", "_array", "_dtype", "_original")
+    __slots__ = ("__weakref__", "_dtype", "_original", "_storage")
 
-    def __init__(self, array: Array, narrow: bool) -> None:
-        self._array, self._dtype = array, array.dtype
+    def __init__(self, storage: Storage, narrow: bool) -> None:
+        self._storage, self._dtype = storage, storage.dtype
         if narrow:
-            self._original = weakref.ref(array)
-            self._array = empty(array.shape, UINT16)
-            kernels.to_bf16(y=self._array.reshape(-1), x=array.reshape(-1))
+            self._original = weakref.ref(storage)
+            self._storage = storage.new(storage.shape, bfloat16)
+            storage.kernels.to_bf16(y=self._storage.reshape(-1), x=storage.reshape(-1))
 
-    def array(self) -> Array:
+    def wide(self) -> Storage:
         """The values, in the dtype that they had."""
-        if self._array.dtype == self._dtype:
-            return self._array
-        wide = empty(self._array.shape, self._dtype)
-        kernels.from_bf16(y=wide.reshape(-1), x=self._array.reshape(-1))
+        kept = self._storage
+        if kept.dtype is self._dtype:
+            return kept
+        wide = kept.new(kept.shape, self._dtype)
+        kept.kernels.from_bf16(y=wide.reshape(-1), x=kept.reshape(-1))
         return wide
 
-    def is_copy_of(self, array: Array) -> bool:
-        return self._original() is array
+    def is_copy_of(self, storage: Storage) -> bool:
+        return self._original() is storage
 
 
-# By id(array), as long as an operation holds them: what two operations keep is stored once.
+# By id(storage), as long as an operation holds them: what two operations keep is stored once.
 _copies: weakref.WeakValueDictionary[int, Kept] = weakref.WeakValueDictionary()
 
 
 class Op:
     """One run of a differentiable operation.
 
-    A subclass defines `forward(self, *inputs, **options) -> Array`, where an input is the array of a tensor or None,
-    and `backward(self, dy, into)`, where `into[i]` is the destination of input i's gradient as kernels take it (see
-    Destinations).
+    A subclass defines `forward(self, *inputs, **options) -> Storage`, where an input is the storage of a tensor or
+    None, and `backward(self, dy, into)`, where `into[i]` is the destination of input i's gradient as kernels take it
+    (see Destinations). Both reach kernels through `self.kernels`: those of the device that the inputs are on.
     """
 
-    __slots__ = ("dtype", "inputs", "order", "postponed", "recording", "saved", "shape", "work")
+    __slots__ = ("dtype", "inputs", "kernels", "order", "postponed", "recording", "saved", "shape", "work")
 
+    kernels: Kernels
     shape: tuple[int, ...]  # of the output
-    dtype: np.dtype[Any]
+    dtype: DType
     order: int  # of its creation among all recorded operations
     # Whether forward or backward looks into the inputs; if not, only computing the output does.
     reads_inputs = True
@@ -132,19 +134,20 @@ class Op:
         """Runs forward on tensors; errors about shapes and dtypes name the operation."""
         op = cls(inputs)
         try:
-            arrays = [None if t is None else t.data if cls.reads_inputs else t.storage.array for t in inputs]
-            array = op.forward(*arrays, **options)
+            storages = [None if t is None else t.computed() if cls.reads_inputs else t.storage for t in inputs]
+            op.kernels = next(s.kernels for s in storages if s is not None)
+            y = op.forward(*storages, **options)
         except (ShapeError, DTypeError) as error:
             raise type(error)(f"{cls.__name__}: {error}") from None
         if not op.recording:
-            return Tensor(array)
-        op.order, op.shape, op.dtype = next(_order), array.shape, array.dtype
-        return Tensor(array, True, op)
+            return Tensor(y)
+        op.order, op.shape, op.dtype = next(_order), y.shape, y.dtype
+        return Tensor(y, True, op)
 
-    def compute(self, kernel: Callable[..., None], **arguments: Any) -> None:
+    def compute(self, kernel: Callable[..., None], *arguments: Any, **named: Any) -> None:
         """Computes the output by this call, where backward needs nothing else of it: now, or when the output is
         read."""
-        self.work, self.postponed = partial(kernel, **arguments), True
+        self.work, self.postponed = partial(kernel, *arguments, **named), True
         if not (self.recording and _mode.postponing):
             self.evaluate()
 
@@ -153,19 +156,19 @@ class Op:
         if self.recording:
             self.saved = values
 
-    def keep(self, array: Array) -> Kept:
-        """An activation for save(): `.array()` gives it back. Its values must have been computed."""
+    def keep(self, storage: Storage) -> Kept:
+        """An activation for save(): `.wide()` gives it back. Its values must have been computed."""
         if not (self.recording and _mode.narrow):
-            return Kept(array, narrow=False)
-        kept = _copies.get(id(array))
-        if kept is None or not kept.is_copy_of(array):
-            kept = _copies[id(array)] = Kept(array, narrow=True)
+            return Kept(storage, narrow=False)
+        kept = _copies.get(id(storage))
+        if kept is None or not kept.is_copy_of(storage):
+            kept = _copies[id(storage)] = Kept(storage, narrow=True)
         return kept
 
-    def forward(self, *inputs: Any, **options: Any) -> Array:
+    def forward(self, *inputs: Any, **options: Any) -> Storage:
         raise NotImplementedError
 
-    def backward(self, dy: Array, into: Destinations) -> None:
+    def backward(self, dy: Storage, into: Destinations) -> None:
         raise NotImplementedError
 
     def evaluate(self) -> None:
@@ -177,6 +180,19 @@ class Op:
             raise GollmError("this tensor's value was never needed, and backward() has let go of what it comes from")
         self.work()
         self.work, self.postponed = None, False
+
+    def differentiate(self, loss: Tensor) -> None:
+        """The backward pass from `loss`, this operation's output: see Tensor.backward."""
+        if not self.inputs:
+            raise GollmError("backward: it has run already on this loss; compute the loss again")
+        one = loss.storage.new(self.shape)
+        self.kernels.fill(y=one.reshape(1), value=1.0)
+        gradients: dict[Op, Storage] = {self: one}
+        heap = [self]
+        while heap:
+            op = heapq.heappop(heap)
+            op.backward(gradients.pop(op), Destinations(op, gradients, heap))
+            op.release()
 
     def release(self) -> None:
         self.inputs = self.saved = ()
@@ -190,40 +206,49 @@ def source(t: Tensor | None) -> Op | Tensor | None:
     """Where a tensor's gradient goes: to the operation that made it, to a leaf itself, or nowhere."""
     if t is None or not t.requires_grad:
         return None
-    return t if t.op is None else t.op
+    assert t.op is None or isinstance(t.op, Op)
+    return t.op or t
 
 
 class Destinations:
     """Where an operation puts the gradients of its inputs.
 
-    `into[i]` is None where none is wanted, else a pair (array, accumulate) as kernels take it; it counts as written
+    `into[i]` is None where none is wanted, else a pair (storage, accumulate) as kernels take it; it counts as written
     from then on. `into.pass_on(i, dy)` gives dy itself as the gradient of input i, without a copy where that can be;
     the operation must not use dy afterwards.
     """
 
-    __slots__ = ("_gradients", "_heap", "_inputs", "_passed_on")
+    __slots__ = ("_gradients", "_heap", "_inputs", "_kernels", "_passed_on")
 
-    def __init__(self, inputs: tuple[Op | Tensor | None, ...], gradients: dict[Op, Array], heap: list[Op]) -> None:
-        self._inputs = inputs
+    def __init__(self, op: Op, gradients: dict[Op, Storage], heap: list[Op]) -> None:
+        self._inputs = op.inputs
+        self._kernels = op.kernels
         self._gradients = gradients
         self._heap = heap
         self._passed_on = False
 
-    def __getitem__(self, i: int) -> tuple[Array, bool] | None:
+    def __getitem__(self, i: int) -> tuple[Storage, bool] | None:
         origin = self._inputs[i]
-        if origin is None:
-            return None
+        return None if origin is None else self._of(origin)
+
+    def pass_on(self, i: int, dy: Storage) -> None:
+        self._pass(dy, self._inputs[i])
+
+    def go_on_from(self, y: Tensor, dy: Storage) -> None:
+        """Puts what y was computed by, recorded just now, in this operation's place on the tape; dy is y's gradient."""
+        self._pass(dy, source(y))
+
+    def _of(self, origin: Op | Tensor) -> tuple[Storage, bool]:
         if isinstance(origin, Tensor):
             return origin.grad_destination()
         gradient = self._gradients.get(origin)
         if gradient is not None:
             return gradient, True
-        gradient = empty(origin.shape, origin.dtype)
+        gradient = Storage(self._kernels.empty(origin.shape, origin.dtype.array), origin.dtype, kernels=self._kernels)
         self._expect(origin, gradient)
         return gradient, False
 
-    def pass_on(self, i: int, dy: Array) -> None:
-        origin = self._inputs[i]
+    def _pass(self, dy: Storage, origin: Op | Tensor | None) -> None:
         if origin is None:
             return
         dy = dy.reshape(origin.shape)
@@ -231,38 +256,12 @@ class Destinations:
             self._passed_on = True
             self._expect(origin, dy)
             return
-        destination = self[i]
-        assert destination is not None
-        array, accumulate = destination
+        gradient, accumulate = self._of(origin)
         if accumulate:
-            kernels.add(c=array, a=array, b=dy)
+            self._kernels.add(c=gradient, a=gradient, b=dy)
         else:
-            kernels.copy(y=array.reshape(-1), x=dy.reshape(-1))
+            self._kernels.copy(y=gradient.reshape(-1), x=dy.reshape(-1))
 
-    def go_on_from(self, y: Tensor, dy: Array) -> None:
-        """Puts what y was computed by, recorded just now, in this operation's place on the tape; dy is y's gradient."""
-        Destinations((source(y),), self._gradients, self._heap).pass_on(0, dy)
-
-    def _expect(self, op: Op, gradient: Array) -> None:
+    def _expect(self, op: Op, gradient: Storage) -> None:
         self._gradients[op] = gradient
         heapq.heappush(self._heap, op)
-
-
-def backward(loss: Tensor) -> None:
-    """Adds d loss / d leaf to `grad` of every leaf with requires_grad that the scalar `loss` was computed from.
-
-    Raises ShapeError when `loss` is not a scalar, GollmError when nothing was recorded or backward has run already."""
-    if loss.storage.array.size != 1:
-        raise ShapeError(f"backward: the loss must be a scalar, not a tensor of shape {loss.shape}")
-    if loss.op is None:
-        raise GollmError("backward: the loss has no recorded operations; was it computed inside no_grad()?")
-    if not loss.op.inputs:
-        raise GollmError("backward: it has run already on this loss; compute the loss again")
-    one = empty(loss.shape, loss.dtype)
-    kernels.fill(y=one.reshape(1), value=1.0)
-    gradients: dict[Op, Array] = {loss.op: one}
-    heap = [loss.op]
-    while heap:
-        op = heapq.heappop(heap)
-        op.backward(gradients.pop(op), Destinations(op.inputs, gradients, heap))
-        op.release()

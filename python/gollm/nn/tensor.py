@@ -1,4 +1,4 @@
-"""Storage and tensors: memory with a dtype and a layout, and what the tape needs to know about it.
+"""Tensors: a storage, and what the tape needs to know about it.
 
 A `Tensor` is an n-dimensional value that may take part in automatic differentiation (gollm.nn.tape). Its memory comes
 from a caching pool (64-byte aligned blocks that are reused), and NumPy, or anything that speaks DLPack, sees it
@@ -15,28 +15,31 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from gollm import _native
 from gollm.errors import DTypeError, GollmError, ShapeError
-
-if TYPE_CHECKING:
-    from gollm.nn.tape import Op
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-ROW_MAJOR = "row-major"
+from gollm.kernels import Array, cpu
+from gollm.nn.storage import Storage
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
-UINT16 = np.dtype(np.uint16)  # bfloat16, as its bits
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any] = FLOAT32) -> Array:
-    """An array with undefined contents, in 64-byte aligned memory of the pool."""
-    return _native.empty(shape, dtype)
+    """An array with undefined contents, in 64-byte aligned memory of the CPU's pool."""
+    return cpu.empty(shape, dtype)
+
+
+class Origin(Protocol):
+    """The operation that made a tensor (gollm.nn.tape.Op), as far as the tensor needs it."""
+
+    postponed: bool
+
+    def evaluate(self) -> None: ...
+
+    def differentiate(self, loss: Tensor) -> None: ...
 
 
 class _Written(threading.local):
@@ -47,61 +50,50 @@ class _Written(threading.local):
 written = _Written()
 
 
-class Storage:
-    """Memory on a device, its dtype, and its layout: plain row-major, or packed for a kernel."""
-
-    __slots__ = ("array", "device", "layout")
-
-    def __init__(self, array: Array, layout: str = ROW_MAJOR, device: str = "cpu") -> None:
-        self.array = array
-        self.layout = layout
-        self.device = device
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.array.dtype
-
-
 class Tensor:
     """An n-dimensional value, with the operation that made it where a gradient may be asked for."""
 
     __slots__ = ("_grad", "has_grad", "op", "requires_grad", "storage")
 
-    def __init__(self, array: Array, requires_grad: bool = False, op: Op | None = None) -> None:
-        self.storage = Storage(array)
+    def __init__(self, storage: Storage, requires_grad: bool = False, op: Origin | None = None) -> None:
+        self.storage = storage
         self.requires_grad = requires_grad
         self.op = op
         self.has_grad = False  # whether _grad holds a gradient, or is only room for one
-        self._grad: Array | None = None
+        self._grad: Storage | None = None
 
     @property
     def data(self) -> Array:
         """The values as an ndarray that shares the memory. The value of a postponed operation is computed now."""
+        return self.computed().array
+
+    def computed(self) -> Storage:
+        """The storage, once the value of a postponed operation has been computed."""
         if self.op is not None and self.op.postponed:
             self.op.evaluate()
-        return self.storage.array
+        return self.storage
 
     @property
     def shape(self) -> tuple[int, ...]:
-        shape: tuple[int, ...] = self.storage.array.shape
-        return shape
+        return self.storage.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """The dtype of `data`."""
         return self.storage.array.dtype
 
     @property
     def grad(self) -> Array | None:
         """The gradient that backward() left here, of this tensor's shape, or None."""
-        return self._grad if self.has_grad else None
+        return self._grad.array if self._grad is not None and self.has_grad else None
 
-    def grad_destination(self) -> tuple[Array, bool]:
-        """Where an operation's backward puts this leaf's gradient: (array, whether to add to what is there)."""
+    def grad_destination(self) -> tuple[Storage, bool]:
+        """Where an operation's backward puts this leaf's gradient: (storage, whether to add to what is there)."""
         accumulate = self.has_grad
         if written.leaves is not None:
             written.leaves.append(self)
         if self._grad is None:
-            self._grad = empty(self.shape, self.dtype)
+            self._grad = self.storage.new(self.shape)
         self.has_grad = True
         return self._grad, accumulate
 
@@ -110,14 +102,18 @@ class Tensor:
         self.has_grad = False
 
     def backward(self) -> None:
-        """Adds the gradient of this scalar to `grad` of every leaf that it was computed from."""
-        from gollm.nn.tape import backward
+        """Adds the gradient of this scalar to `grad` of every leaf with requires_grad that it was computed from.
 
-        backward(self)
+        Raises ShapeError when it is not a scalar, GollmError when nothing was recorded or backward has run already."""
+        if self.storage.array.size != 1:
+            raise ShapeError(f"backward: the loss must be a scalar, not a tensor of shape {self.shape}")
+        if self.op is None:
+            raise GollmError("backward: the loss has no recorded operations; was it computed inside no_grad()?")
+        self.op.differentiate(self)
 
     def item(self) -> float:
         """The value of a tensor with one element."""
-        if _native.plan_is_recording():
+        if self.storage.kernels.is_recording():
             raise GollmError(
                 "item: a value that is read while a plan is recorded would stay the first one for ever; return the "
                 "tensor, and read it after the plan has run"
@@ -153,7 +149,7 @@ def tensor(values: Array | Sequence[Any] | float, *, requires_grad: bool = False
         raise DTypeError(f"tensor: dtype {array.dtype} is not supported; use float32, float64, int32 or int64")
     if requires_grad and array.dtype.kind != "f":
         raise DTypeError(f"tensor: only float32 and float64 tensors can have a gradient, not {array.dtype}")
-    return Tensor(np.ascontiguousarray(array) if array.ndim else array.reshape(()), requires_grad)
+    return Tensor(Storage(np.ascontiguousarray(array) if array.ndim else array.reshape(())), requires_grad)
 
 
 def from_dlpack(other: Any) -> Tensor:

@@ -14,10 +14,9 @@ from pathlib import Path
 
 from gollm import _native as kernels
 from gollm.data import TokenDataset
-from gollm.model.cache import PAGE_SIZE
+from gollm.inference.pages import PAGE_SIZE
 from gollm.model.config import ModelConfig
-from gollm.model.specs import parameter_specs
-from gollm.nn.parameters import ALIGNMENT
+from gollm.model.decoder import Decoder
 from gollm.training.options import TrainOptions
 
 FLOAT_BYTES = 4
@@ -76,12 +75,12 @@ class Estimate:
 def estimate(config: ModelConfig, options: TrainOptions, dataset: TokenDataset, n_steps: int) -> Estimate:
     """From configuration, options and the sizes of the data alone; nothing of it is allocated."""
     _release_free_memory()
-    specs = parameter_specs(config)
-    arena = sum(-(-spec.size // ALIGNMENT) * ALIGNMENT for spec in specs) * FLOAT_BYTES
+    parameters = Decoder(config).parameters
+    arena = parameters.size * FLOAT_BYTES
     moments = 2 if options.optimizer == "adamw" else 1
     process, peak = resident_bytes()
     return Estimate(
-        n_parameters=sum(spec.size for spec in specs),
+        n_parameters=parameters.n_parameters,
         state_bytes=(2 + moments) * arena,
         activation_bytes=_training_bytes(config, options)
         + FLOAT_BYTES * _evaluation_floats(config, options, len(dataset.validation)),
@@ -99,7 +98,7 @@ def flops_per_token(config: ModelConfig) -> float:
     embeddings that is not the head's is only looked up) and of the T keys and values that attention reads in L layers
     of heads P wide together, or as many as a layer's window has; twice again for the backward pass; the causal half is
     not taken off."""
-    n_parameters = sum(spec.size for spec in parameter_specs(config))
+    n_parameters = Decoder(config).parameters.n_parameters
     if not config.tied_head:
         n_parameters -= config.vocab_size * config.d_model
     seen = sum(min(config.context, config.window(i) or config.context) for i in range(config.n_layers))

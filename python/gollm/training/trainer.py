@@ -20,13 +20,14 @@ import numpy as np
 from gollm.data import DataSource, Sampler, TokenDataset, evaluation_batches, open_source, prepare
 from gollm.errors import ConfigError, TrainingError
 from gollm.inference.generate import generate_tokens
+from gollm.kernels import Array
 from gollm.language_model import LanguageModel
 from gollm.model.decoder import Decoder
 from gollm.nn.optimizer import SGD, AdamW, Optimizer
 from gollm.nn.plan import Plan
 from gollm.nn.schedule import learning_rate
 from gollm.nn.tape import no_grad
-from gollm.nn.tensor import Array, Tensor
+from gollm.nn.tensor import Tensor
 from gollm.tokenizers import Tokenizer
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.interruption import Interruption, Stopped

@@ -16,9 +16,9 @@ from typing import BinaryIO
 from gollm.errors import ConfigError, FormatError
 from gollm.formats.binary import Storage
 from gollm.formats.source import Source
+from gollm.kernels import Array
 from gollm.model.config import ModelConfig
-from gollm.model.specs import parameter_specs
-from gollm.nn.tensor import Array
+from gollm.model.decoder import Decoder
 from gollm.system.files import open_regular, reason
 
 
@@ -73,9 +73,9 @@ class Layout:
     def write(self, file: BinaryIO, source: Source) -> None:
         """Stores all parameters of a model, one after the other."""
         file.truncate(self.size)
-        for spec in parameter_specs(source.config):
-            values = source.array(spec.name, spec.shape).reshape(-1)
-            for offset, storage, piece in self._pieces(spec.name, values):
+        for name, parameter in Decoder(source.config).parameters.items():
+            values = source.array(name, parameter.shape).reshape(-1)
+            for offset, storage, piece in self._pieces(name, values):
                 file.seek(offset)
                 storage.write(file, piece)
 

@@ -27,9 +27,9 @@ from gollm.formats.beside import TokenizerBeside, read_beside
 from gollm.formats.binary import CHUNK, Float32, Storage, head, read_into
 from gollm.formats.flat.layout import Layout, open_flat
 from gollm.formats.source import Format, Source, StorageType
+from gollm.kernels import Array
 from gollm.model.config import MAX_LAYERS, ModelConfig
 from gollm.model.generation_defaults import GenerationDefaults
-from gollm.nn.tensor import Array
 from gollm.system.files import replacing
 from gollm.tokenizers.files import llama2c as llama2c_tokenizer
 

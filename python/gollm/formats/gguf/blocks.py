@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from gollm.errors import FormatError
 from gollm.formats.binary import BFloat16, Float16, Float32, Storage, read_into
-from gollm.nn.tensor import Array
+from gollm.kernels import Array
 
 # Numbers that are converted at a time: a multiple of every K. Intermediate results of 128 KB at most come from memory
 # that the process has, not from the system, page by page, which takes four times as long.

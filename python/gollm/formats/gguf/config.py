@@ -15,8 +15,8 @@ import numpy as np
 
 from gollm.errors import FormatError
 from gollm.formats.gguf.header import Header
+from gollm.kernels import Array
 from gollm.model.config import MAX_LAYERS, ModelConfig
-from gollm.nn.tensor import Array
 from gollm.system.strict_json import shorten
 
 ARCHITECTURES = ("gpt2", "llama", "qwen2")

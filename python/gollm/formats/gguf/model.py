@@ -28,11 +28,13 @@ from gollm.formats.gguf.config import ROPE_FREQS, Key, config_of, keys_of, rope_
 from gollm.formats.gguf.header import ALIGNMENT, MAGIC, Header, Tensor, read_header, without_ones
 from gollm.formats.gguf.tokenizer import read_defaults, read_ids, read_tokenizer, tokenizer_keys
 from gollm.formats.heads import to_interleaved
+from gollm.formats.names import names_of
 from gollm.formats.source import Format, Source, StorageType
+from gollm.kernels import Array
 from gollm.model.config import ModelConfig
-from gollm.model.specs import parameter_specs
-from gollm.nn.parameters import ParameterSpec
-from gollm.nn.tensor import FLOAT32, Array
+from gollm.model.decoder import Decoder
+from gollm.nn.parameters import Parameter
+from gollm.nn.tensor import FLOAT32
 from gollm.system.files import open_regular, reason, replacing
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
@@ -44,11 +46,11 @@ _QUANTIZATION_VERSION = 2
 _IGNORED = ".attn_rot_embd.weight"  # tables of rotations in files from 2023
 
 
-def parts_of(spec: ParameterSpec, config: ModelConfig) -> list[tuple[str, int, int]]:
+def parts_of(parameter: Parameter, config: ModelConfig) -> list[tuple[str, int, int]]:
     """(tensor, first row, end) of each tensor that a parameter consists of, in order."""
-    names = spec.other_names["gguf"]
+    names = names_of(parameter.name, config, "gguf")
     heads = (config.n_heads, config.kv_heads, config.kv_heads)
-    rows = [n * config.head_size for n in heads] if len(names) == 3 else [spec.shape[0]]
+    rows = [n * config.head_size for n in heads] if len(names) == 3 else [parameter.shape[0]]
     ends = np.cumsum(rows).tolist()
     return [(name, end - n, end) for name, n, end in zip(names, rows, ends, strict=True)]
 
@@ -102,7 +104,7 @@ def _source(path: Path, file: BinaryIO, header: Header) -> Source:
         _read_tensor(file, header.tensors[ROPE_FREQS], divisors)
         config = with_divisors(config, divisors)
     _check_tensors(header, config)
-    parts = {spec.name: parts_of(spec, config) for spec in parameter_specs(config)}
+    parts = {name: parts_of(parameter, config) for name, parameter in Decoder(config).parameters.items()}
     half_split = arch == "qwen2"
 
     def read(name: str, out: Array) -> None:
@@ -147,9 +149,9 @@ def _check_tensors(header: Header, config: ModelConfig) -> None:
     if config.n_layers > len(header.tensors):
         raise FormatError(f"it has {len(header.tensors)} tensors, too few for {config.n_layers} layers")
     known = {ROPE_FREQS} if config.family == "llama" else set()
-    for spec in parameter_specs(config):
-        for name, begin, end in parts_of(spec, config):
-            _check_tensor(header, name, (end - begin, *spec.shape[1:]))
+    for parameter in Decoder(config).parameters.values():
+        for name, begin, end in parts_of(parameter, config):
+            _check_tensor(header, name, (end - begin, *parameter.shape[1:]))
             known.add(name)
     for name in header.tensors.keys() - known:
         if not name.endswith(_IGNORED):
@@ -192,9 +194,9 @@ def _tensors(config: ModelConfig, dtype: StorageType) -> dict[str, tuple[tuple[i
     if config.rope_scaling == "llama3":
         tensors[ROPE_FREQS] = (config.head_size // 2,), F32
     head = "token_embd.weight" if config.tied_head else "output.weight"
-    for spec in parameter_specs(config):
-        for name, begin, end in parts_of(spec, config):
-            shape = (end - begin, *spec.shape[1:])
+    for parameter in Decoder(config).parameters.values():
+        for name, begin, end in parts_of(parameter, config):
+            shape = (end - begin, *parameter.shape[1:])
             kind = _TYPES[dtype]
             if kind is Q4_0 and name == head:  # every logit hangs on it; llama.cpp's quantiser takes six bits
                 kind = Q8_0
@@ -210,10 +212,11 @@ def _arrays(source: Source, config: ModelConfig) -> Iterator[tuple[str, Array]]:
     """Every tensor in the order of the file, one parameter in memory at a time."""
     if config.rope_scaling == "llama3":
         yield ROPE_FREQS, rope_divisors(config)
-    known = {spec.name for spec in parameter_specs(source.config)}
-    for spec in parameter_specs(config):
-        values = source.array(spec.name, spec.shape) if spec.name in known else np.zeros(spec.shape, FLOAT32)
-        for name, begin, end in parts_of(spec, config):
+    known = Decoder(source.config).parameters
+    for parameter in Decoder(config).parameters.values():
+        shape = parameter.shape
+        values = source.array(parameter.name, shape) if parameter.name in known else np.zeros(shape, FLOAT32)
+        for name, begin, end in parts_of(parameter, config):
             yield name, values[begin:end]
 
 

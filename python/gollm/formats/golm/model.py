@@ -12,19 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from gollm import _native as kernels
 from gollm import tokenizers
 from gollm.errors import CheckpointError, ConfigError, GenerationError, TokenizerError
 from gollm.formats.binary import head
 from gollm.formats.golm.checkpoint import CheckpointFile, Deferred, open_checkpoint, write_checkpoint
 from gollm.formats.golm.header import MAGIC
 from gollm.formats.source import Format, Source, StorageType
+from gollm.kernels import Array, cpu
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
-from gollm.model.specs import parameter_specs
-from gollm.nn.parameters import ALIGNMENT, ParameterSpec, arena_layout
-from gollm.nn.tensor import FLOAT32, Array
+from gollm.nn.parameters import ALIGNMENT, Parameter, ParameterArena
+from gollm.nn.tensor import FLOAT32
 from gollm.tokenizers import Tokenizer
 
 
@@ -60,7 +59,7 @@ def _read(path: Path) -> Source:
     file = open_checkpoint(path)
     try:
         config = ModelConfig.from_dict(file.config)
-        specs = _specs(file, config)
+        parameters = _parameters(file, config)
         tokenizer = _tokenizer(file)
         defaults = GenerationDefaults.from_dict(file.generation or {})
     except (CheckpointError, ConfigError, GenerationError, TokenizerError) as error:
@@ -72,44 +71,44 @@ def _read(path: Path) -> Source:
         tokenizer,
         defaults,
         close=file.close,
-        weights=lambda: _mapped(file, specs),
+        weights=lambda: _mapped(file, parameters),
     )
 
 
-def _specs(file: CheckpointFile, config: ModelConfig) -> list[ParameterSpec]:
+def _parameters(file: CheckpointFile, config: ModelConfig) -> ParameterArena:
     """The parameters of a configuration, once the file is known to have them all. Needs no memory for them."""
     if config.n_layers > len(file.tensors):
         raise CheckpointError(f"it has {len(file.tensors)} tensors, too few for {config.n_layers} layers")
-    specs = parameter_specs(config)
-    for spec in specs:
-        entry = file.header.entries.get(spec.name)
+    parameters = Decoder(config).parameters
+    for name, parameter in parameters.items():
+        entry = file.header.entries.get(name)
         if entry is None or entry.group != "weights":
-            raise CheckpointError(f"the tensor '{spec.name}' is missing")
-        if entry.shape != spec.shape or entry.dtype not in ("f32", "bf16"):
+            raise CheckpointError(f"the tensor '{name}' is missing")
+        if entry.shape != parameter.shape or entry.dtype not in ("f32", "bf16"):
             raise CheckpointError(
-                f"'{spec.name}' is {entry.dtype} of shape {entry.shape}; "
-                f"this configuration needs f32 or bf16 of shape {spec.shape}"
+                f"'{name}' is {entry.dtype} of shape {entry.shape}; "
+                f"this configuration needs f32 or bf16 of shape {parameter.shape}"
             )
-    return specs
+    return parameters
 
 
 def _copy(file: CheckpointFile, name: str, out: Array) -> None:
     if file.dtype(name) == "bf16":
-        file.copy(file.tensors[name], out, lambda out, bits: kernels.from_bf16(y=out, x=bits))
+        file.copy(file.tensors[name], out, lambda out, bits: cpu.from_bf16(y=out, x=bits))
     else:
         file.copy(file.tensors[name], out)
 
 
-def _mapped(file: CheckpointFile, specs: list[ParameterSpec]) -> Array | None:
+def _mapped(file: CheckpointFile, parameters: ParameterArena) -> Array | None:
     """All weights as one arena has them, from the file, or None where they lie there in another way."""
-    offsets, size = arena_layout(specs)
+    offsets, size = parameters.offsets, parameters.size
     entries = file.header.entries
     start = entries[next(iter(offsets))].offset
     for name, offset in offsets.items():
         if entries[name].dtype != "f32" or entries[name].offset != start + offset * FLOAT32.itemsize:
             return None
     weights = file.private(start, size)
-    ends = [offsets[spec.name] + spec.size for spec in specs]
+    ends = [offsets[name] + parameter.size for name, parameter in parameters.items()]
     for end in ends:  # the bytes between two tensors may be anything in a file from outside, and count in an arena
         gap = weights[end : -(-end // ALIGNMENT) * ALIGNMENT]
         if gap.any():
@@ -120,7 +119,7 @@ def _mapped(file: CheckpointFile, specs: list[ParameterSpec]) -> Array | None:
 def copy_weights(file: CheckpointFile, decoder: Decoder) -> None:
     """Puts the weights of an open checkpoint into a decoder. Raises CheckpointError unless they are of its shape."""
     try:
-        _specs(file, decoder.config)
+        _parameters(file, decoder.config)
     except CheckpointError as error:
         raise CheckpointError(f"{file.path}: {error}") from None
     for name, parameter in decoder.parameters.items():
@@ -128,26 +127,27 @@ def copy_weights(file: CheckpointFile, decoder: Decoder) -> None:
 
 
 def _write(source: Source, path: Path, dtype: StorageType) -> None:
-    specs = parameter_specs(source.config)
+    parameters = Decoder(source.config).parameters
 
-    def deferred(spec: ParameterSpec) -> Deferred:
-        if dtype == "f32" or not spec.decays:
-            return Deferred(spec.shape, "f32", lambda: source.array(spec.name, spec.shape))
-        return Deferred(spec.shape, "bf16", lambda: _bf16(source.array(spec.name, spec.shape)))
+    def deferred(parameter: Parameter) -> Deferred:
+        name, shape = parameter.name, parameter.shape
+        if dtype == "f32" or not parameter.decays:
+            return Deferred(shape, "f32", lambda: source.array(name, shape))
+        return Deferred(shape, "bf16", lambda: _bf16(source.array(name, shape)))
 
     write_checkpoint(
         path,
         config=source.config.to_dict(),
         generation=source.defaults.to_dict(),
-        tensors={spec.name: deferred(spec) for spec in specs},
-        order=tuple(arena_layout(specs)[0]),
+        tensors={name: deferred(parameter) for name, parameter in parameters.items()},
+        order=parameters.order,
         tokenizer_state=None if source.tokenizer is None else source.tokenizer.to_state(),
     )
 
 
 def _bf16(values: Array) -> Array:
     bits = np.empty(values.shape, np.uint16)
-    kernels.to_bf16(y=bits.reshape(-1), x=values.reshape(-1))
+    cpu.to_bf16(y=bits.reshape(-1), x=values.reshape(-1))
     return bits
 
 

@@ -35,10 +35,11 @@ from gollm.formats.huggingface.defaults import (
 from gollm.formats.huggingface.safetensors import write_tensors
 from gollm.formats.huggingface.weights import INDEX, SINGLE, Weights, open_weights, parts_of, refuse_adapter
 from gollm.formats.source import Format, Source, StorageType
+from gollm.kernels import Array
 from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
-from gollm.model.specs import parameter_specs
-from gollm.nn.tensor import FLOAT32, Array
+from gollm.nn.tensor import FLOAT32
 from gollm.system.files import replacing, replacing_folder
 from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
 
@@ -84,7 +85,8 @@ def _read_tokenizer(folder: Path) -> tuple[Tokenizer | None, str]:
 
 def write(source: Source, path: Path, dtype: StorageType) -> None:
     config = huggingface_config.holdable(source.config, qwen2=_tokenizer_is_qwen2(source.tokenizer))
-    shapes = {part.name: part.shape for spec in parameter_specs(config) for part in parts_of(spec, config)}
+    parameters = Decoder(config).parameters.values()
+    shapes = {part.name: part.shape for parameter in parameters for part in parts_of(parameter, config)}
     arrays = _arrays(source, config)
     with replacing_folder(path, FormatError) as folder:
         shards = _shards(shapes, dtype)
@@ -135,10 +137,11 @@ def _shards(shapes: Mapping[str, tuple[int, ...]], dtype: StorageType) -> dict[s
 
 def _arrays(source: Source, config: ModelConfig) -> Iterator[tuple[str, Array]]:
     """Every tensor of the folder, one parameter in memory at a time; biases that the source lacks are zeros."""
-    known = {spec.name for spec in parameter_specs(source.config)}
-    for spec in parameter_specs(config):
-        array = source.array(spec.name, spec.shape) if spec.name in known else np.zeros(spec.shape, FLOAT32)
-        for part in parts_of(spec, config):
+    known = Decoder(source.config).parameters
+    for parameter in Decoder(config).parameters.values():
+        shape = parameter.shape
+        array = source.array(parameter.name, shape) if parameter.name in known else np.zeros(shape, FLOAT32)
+        for part in parts_of(parameter, config):
             rows = array[part.begin : part.end]
             if part.layout == "transposed":
                 rows = rows.T

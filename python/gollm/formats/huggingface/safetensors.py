@@ -25,7 +25,8 @@ import numpy as np
 from gollm.errors import FormatError
 from gollm.formats.binary import BFloat16, Float16, Float32, Storage
 from gollm.formats.source import StorageType
-from gollm.nn.tensor import FLOAT32, Array
+from gollm.kernels import Array
+from gollm.nn.tensor import FLOAT32
 from gollm.system.files import open_regular, reason, refuse_pointer
 from gollm.system.strict_json import parse_object, shorten
 

@@ -23,10 +23,12 @@ from gollm.errors import FormatError, warn
 from gollm.formats.heads import to_interleaved
 from gollm.formats.huggingface.defaults import read_json
 from gollm.formats.huggingface.safetensors import STORAGES, SafetensorsFile, StoredTensor
+from gollm.formats.names import names_of
+from gollm.kernels import Array
 from gollm.model.config import ModelConfig
-from gollm.model.specs import parameter_specs
-from gollm.nn.parameters import ParameterSpec
-from gollm.nn.tensor import FLOAT32, Array
+from gollm.model.decoder import Decoder
+from gollm.nn.parameters import Parameter
+from gollm.nn.tensor import FLOAT32
 from gollm.system.strict_json import shorten
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -63,16 +65,16 @@ class Part:
     layout: Literal["same", "transposed", "half-split"]
 
 
-def parts_of(spec: ParameterSpec, config: ModelConfig) -> list[Part]:
+def parts_of(parameter: Parameter, config: ModelConfig) -> list[Part]:
     """The tensors that a parameter consists of, in order."""
-    names = spec.other_names["huggingface"]
+    names = names_of(parameter.name, config, "huggingface")
     heads = [config.n_heads, config.kv_heads, config.kv_heads]
-    rows = [n * config.head_size for n in heads] if len(names) == 3 else [spec.shape[0]]
+    rows = [n * config.head_size for n in heads] if len(names) == 3 else [parameter.shape[0]]
     parts, begin = [], 0
     for i, (name, n) in enumerate(zip(names, rows, strict=True)):
-        shape: tuple[int, ...] = (n, *spec.shape[1:])
+        shape: tuple[int, ...] = (n, *parameter.shape[1:])
         layout: Literal["same", "transposed", "half-split"] = "half-split" if len(names) == 3 and i < 2 else "same"
-        if config.family == "gpt2" and spec.name.startswith("blocks.") and len(shape) == 2:
+        if config.family == "gpt2" and parameter.name.startswith("blocks.") and len(shape) == 2:
             shape, layout = shape[::-1], "transposed"
         parts.append(Part(name, begin, begin + n, shape, layout))
         begin += n
@@ -159,7 +161,8 @@ class Weights:
         self.config = config
         if config.tied_head:
             copies = self._settle_head(config.replace(tied_head=False))
-        self._parts = {spec.name: parts_of(spec, self.config) for spec in parameter_specs(self.config)}
+        parameters = Decoder(self.config).parameters
+        self._parts = {name: parts_of(parameter, self.config) for name, parameter in parameters.items()}
         for part in (part for parts in self._parts.values() for part in parts):
             if part.name not in self._places:
                 self._places[part.name] = self._place(part)
@@ -178,8 +181,8 @@ class Weights:
 
     def _settle_head(self, untied: ModelConfig) -> set[str]:
         """Decides what the head is that the configuration ties. Returns the names of copies of the embedding."""
-        specs = {spec.name: spec for spec in parameter_specs(untied)}
-        (embedding,), (head,) = (parts_of(specs[name], untied) for name in ("token_embedding", "head"))
+        parameters = Decoder(untied).parameters
+        (embedding,), (head,) = (parts_of(parameters[name], untied) for name in ("token_embedding", "head"))
         if self._name(head) is None:
             return set()
         if self._name(embedding) is None:

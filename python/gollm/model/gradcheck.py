@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from gollm.errors import ConfigError
+from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn.tape import no_grad
-from gollm.nn.tensor import FLOAT32, FLOAT64, Array
+from gollm.nn.tensor import FLOAT32, FLOAT64
 
 # Of the central difference: its error is O(h²), and rounding adds about 1e-15 / h. Where a kink of ReLU lies between
 # the two points, the difference is wrong however right the gradient is: then the smaller step decides, which rarely

@@ -1,0 +1,112 @@
+"""Pages of keys and values: the memory of cached generation.
+
+A pool has pages of PAGE_SIZE tokens, for all layers at once. A sequence takes them as it grows; sequences may share
+those of a common beginning. The attention kernel reads keys and values through a table of pages, in blocks anchored at
+position 0, so that a token's output has the same bits as without a cache. The pool's memory never moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as List
+from typing import Any
+
+import numpy as np
+
+from gollm.errors import GenerationError
+from gollm.model.batch import Batch, Cache
+from gollm.model.config import ModelConfig
+from gollm.nn.tensor import FLOAT32, empty
+
+PAGE_SIZE = 64  # tokens
+
+
+def pages_for(n_tokens: int) -> int:
+    """How many pages they need.
+
+    >>> pages_for(0), pages_for(64), pages_for(65)
+    (0, 1, 2)
+    """
+    return -(-n_tokens // PAGE_SIZE)
+
+
+class PagePool:
+    """n_pages pages, each free or used by as many as have taken or shared it.
+
+    k_pages, v_pages: (n_layers, n_pages, PAGE_SIZE, n_kv_heads * head_dim)"""
+
+    def __init__(self, config: ModelConfig, n_pages: int, dtype: np.dtype[Any] = FLOAT32) -> None:
+        shape = (config.n_layers, n_pages, PAGE_SIZE, config.kv_heads * config.head_size)
+        self.k_pages, self.v_pages = empty(shape, dtype), empty(shape, dtype)
+        self._users = [0] * n_pages
+        self._free = list(range(n_pages - 1, -1, -1))  # the lowest number is taken first
+
+    @property
+    def n_free(self) -> int:
+        return len(self._free)
+
+    def take(self) -> int:
+        """A free page, whose contents are undefined. Raises GenerationError where there is none."""
+        if not self._free:
+            raise GenerationError(f"all {len(self._users)} pages of the cache are in use")
+        page = self._free.pop()
+        self._users[page] = 1
+        return page
+
+    def share(self, page: int) -> None:
+        """Another user of a page that is in use; nobody writes to the tokens that both have."""
+        assert self._users[page] > 0
+        self._users[page] += 1
+
+    def release(self, page: int) -> None:
+        """One user less; the page of the last one is free again."""
+        assert self._users[page] > 0
+        self._users[page] -= 1
+        if self._users[page] == 0:
+            self._free.append(page)
+
+
+class CachedSequence:
+    """A text that grows: the pages that hold its tokens' keys and values, and how many tokens these are."""
+
+    def __init__(self, pool: PagePool) -> None:
+        self.pool = pool
+        self.pages: list[int] = []
+        self.length = 0
+
+    def extend(self, n_tokens: int) -> None:
+        """Makes room for the next tokens. Raises GenerationError, and changes nothing, where the pool has too few."""
+        missing = pages_for(self.length + n_tokens) - len(self.pages)
+        if missing > self.pool.n_free:
+            raise GenerationError(
+                f"a sequence of {self.length + n_tokens} tokens needs {missing} more pages of the cache, and "
+                f"{self.pool.n_free} are free"
+            )
+        self.pages += [self.pool.take() for _ in range(missing)]
+        self.length += n_tokens
+
+    def clear(self) -> None:
+        """Forgets all tokens and gives the pages back."""
+        for page in self.pages:
+            self.pool.release(page)
+        self.pages, self.length = [], 0
+
+
+def next_batch(sequences: List[CachedSequence], tokens: List[List[int]]) -> Batch:
+    """Extends each sequence by its new tokens, and makes the batch whose forward pass computes them. The sequences
+    share one pool. Raises GenerationError where that has too few pages."""
+    pool = sequences[0].pool
+    positions = []
+    for sequence, new in zip(sequences, tokens, strict=True):
+        sequence.extend(len(new))
+        positions.append(np.arange(sequence.length - len(new), sequence.length, dtype=np.int32))
+    table = np.zeros((len(sequences), max(len(sequence.pages) for sequence in sequences)), np.int32)
+    for row, sequence in zip(table, sequences, strict=True):
+        row[: len(sequence.pages)] = sequence.pages
+    cache = Cache(
+        pool.k_pages,
+        pool.v_pages,
+        page_table=table,
+        lengths=np.array([sequence.length for sequence in sequences], np.int32),
+        query_offsets=np.cumsum([0, *map(len, tokens)]).astype(np.int32),
+    )
+    return Batch(np.concatenate([np.asarray(new, np.int32) for new in tokens]), np.concatenate(positions), cache)

@@ -1,0 +1,61 @@
+"""A batch: the rows that go through the decoder together, and where each belongs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gollm.errors import ShapeError
+from gollm.kernels import Array
+from gollm.nn.ops import Pages
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where the keys and values of S sequences lie, for kernels that add those of new rows: csrc/attention_paged.c
+
+    k_pages, v_pages  (n_layers, pages, tokens of a page, n_kv_heads * head_dim)
+    page_table        (S, L) int32: the pages of each sequence
+    lengths           (S) int32: how many tokens each has, the new ones included
+    query_offsets     (S + 1) int32: sequence s has the rows query_offsets[s] to query_offsets[s + 1] - 1
+    """
+
+    k_pages: Array
+    v_pages: Array
+    page_table: Array
+    lengths: Array
+    query_offsets: Array
+
+    def of_layer(self, layer: int) -> Pages:
+        return {
+            "k_pages": self.k_pages[layer],
+            "v_pages": self.v_pages[layer],
+            "page_table": self.page_table,
+            "lengths": self.lengths,
+            "query_offsets": self.query_offsets,
+        }
+
+
+@dataclass(frozen=True)
+class Batch:
+    """tokens and positions, int32: (B, T) for sequences that stand alone, as in training; (N,) for the new rows of
+    sequences that have a cache."""
+
+    tokens: Array
+    positions: Array
+    cache: Cache | None = None
+
+    @classmethod
+    def of_sequences(cls, tokens: Array) -> Batch:
+        """B sequences of T tokens from their first one on.  (B, T) int32"""
+        if tokens.ndim != 2:
+            raise ShapeError(f"tokens have shape {tokens.shape}; it must be (B, T)")
+        tokens = np.ascontiguousarray(tokens, dtype=np.int32)
+        positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape).copy()
+        return cls(tokens, positions)
+
+    @property
+    def n_positions(self) -> int:
+        """The largest position, plus 1."""
+        return self.tokens.shape[1] if self.cache is None else int(self.positions.max(initial=-1)) + 1

@@ -1,0 +1,152 @@
+"""The layers of the decoder. Each declares the weights that it uses, with their shape, how they start, and the axis
+along which they may be split among machines.
+
+Weights start as GPT-2's: normal(0, 0.02), the projections back into the residual stream scaled down by
+sqrt(2 n_layers), norms one, biases zero. Those of linear layers are (outputs, inputs).
+
+Shapes: B sequences of T tokens, or N rows in a cache: `...` stands for either; C = d_model, H heads and G key/value
+heads of D values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from gollm.kernels import Array
+from gollm.model.batch import Batch
+from gollm.model.config import ModelConfig
+from gollm.nn import ops
+from gollm.nn.parameters import Module, Parameter
+from gollm.nn.recompute import call
+from gollm.nn.tensor import Tensor
+
+STD = 0.02
+
+
+def residual_std(config: ModelConfig) -> float:
+    """Of what each block adds to the residual stream."""
+    return STD / math.sqrt(2 * config.n_layers)
+
+
+class Embedding(Parameter):
+    """A table with a row of C values for each token, or for each position."""
+
+    def __init__(self, rows: int, C: int, *, split_axis: int | None = None) -> None:
+        super().__init__((rows, C), std=STD, split_axis=split_axis)
+
+
+class Linear(Module):
+    """y = x wᵀ + b + residual.  (..., inputs) -> (..., outputs)
+
+    Split along its outputs (axis 0), or its inputs (axis 1); a bias goes with the outputs."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, std: float = STD, split_axis: int = 0) -> None:
+        self.weight = Parameter((outputs, inputs), std=std, split_axis=split_axis)
+        self.bias = Parameter((outputs,), split_axis=0 if split_axis == 0 else None) if bias else None
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return ops.linear(x, self.weight, self.bias, residual)
+
+
+class Norm(Module):
+    """LayerNorm or RMSNorm over the last axis."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.weight = Parameter((config.d_model,), constant=1.0)
+        self.bias = Parameter((config.d_model,)) if config.norm_bias else None
+        self.rms, self.eps = config.norm == "rmsnorm", config.norm_eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.rms:
+            return ops.RMSNorm.apply(x, self.weight, eps=self.eps)
+        return ops.LayerNorm.apply(x, self.weight, self.bias, eps=self.eps)
+
+
+class SelfAttention(Module):
+    """Causal multi-head attention with its projections; keys and values come from the cache where there is one."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        C, H, G, D = config.d_model, config.n_heads, config.kv_heads, config.head_size
+        self.qkv = Linear(C, (H + 2 * G) * D, bias=config.has_bias("qkv"))
+        self.output = Linear(H * D, C, bias=config.has_bias("output"), std=residual_std(config), split_axis=1)
+        self.heads: ops.Heads = {"H": H, "G": G, "D": D, "scale": 1 / math.sqrt(D), "window": config.window(layer) or 0}
+        self.layer = layer
+
+    def __call__(self, qkv: Tensor, batch: Batch, rotations: Array | None, residual: Tensor | None) -> Tensor:
+        """qkv: (..., (H + 2G) D) -> (..., C)"""
+        if batch.cache is None:
+            y = ops.Attention.apply(qkv, rotations=rotations, heads=self.heads)
+        else:
+            pages = batch.cache.of_layer(self.layer)
+            y = ops.CachedAttention.apply(qkv, rotations=rotations, heads=self.heads, pages=pages)
+        return self.output(y, residual)
+
+
+class FeedForward(Module):
+    """The MLP: down(activation(up(x))), or down(activation(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        C, F, bias = config.d_model, config.ff_size, config.has_bias("mlp")
+        self.gate = Linear(C, F, bias=bias) if config.gated_mlp else None
+        self.up = Linear(C, F, bias=bias)
+        self.down = Linear(F, C, bias=bias, std=residual_std(config), split_axis=1)
+        self.activation = ops.ACTIVATIONS[config.activation]
+
+    def __call__(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        up, down, gate = self.up, self.down, self.gate
+        weights = (up.weight, up.bias, down.weight, down.bias)
+        if gate is None:
+            return ops.MLP.apply(x, *weights, residual, activation=self.activation)
+        return ops.GatedMLP.apply(x, gate.weight, gate.bias, *weights, residual, activation=self.activation)
+
+
+class Dropout:
+    """residual + dropout(x). A mask is a function of the seed, of `stream`, its place in the model, and of a counter of
+    micro-batches, which kernels read through a pointer: (1,) int64."""
+
+    def __init__(self, p: float) -> None:
+        self.p = p
+        self.seed = 0
+        self.counter = np.zeros(1, np.int64)
+        self.training = False
+
+    def __call__(self, x: Tensor, residual: Tensor | None, stream: int) -> Tensor:
+        return ops.Dropout.apply(x, residual, p=self.p, seed=self.seed, stream=stream, counter=self.counter)
+
+    @property
+    def active(self) -> bool:
+        return self.training and self.p > 0
+
+
+class Block(Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); the residual add rides on the output projections."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        self.attention_norm = Norm(config)
+        self.attention = SelfAttention(config, layer)
+        self.mlp_norm = Norm(config)
+        self.mlp = FeedForward(config)
+        self.streams = (2 * layer + 1, 2 * layer + 2)
+
+    def __call__(
+        self,
+        x: Tensor,
+        batch: Batch,
+        rotations: Array | None,
+        dropout: Dropout,
+        run: Callable[..., Tensor] = call,  # or recompute: of what is wide and cheap to compute again
+    ) -> Tensor:
+        if dropout.active:
+            x = dropout(self.attention(run(self._qkv, x), batch, rotations, None), x, self.streams[0])
+            return dropout(run(self._mlp, x, None), x, self.streams[1])
+        x = self.attention(run(self._qkv, x), batch, rotations, residual=x)
+        return run(self._mlp, x, x)
+
+    def _qkv(self, x: Tensor) -> Tensor:
+        return self.attention.qkv(self.attention_norm(x))
+
+    def _mlp(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        return self.mlp(self.mlp_norm(x), residual)

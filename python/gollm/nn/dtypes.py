@@ -1,0 +1,43 @@
+"""What the numbers of a storage are: one row a dtype.
+
+NumPy has no bfloat16: its bits lie in uint16 arrays. Dtypes of blocks, such as int8 with a scale for each group of
+numbers, will be further rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gollm.errors import DTypeError
+from gollm.kernels import Array
+
+
+@dataclass(frozen=True)
+class DType:
+    """name, and the NumPy dtype of the array that holds the numbers"""
+
+    name: str
+    array: np.dtype[Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+float32 = DType("float32", np.dtype(np.float32))
+float64 = DType("float64", np.dtype(np.float64))
+bfloat16 = DType("bfloat16", np.dtype(np.uint16))  # as its bits
+int32 = DType("int32", np.dtype(np.int32))
+int64 = DType("int64", np.dtype(np.int64))
+
+_PLAIN = {dtype.array: dtype for dtype in (float32, float64, int32, int64)}
+
+
+def dtype_of(array: Array) -> DType:
+    """The dtype of an array that holds the numbers themselves. Raises DTypeError for one that storages do not have."""
+    found = _PLAIN.get(array.dtype)
+    if found is None:
+        raise DTypeError(f"dtype {array.dtype} is not supported; use {', '.join(map(str, _PLAIN.values()))}")
+    return found

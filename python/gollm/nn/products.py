@@ -1,0 +1,91 @@
+"""Everything that meets a weight matrix asks the weight how: by its dtype and layout.
+
+A weight w (O, I) is read in products with activations, forward and backward, as a table of embeddings, and as a
+language model's head. `_KERNELS` has one row a dtype and layout; a weight of another kind, such as int8 with scales,
+is another row, and whoever calls these functions does not change. Gradients of weights are plain: what is trained is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from gollm.errors import DTypeError, ShapeError
+from gollm.nn import dtypes
+from gollm.nn.dtypes import DType
+from gollm.nn.storage import ROW_MAJOR, Storage
+
+Destination = Storage | tuple[Storage, bool] | None  # of a gradient: overwritten, or added to where the flag is set
+
+
+class _Kernels(NamedTuple):
+    """The kernels (csrc/kernels.def) that read a weight of one kind."""
+
+    product: str
+    input_gradient: str
+    embedding: str
+    head: str
+    head_backward: str
+
+
+_PLAIN = _Kernels("matmul_nt", "matmul_nn", "embedding_forward", "head_forward", "head_backward")
+_KERNELS: dict[tuple[DType, str], _Kernels] = {
+    (dtypes.float32, ROW_MAJOR): _PLAIN,
+    (dtypes.float64, ROW_MAJOR): _PLAIN,
+}
+
+
+def _reading(w: Storage) -> _Kernels:
+    found = _KERNELS.get((w.dtype, w.layout))
+    if found is None:
+        raise DTypeError(f"there is no kernel for a weight of dtype {w.dtype} in layout '{w.layout}'")
+    return found
+
+
+def _call(w: Storage, kernel: str) -> Callable[..., None]:
+    found: Callable[..., None] = getattr(w.kernels, kernel)
+    return found
+
+
+def output_of(x: Storage, w: Storage) -> Storage:
+    """Room for x wᵀ.  x: (..., I), w: (O, I) -> (..., O)
+
+    Raises ShapeError where they do not fit together."""
+    if len(w.shape) != 2 or not x.shape or x.shape[-1] != w.shape[1]:
+        raise ShapeError(f"x of shape {x.shape} does not fit w of shape {w.shape}: x's last axis must be w's last axis")
+    return x.new((*x.shape[:-1], w.shape[0]))
+
+
+def product(y: Storage, x: Storage, w: Storage, *, activation: int = 0, **epilogue: Storage | None) -> None:
+    """y = activation(x wᵀ + bias) * factor + residual; `pre` receives what the activation is applied to.
+
+    x: (..., I), w: (O, I), bias: (O), y and the rest of the epilogue: (..., O)"""
+    _call(w, _reading(w).product)(c=y, a=x, b=w, activation=activation, **epilogue)
+
+
+def input_gradient(dx: Destination, dy: Storage, w: Storage, *, activation: int = 0, **epilogue: Storage) -> None:
+    """dx = dy w, through the activation before it where `pre` is given (csrc/matmul.c).  dy: (..., O) -> (..., I)"""
+    _call(w, _reading(w).input_gradient)(c=dx, a=dy, b=w, activation=activation, **epilogue)
+
+
+def weight_gradient(dw: Destination, db: Destination, dy: Storage, x: Storage) -> None:
+    """dw = dyᵀ x, db = sum of dy's rows.  dy: (..., O), x: (..., I) -> (O, I), (O)"""
+    if dw is not None or db is not None:
+        dy.kernels.matmul_tn(c=dw, a=dy, b=x, a_sum=db)
+
+
+def embedding(y: Storage, w: Storage, **rest: Any) -> None:
+    """y = w[tokens] + position_table[positions]: csrc/embedding.c"""
+    _call(w, _reading(w).embedding)(y=y, token_table=w, **rest)
+
+
+def head(w: Storage, **rest: Any) -> None:
+    """The loss of a language model's head: csrc/head.c"""
+    d = rest.pop("denominator")
+    _call(w, _reading(w).head)(w=w, denominator=0.0 if d is None else float(d[0]), **rest)
+
+
+def head_backward(w: Storage, **rest: Any) -> None:
+    """The same with its gradients."""
+    d = rest.pop("denominator")
+    _call(w, _reading(w).head_backward)(w=w, denominator=0.0 if d is None else float(d[0]), **rest)

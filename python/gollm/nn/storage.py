@@ -1,0 +1,48 @@
+"""Storage: memory on a device, what its numbers are, and how they lie there.
+
+A weight is a storage like any other value: what computes with it asks its dtype and layout (gollm.nn.products), so
+that a narrow or packed weight is just a weight.
+"""
+
+from __future__ import annotations
+
+from gollm.kernels import Array, Kernels, cpu
+from gollm.nn.dtypes import DType, dtype_of
+
+ROW_MAJOR = "row-major"
+
+
+class Storage:
+    """array: how the device's kernels take the memory; dtype: what the numbers in it are; layout: plain row-major, or
+    packed for a kernel; kernels: those of the device that it is on."""
+
+    __slots__ = ("__weakref__", "array", "dtype", "kernels", "layout")
+
+    def __init__(
+        self, array: Array, dtype: DType | None = None, layout: str = ROW_MAJOR, kernels: Kernels = cpu
+    ) -> None:
+        self.array = array
+        self.dtype = dtype_of(array) if dtype is None else dtype
+        self.layout = layout
+        self.kernels = kernels
+
+    @property
+    def device(self) -> str:
+        return self.kernels.device
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.array.shape
+        return shape
+
+    def reshape(self, shape: tuple[int, ...] | int) -> Storage:
+        """The same memory in another shape."""
+        return Storage(self.array.reshape(shape), self.dtype, self.layout, self.kernels)
+
+    def new(self, shape: tuple[int, ...], dtype: DType | None = None) -> Storage:
+        """Undefined contents on the same device, of the same dtype unless another is given."""
+        dtype = dtype or self.dtype
+        return Storage(self.kernels.empty(shape, dtype.array), dtype, ROW_MAJOR, self.kernels)
+
+    def __repr__(self) -> str:
+        return f"Storage(shape={self.shape}, dtype={self.dtype}, layout={self.layout}, device={self.device})"
