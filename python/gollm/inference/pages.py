@@ -7,6 +7,7 @@ position 0, so that a token's output has the same bits as without a cache. The p
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence as List
 from typing import Any
 
@@ -95,10 +96,10 @@ def next_batch(sequences: List[CachedSequence], tokens: List[List[int]]) -> Batc
     """Extends each sequence by its new tokens, and makes the batch whose forward pass computes them. The sequences
     share one pool. Raises GenerationError where that has too few pages."""
     pool = sequences[0].pool
-    positions = []
+    positions: list[int] = []
     for sequence, new in zip(sequences, tokens, strict=True):
         sequence.extend(len(new))
-        positions.append(np.arange(sequence.length - len(new), sequence.length, dtype=np.int32))
+        positions += range(sequence.length - len(new), sequence.length)
     table = np.zeros((len(sequences), max(len(sequence.pages) for sequence in sequences)), np.int32)
     for row, sequence in zip(table, sequences, strict=True):
         row[: len(sequence.pages)] = sequence.pages
@@ -107,6 +108,7 @@ def next_batch(sequences: List[CachedSequence], tokens: List[List[int]]) -> Batc
         pool.v_pages,
         page_table=table,
         lengths=np.array([sequence.length for sequence in sequences], np.int32),
-        query_offsets=np.cumsum([0, *map(len, tokens)]).astype(np.int32),
+        query_offsets=np.array([0, *itertools.accumulate(map(len, tokens))], np.int32),
     )
-    return Batch(np.concatenate([np.asarray(new, np.int32) for new in tokens]), np.concatenate(positions), cache)
+    rows = [token for new in tokens for token in new]
+    return Batch(np.array(rows, np.int32), np.array(positions, np.int32), cache)

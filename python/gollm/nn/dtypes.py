@@ -15,7 +15,7 @@ from gollm.errors import DTypeError
 from gollm.kernels import Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is one object
 class DType:
     """name, and the NumPy dtype of the array that holds the numbers"""
 

@@ -51,9 +51,10 @@ def output_of(x: Storage, w: Storage) -> Storage:
     """Room for x wᵀ.  x: (..., I), w: (O, I) -> (..., O)
 
     Raises ShapeError where they do not fit together."""
-    if len(w.shape) != 2 or not x.shape or x.shape[-1] != w.shape[1]:
+    *rows, inputs = x.shape or (None,)
+    if len(w.shape) != 2 or inputs != w.shape[1]:
         raise ShapeError(f"x of shape {x.shape} does not fit w of shape {w.shape}: x's last axis must be w's last axis")
-    return x.new((*x.shape[:-1], w.shape[0]))
+    return x.new((*rows, w.shape[0]))
 
 
 def product(y: Storage, x: Storage, w: Storage, *, activation: int = 0, **epilogue: Storage | None) -> None:

@@ -123,18 +123,19 @@ class Op:
     reads_inputs = True
 
     def __init__(self, inputs: tuple[Tensor | None, ...]) -> None:
-        self.inputs = tuple(source(t) for t in inputs)
+        self.inputs = tuple(map(source, inputs)) if _mode.recording else ()
         self.saved: tuple[Any, ...] = ()
         self.postponed = False  # the output is not computed yet: evaluate() does it
         self.work: Callable[[], None] | None = None  # that computes it
-        self.recording = _mode.recording and any(origin is not None for origin in self.inputs)
+        self.recording = self.inputs.count(None) < len(self.inputs)  # False inside no_grad()
 
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
         """Runs forward on tensors; errors about shapes and dtypes name the operation."""
         op = cls(inputs)
         try:
-            storages = [None if t is None else t.computed() if cls.reads_inputs else t.storage for t in inputs]
+            ready = cls.reads_inputs or not _mode.postponing
+            storages = [None if t is None else t.computed() if ready else t.storage for t in inputs]
             op.kernels = next(s.kernels for s in storages if s is not None)
             y = op.forward(*storages, **options)
         except (ShapeError, DTypeError) as error:
@@ -147,9 +148,10 @@ class Op:
     def compute(self, kernel: Callable[..., None], *arguments: Any, **named: Any) -> None:
         """Computes the output by this call, where backward needs nothing else of it: now, or when the output is
         read."""
-        self.work, self.postponed = partial(kernel, *arguments, **named), True
-        if not (self.recording and _mode.postponing):
-            self.evaluate()
+        if self.recording and _mode.postponing:
+            self.work, self.postponed = partial(kernel, *arguments, **named), True
+        else:
+            kernel(*arguments, **named)
 
     def save(self, *values: Any) -> None:
         """Remembers what backward needs, if there will be one. Activations go through keep()."""
