@@ -16,12 +16,13 @@ class Storage:
     """array: how the device's kernels take the memory; dtype: what the numbers in it are; layout: plain row-major, or
     packed for a kernel; kernels: those of the device that it is on."""
 
-    __slots__ = ("__weakref__", "array", "dtype", "kernels", "layout")
+    __slots__ = ("__weakref__", "array", "dtype", "kernels", "layout", "shape")
 
     def __init__(
         self, array: Array, dtype: DType | None = None, layout: str = ROW_MAJOR, kernels: Kernels = cpu
     ) -> None:
         self.array = array
+        self.shape: tuple[int, ...] = array.shape
         self.dtype = dtype_of(array) if dtype is None else dtype
         self.layout = layout
         self.kernels = kernels
@@ -29,11 +30,6 @@ class Storage:
     @property
     def device(self) -> str:
         return self.kernels.device
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        shape: tuple[int, ...] = self.array.shape
-        return shape
 
     def reshape(self, shape: tuple[int, ...] | int) -> Storage:
         """The same memory in another shape."""
