@@ -83,7 +83,7 @@ def test_a_preset_can_be_changed():
         ({"n_layers": 0}, ["n_layers", "0", "1"]),
         ({"n_layers": 2**31 - 1}, ["n_layers", "at most 2048"]),
         ({"n_layers": "two"}, ["n_layers", "'two'"]),
-        ({"n_layers": True}, ["n_layers", "True"]),
+        ({"n_layers": True}, ["n_layers", "true"]),
         ({"n_heads": 5, "d_model": 64}, ["n_heads", "5", "64"]),
         ({"n_heads": 4, "n_kv_heads": 3}, ["n_kv_heads", "3", "4"]),
         ({"d_model": 1024, "n_heads": 2}, ["head_dim", "512", "256"]),

@@ -140,10 +140,7 @@ def assert_weights_are(source: Source, state: dict[str, Any]) -> None:
             q, k = len(theirs[0]), len(theirs[1])
             ours = np.concatenate(
                 [
-                    *(
-                        to_half_split(rows, config.head_size).reshape(rows.shape)
-                        for rows in (ours[:q], ours[q : q + k])
-                    ),
+                    *(to_half_split(rows, config.head_dim).reshape(rows.shape) for rows in (ours[:q], ours[q : q + k])),
                     ours[q + k :],
                 ]
             )

@@ -34,6 +34,6 @@ def to_interleaved(rows: Array, head_dim: int) -> Array:
 
 def split_qkv(qkv: Array, config: ModelConfig) -> tuple[Array, Array, Array]:
     """Views of a joint projection's (or bias') rows: those of the queries, the keys, and the values."""
-    q = config.n_heads * config.head_size
-    k = q + config.kv_heads * config.head_size
+    q = config.n_heads * config.head_dim
+    k = q + config.n_kv_heads * config.head_dim
     return qkv[:q], qkv[q:k], qkv[k:]

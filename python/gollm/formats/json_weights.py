@@ -201,8 +201,8 @@ def _config(document: Mapping[str, Any], matrices: Mapping[str, Array], block: M
 
 def _shapes(config: ModelConfig) -> Iterator[tuple[str, Named]]:
     """(where it stands, (its parameter, its shape)) of everything that a file has, in the order of the file."""
-    C, F, V, D = config.d_model, config.ff_size, config.vocab_size, config.head_size
-    Q, KV = config.n_heads * D, config.kv_heads * D
+    C, F, V, D = config.d_model, config.d_ff, config.vocab_size, config.head_dim
+    Q, KV = config.n_heads * D, config.n_kv_heads * D
     yield "token_embedding", ("token_embedding", (V, C))
     if config.position == "learned":
         yield "position_embedding", ("position_embedding", (config.context, C))

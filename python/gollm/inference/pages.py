@@ -36,7 +36,7 @@ class PagePool:
     k_pages, v_pages: (n_layers, n_pages, PAGE_SIZE, n_kv_heads * head_dim)"""
 
     def __init__(self, config: ModelConfig, n_pages: int, dtype: np.dtype[Any] = FLOAT32) -> None:
-        shape = (config.n_layers, n_pages, PAGE_SIZE, config.kv_heads * config.head_size)
+        shape = (config.n_layers, n_pages, PAGE_SIZE, config.n_kv_heads * config.head_dim)
         self.k_pages, self.v_pages = empty(shape, dtype), empty(shape, dtype)
         self._users = [0] * n_pages
         self._free = list(range(n_pages - 1, -1, -1))  # the lowest number is taken first

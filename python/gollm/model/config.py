@@ -7,10 +7,11 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from gollm.errors import ConfigError
-from gollm.options import load_file
+from gollm.model import presets
+from gollm.options import Range, load_file, refuse_values
 from gollm.system.strict_json import shorten
 
 # What other projects call our fields: the one table for configuration files, flags and imports.
@@ -52,10 +53,6 @@ ALIASES = {
     "drop_rate": "dropout",
 }
 
-ACTIVATION_NAMES = ("gelu_tanh", "gelu", "relu", "silu")
-NORMS = ("layernorm", "rmsnorm")
-POSITIONS = ("learned", "rope")
-ROPE_SCALINGS = ("none", "linear", "llama3")
 _ACTIVATION_ALIASES = {
     **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "gelu_python_tanh"), "gelu_tanh"),
     "gelu_python": "gelu",
@@ -65,84 +62,82 @@ _ACTIVATION_ALIASES = {
 MAX_HEAD_DIM = 256  # of the attention kernels
 MAX_LAYERS = 1 << 11  # far deeper than any model; the header of a checkpoint has a line for each tensor, and a limit
 
+Count = Annotated[int, Range(at_least=1, at_most=2**31 - 1)]
+BelowOne = Annotated[float, Range(at_least=0, below=1)]
+RopeFactor = Annotated[float, Range(at_least=1, below=1e12)]
+Activation = Literal["gelu_tanh", "gelu", "relu", "silu"]
+RopeScaling = Literal["none", "linear", "llama3"]
+
+_DERIVED: Any = None  # follows from other fields unless it is given; never None in a ModelConfig
+
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder. Sizes are numbers of elements; `None` means derived from the others.
+    """The shape of a decoder. Sizes are numbers of elements.
 
     Raises ConfigError for a value that is not allowed."""
 
-    n_layers: int = 12
-    n_heads: int = 12
-    d_model: int = 768
-    vocab_size: int = 50257
-    context: int = 1024  # the longest sequence, in tokens
-    n_kv_heads: int | None = None  # heads of keys and values; n_heads unless given
-    head_dim: int | None = None  # d_model / n_heads unless given
-    d_ff: int | None = None  # width of the MLP; unless given 4 * d_model, with a gate 8/3 * d_model to the next 64
+    n_layers: Count = 12  # blocks
+    n_heads: Count = 12  # attention heads
+    d_model: Count = 768  # width of the residual stream
+    vocab_size: Count = 50257
+    context: Count = 1024  # the longest sequence, in tokens
+    n_kv_heads: Count = _DERIVED  # heads of keys and values; n_heads unless given
+    head_dim: Count = _DERIVED  # d_model / n_heads unless given
+    d_ff: Count = _DERIVED  # width of the MLP; unless given 4 * d_model, with a gate 8/3 * d_model to the next 64
     gated_mlp: bool = False  # activation(x gateᵀ) * (x upᵀ) before down; with silu this is SwiGLU (Shazeer 2020)
-    activation: str = "gelu_tanh"
-    norm: str = "layernorm"  # or rmsnorm
-    norm_eps: float = 1e-5
+    activation: Activation = "gelu_tanh"
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_eps: BelowOne = 1e-5
     bias: bool = True  # whether linear layers and LayerNorms have biases; the next three change it for some layers
     qkv_bias: bool | None = None
     output_bias: bool | None = None  # of attention's output projection
     mlp_bias: bool | None = None
     tied_head: bool = True  # whether the head's weights are the token embedding's
-    position: str = "learned"  # or rope: queries and keys are rotated by their position (Su et al. 2021)
-    rope_theta: float = 10000.0
-    rope_scaling: str = "none"  # how positions beyond the trained context are rotated: see gollm.model.rope
-    rope_factor: float = 1.0  # by how much the context was made longer
-    rope_low_freq_factor: float = 1.0  # with llama3
-    rope_high_freq_factor: float = 4.0  # with llama3
-    rope_original_context: int | None = None  # with llama3: the context before it was made longer
-    sliding_window: int | None = None  # the last tokens that each attends to, itself included; all unless given
+    position: Literal["learned", "rope"] = "learned"  # rope: queries and keys are rotated (Su et al. 2021)
+    rope_theta: RopeFactor = 10000.0
+    rope_scaling: RopeScaling = "none"  # how positions beyond the trained context are rotated: see gollm.model.rope
+    rope_factor: RopeFactor = 1.0  # by how much the context was made longer
+    rope_low_freq_factor: RopeFactor = 1.0  # with llama3
+    rope_high_freq_factor: RopeFactor = 4.0  # with llama3
+    rope_original_context: Count | None = None  # with llama3: the context before it was made longer
+    sliding_window: Count | None = None  # the last tokens that each attends to, itself included; all unless given
     window_layers: tuple[int, ...] | None = None  # the blocks with that window, the first is 0; all unless given
-    dropout: float = 0.0
+    dropout: BelowOne = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("n_layers", "n_heads", "d_model", "vocab_size", "context"):
-            self._check_count(name)
+        self._set(activation=_ACTIVATION_ALIASES.get(str(self.activation), self.activation))
+        derived = ("n_kv_heads", "head_dim", "d_ff")
+        refuse_values(self, {name for name in derived if getattr(self, name) is None} | {"window_layers"})
         if self.n_layers > MAX_LAYERS:
             raise ConfigError(f"n_layers is {self.n_layers}; it must be at most {MAX_LAYERS}")
         if self.n_kv_heads is None:
-            object.__setattr__(self, "n_kv_heads", self.n_heads)
-        self._check_count("n_kv_heads")
-        if self.n_heads % self.kv_heads:
+            self._set(n_kv_heads=self.n_heads)
+        if self.n_heads % self.n_kv_heads:
             raise ConfigError(f"n_kv_heads is {self.n_kv_heads}; it must divide n_heads ({self.n_heads})")
         if self.head_dim is None:
             if self.d_model % self.n_heads:
                 raise ConfigError(
                     f"n_heads is {self.n_heads}; it must divide d_model ({self.d_model}), or give head_dim"
                 )
-            object.__setattr__(self, "head_dim", self.d_model // self.n_heads)
-        self._check_count("head_dim")
-        if self.head_size > MAX_HEAD_DIM:
+            self._set(head_dim=self.d_model // self.n_heads)
+        if self.head_dim > MAX_HEAD_DIM:
             raise ConfigError(
                 f"head_dim is {self.head_dim}; it must be at most {MAX_HEAD_DIM}: use more heads or a smaller d_model"
             )
-        for name in ("bias", "tied_head", "gated_mlp"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is {shorten(getattr(self, name))}; it must be true or false")
         if self.d_ff is None:
-            gated = -(-8 * self.d_model // (3 * 64)) * 64
-            object.__setattr__(self, "d_ff", gated if self.gated_mlp else 4 * self.d_model)
-        self._check_count("d_ff")
-        object.__setattr__(self, "activation", _ACTIVATION_ALIASES.get(str(self.activation), self.activation))
-        self._check_choice("activation", ACTIVATION_NAMES)
-        self._check_choice("norm", NORMS)
-        self._check_number("norm_eps", 0.0, 1.0)
-        self._check_number("dropout", 0.0, 1.0)
-        for name in ("qkv_bias", "output_bias", "mlp_bias"):
-            if getattr(self, name) is not None and not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is {shorten(getattr(self, name))}; it must be true, false or none")
+            self._set(d_ff=-(-8 * self.d_model // (3 * 64)) * 64 if self.gated_mlp else 4 * self.d_model)
+        refuse_values(self, {"window_layers"})
         self._check_windows()
         self._check_positions()
 
+    def _set(self, **fields: Any) -> None:
+        """While it is being made."""
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
     def _check_windows(self) -> None:
         """Leaves one way to say where the windows are: no window_layers for all blocks, no sliding_window for none."""
-        if self.sliding_window is not None:
-            self._check_count("sliding_window")
         layers = self.window_layers
         if layers is None:
             return
@@ -154,69 +149,32 @@ class ModelConfig:
         if self.sliding_window is None:
             raise ConfigError(f"window_layers is {shorten(layers)}, but there is no sliding_window; give its size")
         windowed = tuple(sorted(set(layers)))
-        object.__setattr__(self, "window_layers", None if len(windowed) in (0, self.n_layers) else windowed)
+        self._set(window_layers=None if len(windowed) in (0, self.n_layers) else windowed)
         if not windowed:
-            object.__setattr__(self, "sliding_window", None)
+            self._set(sliding_window=None)
 
     def _check_positions(self) -> None:
-        self._check_choice("position", POSITIONS)
-        self._check_choice("rope_scaling", ROPE_SCALINGS)
-        for name in ("rope_theta", "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor"):
-            self._check_number(name, 1.0, 1e12)
-        if self.rope_original_context is not None:
-            self._check_count("rope_original_context")
         if self.position == "learned":
             if self.rope_scaling != "none":
                 raise ConfigError(
                     f"rope_scaling is {shorten(self.rope_scaling)}, but position is 'learned': only rope can be scaled"
                 )
             return
-        if self.head_size % 2:
+        if self.head_dim % 2:
             raise ConfigError(f"head_dim is {self.head_dim}; rope rotates pairs, so it must be even")
         if self.rope_scaling == "llama3":
-            self._check_count("rope_original_context")
+            if self.rope_original_context is None:
+                raise ConfigError("rope_original_context is None; with rope_scaling llama3 it must be given")
             if self.rope_low_freq_factor >= self.rope_high_freq_factor:
                 raise ConfigError(
                     f"rope_low_freq_factor is {self.rope_low_freq_factor:g}; it must be below rope_high_freq_factor "
                     f"({self.rope_high_freq_factor:g})"
                 )
 
-    def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
-        if getattr(self, name) not in allowed:
-            raise ConfigError(f"{name} is {shorten(getattr(self, name))}; it must be one of {', '.join(allowed)}")
-
-    def _check_count(self, name: str) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
-            raise ConfigError(f"{name} is {shorten(value)}; it must be a whole number from 1 to 2147483647")
-
-    def _check_number(self, name: str, low: float, high: float) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
-            raise ConfigError(
-                f"{name} is {shorten(value)}; it must be a number from {low:g} up to, not including, {high:g}"
-            )
-
-    # The optional fields are never None after __post_init__; these say so to type checkers.
-    @property
-    def kv_heads(self) -> int:
-        assert self.n_kv_heads is not None
-        return self.n_kv_heads
-
-    @property
-    def head_size(self) -> int:
-        assert self.head_dim is not None
-        return self.head_dim
-
-    @property
-    def ff_size(self) -> int:
-        assert self.d_ff is not None
-        return self.d_ff
-
     @property
     def qkv_size(self) -> int:
         """Width of the joint q, k, v projection: (n_heads + 2 n_kv_heads) * head_dim"""
-        return (self.n_heads + 2 * self.kv_heads) * self.head_size
+        return (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
 
     def has_bias(self, layers: Literal["qkv", "output", "mlp"]) -> bool:
         """Whether these linear layers have biases."""
@@ -254,8 +212,9 @@ class ModelConfig:
         context: "linear" squeezes all positions into the trained range (Chen et al. 2023), "llama3" the slow rotations
         alone (Llama 3.1), "none" goes on turning. The first two multiply a scaling of their kind that the model has.
         Raises ConfigError for learned positions, which end where training did."""
-        if rope_scaling not in (None, *ROPE_SCALINGS):
-            raise ConfigError(f"rope_scaling is {shorten(rope_scaling)}; it must be one of {', '.join(ROPE_SCALINGS)}")
+        if rope_scaling not in (None, *get_args(RopeScaling)):
+            allowed = ", ".join(get_args(RopeScaling))
+            raise ConfigError(f"rope_scaling is {shorten(rope_scaling)}; it must be one of {allowed}")
         changed = self.replace(context=context)  # its own checks first
         if context == self.context:
             return self
@@ -326,62 +285,13 @@ class ModelConfig:
         return cls.from_dict(load_file(path), where=str(path))
 
 
-def _shaped(
-    base: ModelConfig, layers: int, heads: int, kv_heads: int, head_dim: int, d_model: int, d_ff: int, **changes: Any
-) -> ModelConfig:
-    return base.replace(
-        n_layers=layers, n_heads=heads, n_kv_heads=kv_heads, head_dim=head_dim, d_model=d_model, d_ff=d_ff, **changes
-    )
-
-
-PRESETS = {
-    "tiny": ModelConfig(n_layers=2, n_heads=2, d_model=64, vocab_size=512, context=64),
-    "small": ModelConfig(n_layers=4, n_heads=4, d_model=128, vocab_size=1000, context=128),
-    "medium": ModelConfig(n_layers=6, n_heads=6, d_model=384, vocab_size=2000, context=256),
-    "large": ModelConfig(n_layers=12, n_heads=12, d_model=768, vocab_size=5000, context=512),
-    "d12": ModelConfig(n_layers=12, n_heads=12, d_model=768),  # GPT-2 124M
-    "d24": ModelConfig(n_layers=24, n_heads=16, d_model=1024),  # GPT-2 350M
-    "d36": ModelConfig(n_layers=36, n_heads=20, d_model=1280),  # GPT-2 774M
-    "d48": ModelConfig(n_layers=48, n_heads=25, d_model=1600),  # GPT-2 1558M
-}
-_LLAMA = ModelConfig(
-    gated_mlp=True, activation="silu", norm="rmsnorm", bias=False, position="rope", context=2048, tied_head=False
-)
-_LLAMA_3 = _LLAMA.replace(vocab_size=128256, rope_theta=500000.0)
-_LLAMA_32 = _LLAMA_3.replace(
-    tied_head=True, context=131072, rope_scaling="llama3", rope_factor=32.0, rope_original_context=8192
-)
-PRESETS |= {
-    "gollm-85m": _shaped(_LLAMA, 12, 12, 4, 64, 768, 1536, vocab_size=32768, tied_head=True),
-    "llama-3.2-1b": _shaped(_LLAMA_32, 16, 32, 8, 64, 2048, 8192),
-    "llama-3.2-3b": _shaped(_LLAMA_32, 28, 24, 8, 128, 3072, 8192),
-    "llama-3-8b": _shaped(_LLAMA_3, 32, 32, 8, 128, 4096, 14336, context=8192),
-    "tinyllama-1.1b": _shaped(_LLAMA, 22, 32, 4, 64, 2048, 5632, vocab_size=32000),
-    "smollm-135m": _shaped(_LLAMA, 30, 9, 3, 64, 576, 1536, vocab_size=49152, tied_head=True),
-    "smollm-360m": _shaped(_LLAMA, 32, 15, 5, 64, 960, 2560, vocab_size=49152, tied_head=True),
-    "qwen-2.5-0.5b": _shaped(
-        _LLAMA,
-        24,
-        14,
-        2,
-        64,
-        896,
-        4864,
-        vocab_size=151936,
-        tied_head=True,
-        context=32768,
-        qkv_bias=True,
-        rope_theta=1e6,
-        norm_eps=1e-6,
-    ),
-}
-PRESET_ALIASES = {"gpt2": "d12", "gpt2-medium": "d24", "gpt2-large": "d36", "gpt2-xl": "d48"}
+PRESETS = {name: ModelConfig(**fields) for name, fields in presets.SHAPES.items()}
 
 
 def preset(name: str) -> ModelConfig:
     """The configuration with this name (or `gpt2:NAME`, as llm.c writes it). Raises ConfigError for an unknown one."""
     key = str(name).removeprefix("gpt2:")
-    key = PRESET_ALIASES.get(key, key)
+    key = presets.OTHER_NAMES.get(key, key)
     if key not in PRESETS:
-        raise ConfigError(f"preset is {shorten(name)}; it must be one of {', '.join([*PRESETS, *PRESET_ALIASES])}")
+        raise ConfigError(f"preset is {shorten(name)}; it must be one of {', '.join([*PRESETS, *presets.OTHER_NAMES])}")
     return PRESETS[key]

@@ -69,7 +69,7 @@ class SelfAttention(Module):
     """Causal multi-head attention with its projections; keys and values come from the cache where there is one."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        C, H, G, D = config.d_model, config.n_heads, config.kv_heads, config.head_size
+        C, H, G, D = config.d_model, config.n_heads, config.n_kv_heads, config.head_dim
         self.qkv = Linear(C, (H + 2 * G) * D, bias=config.has_bias("qkv"))
         self.output = Linear(H * D, C, bias=config.has_bias("output"), std=residual_std(config), split_axis=1)
         self.heads: ops.Heads = {"H": H, "G": G, "D": D, "scale": 1 / math.sqrt(D), "window": config.window(layer) or 0}
@@ -89,7 +89,7 @@ class FeedForward(Module):
     """The MLP: down(activation(up(x))), or down(activation(gate(x)) * up(x))."""
 
     def __init__(self, config: ModelConfig) -> None:
-        C, F, bias = config.d_model, config.ff_size, config.has_bias("mlp")
+        C, F, bias = config.d_model, config.d_ff, config.has_bias("mlp")
         self.gate = Linear(C, F, bias=bias) if config.gated_mlp else None
         self.up = Linear(C, F, bias=bias)
         self.down = Linear(F, C, bias=bias, std=residual_std(config), split_axis=1)

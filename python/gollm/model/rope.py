@@ -27,7 +27,7 @@ def frequencies(config: ModelConfig) -> Array:
     >>> frequencies(ModelConfig(n_layers=1, n_heads=1, d_model=4, position="rope", rope_theta=10000.0)).tolist()
     [1.0, 0.01]
     """
-    f = config.rope_theta ** (-np.arange(0, config.head_size, 2) / config.head_size)
+    f = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
     if config.rope_scaling == "linear":
         return np.asarray(f / config.rope_factor)
     if config.rope_scaling == "llama3":
@@ -51,7 +51,7 @@ class Rotations:
     def __init__(self, config: ModelConfig, dtype: np.dtype[Any]) -> None:
         self._frequencies = frequencies(config)
         self._context = config.context
-        self._state = (np.empty((0, config.head_size), dtype), 0)  # the table, and how many of its rows are filled
+        self._state = (np.empty((0, config.head_dim), dtype), 0)  # the table, and how many of its rows are filled
 
     def __call__(self, n_positions: int) -> Array:
         """A table whose rows 0 to n_positions - 1 are filled: (P, head_dim), cos and sin of each pair side by side"""

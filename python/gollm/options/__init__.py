@@ -41,7 +41,7 @@ from gollm.options.describe import (
 from gollm.options.files import load_file, to_yaml
 from gollm.options.flags import parse
 from gollm.options.given import Given, given, replace
-from gollm.options.mappings import check, from_mapping, nearest, to_mapping
+from gollm.options.mappings import check, from_mapping, nearest, refuse_values, to_mapping
 
 __all__ = [
     "Fraction",
@@ -61,6 +61,7 @@ __all__ = [
     "load_file",
     "nearest",
     "parse",
+    "refuse_values",
     "replace",
     "to_mapping",
     "to_yaml",

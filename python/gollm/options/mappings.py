@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import math
 import numbers
 import operator
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -47,11 +48,27 @@ def check(options: Any) -> None:
 
     For __post_init__; frozen dataclasses too. Raises ConfigError.
     """
-    hints = get_type_hints(type(options), include_extras=True)
-    for field in dataclasses.fields(options):
-        if field.init:
-            value = convert_named(getattr(options, field.name), hints[field.name], f"{field.name}")
-            object.__setattr__(options, field.name, value)
+    for name, annotation in _fields(options).items():
+        object.__setattr__(options, name, convert_named(getattr(options, name), annotation, name))
+
+
+def refuse_values(options: Any, but: Collection[str] = ()) -> None:
+    """check() that changes nothing, of all fields but some."""
+    for name, annotation in _fields(options).items():
+        if name not in but:
+            convert_named(getattr(options, name), annotation, name)
+
+
+def _fields(options: Any) -> dict[str, Any]:
+    cls: Any = type(options)
+    return _hints(cls)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The annotations of a dataclass' fields."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
 def to_mapping(options: Any) -> dict[str, Any]:
@@ -73,8 +90,8 @@ def converted(cls: type, mapping: Mapping[str, Any], prefix: str) -> dict[str, A
     """The checked values of those fields that the mapping names."""
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"{prefix}expected names and values, but found {shown(mapping)}")
-    hints = get_type_hints(cls, include_extras=True)
-    names = [field.name for field in dataclasses.fields(cls) if field.init]
+    hints = _hints(cls)
+    names = list(hints)
     aliases: Mapping[str, str] = getattr(cls, "ALIASES", {})
     values: dict[str, Any] = {}
     spelled: dict[str, str] = {}

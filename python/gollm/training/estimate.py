@@ -102,14 +102,14 @@ def flops_per_token(config: ModelConfig) -> float:
     if not config.tied_head:
         n_parameters -= config.vocab_size * config.d_model
     seen = sum(min(config.context, config.window(i) or config.context) for i in range(config.n_layers))
-    return 6 * n_parameters + 12 * config.n_heads * config.head_size * seen
+    return 6 * n_parameters + 12 * config.n_heads * config.head_dim * seen
 
 
 def _training_bytes(config: ModelConfig, options: TrainOptions) -> int:
     """What the tape holds for one micro-batch: what all operations keep until their backward pass, and what that pass
     needs beside, in the last block's MLP and attention."""
-    C, F, E, H = config.d_model, config.ff_size, config.qkv_size, config.n_heads
-    P = H * config.head_size
+    C, F, E, H = config.d_model, config.d_ff, config.qkv_size, config.n_heads
+    P = H * config.head_dim
     of_norms = 2 if config.norm == "rmsnorm" else 4
     kept, numbers = {  # of a block: activations; the norms' means and deviations, attention's sums
         "none": (4 * C + E + P + 2 * F, of_norms + H),
@@ -139,19 +139,19 @@ def _evaluation_floats(config: ModelConfig, options: TrainOptions, n_tokens: int
     rows = windows % options.batch_size if windows < options.eval_batches * options.batch_size else 0
     if options.batch_size - rows <= options.batch_size / 8:
         return 0
-    hidden = (2 if config.gated_mlp else 1) * config.ff_size
+    hidden = (2 if config.gated_mlp else 1) * config.d_ff
     return rows * config.context * (4 * config.d_model + hidden + config.qkv_size)
 
 
 def _workspaces(config: ModelConfig, batch_size: int, n_weights: int) -> Iterator[int]:
     """What each kernel of a step needs to work."""
-    C, F, E, T = config.d_model, config.ff_size, config.qkv_size, config.context
-    P, N = config.n_heads * config.head_size, batch_size * T
+    C, F, E, T = config.d_model, config.d_ff, config.qkv_size, config.context
+    P, N = config.n_heads * config.head_dim, batch_size * T
     for inputs, outputs in ((C, E), (P, C), (C, F), (F, C)):  # the linear layers, forward and backward
         yield kernels.workspace_bytes("matmul_nt", M=N, N=outputs, K=inputs)
         yield kernels.workspace_bytes("matmul_nn", M=N, N=inputs, K=outputs)
         yield kernels.workspace_bytes("matmul_tn", M=outputs, N=inputs, K=N)
-    heads = {"H": config.n_heads, "G": config.kv_heads, "D": config.head_size, "B": batch_size, "T": T, "P": P, "E": E}
+    heads = {"H": config.n_heads, "G": config.n_kv_heads, "D": config.head_dim, "B": batch_size, "T": T, "P": P, "E": E}
     yield kernels.workspace_bytes("attention_forward", **heads)
     yield kernels.workspace_bytes("attention_backward", **heads)
     yield kernels.workspace_bytes(f"{config.norm}_backward", N=N, C=C)
@@ -167,7 +167,7 @@ def _data_bytes(config: ModelConfig, options: TrainOptions, n_steps: int, mapped
     training = 5 * options.grad_accumulation + 1  # inputs and targets twice, positions; the sampler's rows
     batches = (training + 2 * options.eval_batches) * options.batch_size * config.context * 4
     cached = -(-config.context // PAGE_SIZE) * PAGE_SIZE if options.sample_tokens else 0
-    cache = 2 * config.n_layers * cached * config.kv_heads * config.head_size * FLOAT_BYTES
+    cache = 2 * config.n_layers * cached * config.n_kv_heads * config.head_dim * FLOAT_BYTES
     return round(touched) + batches + cache
 
 

@@ -101,8 +101,8 @@ def _config(sizes: tuple[int, ...], *, tied: bool) -> ModelConfig:
 
 
 def _layout(config: ModelConfig, version: int, group: int = GROUP_SIZE) -> Layout:
-    L, C, F, V = config.n_layers, config.d_model, config.ff_size, config.vocab_size
-    KV = config.kv_heads * config.head_size
+    L, C, F, V = config.n_layers, config.d_model, config.d_ff, config.vocab_size
+    KV = config.n_kv_heads * config.head_dim
     matrix: Storage = Int8Groups(group) if version == 2 else Float32()
     layout = Layout(_LEGACY.size if version == 0 else HEADER_SIZE, "int8" if version == 2 else "float32")
     embedding = partial(layout.add, "token_embedding", V * C, matrix)
@@ -127,7 +127,7 @@ def _layout(config: ModelConfig, version: int, group: int = GROUP_SIZE) -> Layou
     for add in order:
         add()
     if version == 0:
-        layout.skip(2 * 4 * config.context * (config.head_size // 2))
+        layout.skip(2 * 4 * config.context * (config.head_dim // 2))
     if not config.tied_head:
         layout.add("head", V * C, matrix)
     return layout
@@ -151,12 +151,12 @@ def _parse(header: bytes) -> tuple[ModelConfig, Layout]:
     if version == 1:
         return config, _layout(config, 1)
     (group,) = _GROUP.unpack_from(header, _HEADER.size)
-    C, KV = config.d_model, config.kv_heads * config.head_size
+    C, KV = config.d_model, config.n_kv_heads * config.head_dim
     for name, size in (
         ("embedding", config.vocab_size * C),
         ("wq", C * C),
         ("wk", KV * C),
-        ("w1", config.ff_size * C),
+        ("w1", config.d_ff * C),
     ):
         if group < 1 or size % group:
             raise FormatError(f"its group size is {group}; it must divide the {size:,} numbers of {name}")
@@ -204,9 +204,9 @@ def _check(config: ModelConfig) -> None:
     for name, value in _FIXED.items():
         if getattr(config, name) != value:
             raise FormatError(f"llama2.c computes with {name} {value}, and this model has {getattr(config, name)}")
-    if config.n_heads * config.head_size != config.d_model:
+    if config.n_heads * config.head_dim != config.d_model:
         raise FormatError(
-            f"llama2.c needs n_heads * head_dim = d_model, and this model has {config.n_heads} * {config.head_size} "
+            f"llama2.c needs n_heads * head_dim = d_model, and this model has {config.n_heads} * {config.head_dim} "
             f"and {config.d_model}"
         )
     for layers in ("qkv", "output", "mlp"):
@@ -220,7 +220,7 @@ def _check(config: ModelConfig) -> None:
 
 def _write_rotations(file: BinaryIO, config: ModelConfig) -> None:
     """The tables behind the norms of version 0: cos, then sin, of position / theta^(2i / D).  (context, D / 2) each"""
-    D, step = config.head_size, 4096
+    D, step = config.head_dim, 4096
     frequencies = config.rope_theta ** (-np.arange(0, D, 2) / D)
     for function in (np.cos, np.sin):
         for start in range(0, config.context, step):
@@ -235,14 +235,14 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
     own, llama2 = _tokenizer_names(config.vocab_size)
     name = llama2 if config.vocab_size == LLAMA2_VOCABULARY else own
     beside = TokenizerBeside(source, path, name, llama2c_tokenizer.to_bytes)
-    sizes = (config.d_model, config.ff_size, config.n_layers, config.n_heads, config.kv_heads)
+    sizes = (config.d_model, config.d_ff, config.n_layers, config.n_heads, config.n_kv_heads)
     V, context = config.vocab_size, config.context
     if dtype == "f32":
         layout = _layout(config, 0)
         header = _LEGACY.pack(*sizes, V if config.tied_head else -V, context)
     else:
         group = GROUP_SIZE
-        while config.d_model % group or config.ff_size % group:  # runq.c takes no group that crosses the end of a row
+        while config.d_model % group or config.d_ff % group:  # runq.c takes no group that crosses the end of a row
             group //= 2
         layout = _layout(config, 2, group)
         header = _HEADER.pack(MAGIC, 2, *sizes, V, context, config.tied_head) + _GROUP.pack(group)
@@ -250,7 +250,7 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
         file.write(header)
         layout.write(file, source)
         if dtype == "f32":
-            tables = 2 * 4 * context * (config.head_size // 2)
+            tables = 2 * 4 * context * (config.head_dim // 2)
             behind = 0 if config.tied_head else 4 * V * config.d_model
             file.seek(layout.size - behind - tables)
             _write_rotations(file, config)

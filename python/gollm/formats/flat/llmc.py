@@ -43,7 +43,7 @@ _FIXED = {
 
 
 def _layout(config: ModelConfig, padded: int, storage: Storage) -> Layout:
-    L, C, F, V = config.n_layers, config.d_model, config.ff_size, config.vocab_size
+    L, C, F, V = config.n_layers, config.d_model, config.d_ff, config.vocab_size
     layout = Layout(HEADER_SIZE, "bfloat16" if isinstance(storage, BFloat16) else "float32")
     layout.add("token_embedding", V * C, storage)
     layout.skip(storage.n_bytes((padded - V) * C))
@@ -105,17 +105,16 @@ def _check(config: ModelConfig) -> None:
             f"position {config.position!r} and gated_mlp {config.gated_mlp}"
         )
     C, H = config.d_model, config.n_heads
-    fixed = {**_FIXED, "norm_bias": True, "kv_heads": H, "ff_size": 4 * C}
+    fixed = {**_FIXED, "norm_bias": True, "n_kv_heads": H, "d_ff": 4 * C}
     for name, value in fixed.items():
         if getattr(config, name) != value:
-            shown = {"kv_heads": "n_kv_heads", "ff_size": "d_ff"}.get(name, name)
-            raise FormatError(f"llm.c computes with {shown} {value}, and this model has {getattr(config, name)}")
+            raise FormatError(f"llm.c computes with {name} {value}, and this model has {getattr(config, name)}")
     for layers in ("qkv", "output", "mlp"):
         if not config.has_bias(layers):
             raise FormatError(f"llm.c's models have biases everywhere, and this one has none there: {layers}_bias")
-    if H * config.head_size != C:
+    if H * config.head_dim != C:
         raise FormatError(
-            f"llm.c needs n_heads * head_dim = d_model, and this model has {H} * {config.head_size} and {C}"
+            f"llm.c needs n_heads * head_dim = d_model, and this model has {H} * {config.head_dim} and {C}"
         )
     if config.sliding_window is not None and config.sliding_window < config.context:
         raise FormatError(

@@ -196,23 +196,23 @@ def keys_of(config: ModelConfig) -> list[Key]:
         (f"{arch}.context_length", "UINT32", config.context),
         (f"{arch}.embedding_length", "UINT32", config.d_model),
         (f"{arch}.block_count", "UINT32", config.n_layers),
-        (f"{arch}.feed_forward_length", "UINT32", config.ff_size),
+        (f"{arch}.feed_forward_length", "UINT32", config.d_ff),
         (f"{arch}.attention.head_count", "UINT32", config.n_heads),
-        (f"{arch}.attention.head_count_kv", "UINT32", config.kv_heads),
+        (f"{arch}.attention.head_count_kv", "UINT32", config.n_kv_heads),
         (f"{arch}.vocab_size", "UINT32", config.vocab_size),
     ]
     if arch == "gpt2":
-        if config.n_heads * config.head_size != config.d_model:
+        if config.n_heads * config.head_dim != config.d_model:
             raise FormatError(
                 f"llama.cpp's gpt2 needs n_heads * head_dim = d_model, and this model has {config.n_heads} * "
-                f"{config.head_size} and {config.d_model}"
+                f"{config.head_dim} and {config.d_model}"
             )
         return [*keys, ("gpt2.attention.layer_norm_epsilon", "FLOAT32", config.norm_eps)]
     keys += [
         ("llama.attention.layer_norm_rms_epsilon", "FLOAT32", config.norm_eps),
-        ("llama.attention.key_length", "UINT32", config.head_size),
-        ("llama.attention.value_length", "UINT32", config.head_size),
-        ("llama.rope.dimension_count", "UINT32", config.head_size),
+        ("llama.attention.key_length", "UINT32", config.head_dim),
+        ("llama.attention.value_length", "UINT32", config.head_dim),
+        ("llama.rope.dimension_count", "UINT32", config.head_dim),
         ("llama.rope.freq_base", "FLOAT32", config.rope_theta),
     ]
     if config.rope_scaling == "linear":
@@ -235,7 +235,7 @@ def rope_divisors(config: ModelConfig) -> Array:
 
 def _frequencies(config: ModelConfig) -> Array:
     """Turns of each pair per token, without scaling.  (head_dim / 2) float64"""
-    frequencies: Array = config.rope_theta ** (-np.arange(0, config.head_size, 2) / config.head_size) / (2 * math.pi)
+    frequencies: Array = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim) / (2 * math.pi)
     return frequencies
 
 

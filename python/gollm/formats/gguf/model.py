@@ -49,8 +49,8 @@ _IGNORED = ".attn_rot_embd.weight"  # tables of rotations in files from 2023
 def parts_of(parameter: Parameter, config: ModelConfig) -> list[tuple[str, int, int]]:
     """(tensor, first row, end) of each tensor that a parameter consists of, in order."""
     names = names_of(parameter.name, config, "gguf")
-    heads = (config.n_heads, config.kv_heads, config.kv_heads)
-    rows = [n * config.head_size for n in heads] if len(names) == 3 else [parameter.shape[0]]
+    heads = (config.n_heads, config.n_kv_heads, config.n_kv_heads)
+    rows = [n * config.head_dim for n in heads] if len(names) == 3 else [parameter.shape[0]]
     ends = np.cumsum(rows).tolist()
     return [(name, end - n, end) for name, n, end in zip(names, rows, ends, strict=True)]
 
@@ -99,7 +99,7 @@ def _source(path: Path, file: BinaryIO, header: Header) -> Source:
     config = config_of(header)
     arch = header.get("general.architecture", str)
     if arch == "llama" and ROPE_FREQS in header.tensors:
-        divisors = np.empty(config.head_size // 2, FLOAT32)
+        divisors = np.empty(config.head_dim // 2, FLOAT32)
         _check_tensor(header, ROPE_FREQS, divisors.shape)
         _read_tensor(file, header.tensors[ROPE_FREQS], divisors)
         config = with_divisors(config, divisors)
@@ -113,9 +113,9 @@ def _source(path: Path, file: BinaryIO, header: Header) -> Source:
                 rows = out[begin:end]
                 _read_tensor(file, header.tensors[tensor], rows.reshape(-1))
                 if half_split and (".attn_q." in tensor or ".attn_k." in tensor):
-                    for start in range(0, len(rows), config.head_size):
-                        one = rows[start : start + config.head_size]
-                        one[:] = to_interleaved(one.copy(), config.head_size).reshape(one.shape)
+                    for start in range(0, len(rows), config.head_dim):
+                        one = rows[start : start + config.head_dim]
+                        one[:] = to_interleaved(one.copy(), config.head_dim).reshape(one.shape)
         except OSError as failure:
             raise FormatError(f"cannot read {path}: {reason(failure)}") from None
 
@@ -192,7 +192,7 @@ def _tensors(config: ModelConfig, dtype: StorageType) -> dict[str, tuple[tuple[i
     """Name -> shape and type, in the order of the file."""
     tensors: dict[str, tuple[tuple[int, ...], BlockType]] = {}
     if config.rope_scaling == "llama3":
-        tensors[ROPE_FREQS] = (config.head_size // 2,), F32
+        tensors[ROPE_FREQS] = (config.head_dim // 2,), F32
     head = "token_embd.weight" if config.tied_head else "output.weight"
     for parameter in Decoder(config).parameters.values():
         for name, begin, end in parts_of(parameter, config):

@@ -237,7 +237,7 @@ def _llama_kind(config: ModelConfig) -> tuple[str, dict[str, Any]]:
 def _rope_scaling(config: ModelConfig) -> dict[str, Any] | None:
     if config.rope_scaling == "none":
         return None
-    factors = {"rope_type": config.rope_scaling, "factor": config.rope_factor}
+    factors: dict[str, Any] = {"rope_type": config.rope_scaling, "factor": config.rope_factor}
     if config.rope_scaling == "llama3":
         factors |= {
             "low_freq_factor": config.rope_low_freq_factor,

@@ -146,7 +146,7 @@ def _arrays(source: Source, config: ModelConfig) -> Iterator[tuple[str, Array]]:
             if part.layout == "transposed":
                 rows = rows.T
             elif part.layout == "half-split":
-                rows = to_half_split(rows, config.head_size)
+                rows = to_half_split(rows, config.head_dim)
             yield part.name, rows
 
 

@@ -68,8 +68,8 @@ class Part:
 def parts_of(parameter: Parameter, config: ModelConfig) -> list[Part]:
     """The tensors that a parameter consists of, in order."""
     names = names_of(parameter.name, config, "huggingface")
-    heads = [config.n_heads, config.kv_heads, config.kv_heads]
-    rows = [n * config.head_size for n in heads] if len(names) == 3 else [parameter.shape[0]]
+    heads = [config.n_heads, config.n_kv_heads, config.n_kv_heads]
+    rows = [n * config.head_dim for n in heads] if len(names) == 3 else [parameter.shape[0]]
     parts, begin = [], 0
     for i, (name, n) in enumerate(zip(names, rows, strict=True)):
         shape: tuple[int, ...] = (n, *parameter.shape[1:])
@@ -177,7 +177,7 @@ class Weights:
             elif part.layout == "transposed":
                 _read_transposed(file, stored, rows)
             else:
-                _read_heads(file, stored, rows, self.config.head_size)
+                _read_heads(file, stored, rows, self.config.head_dim)
 
     def _settle_head(self, untied: ModelConfig) -> set[str]:
         """Decides what the head is that the configuration ties. Returns the names of copies of the embedding."""
