@@ -8,7 +8,7 @@
  */
 #include "activation.h"
 
-int KERNEL_FN(activation_forward)(const struct gollm_activation_forward_args *a, const struct gollm_team *team) {
+int KERNEL_FN(activation_forward)(const struct activation_forward_args *a, const struct gollm_team *team) {
     if (!activation_is_known(a->kind)) return GOLLM_BAD_VALUE;
     const struct range part = thread_range(a->N, 16, team);
     for (int64_t i = part.begin; i < part.end; i += VL) {
@@ -18,7 +18,7 @@ int KERNEL_FN(activation_forward)(const struct gollm_activation_forward_args *a,
     return GOLLM_OK;
 }
 
-int KERNEL_FN(activation_backward)(const struct gollm_activation_backward_args *a, const struct gollm_team *team) {
+int KERNEL_FN(activation_backward)(const struct activation_backward_args *a, const struct gollm_team *team) {
     if (!activation_is_known(a->kind)) return GOLLM_BAD_VALUE;
     if (!a->dx) return GOLLM_OK;
     const struct range part = thread_range(a->N, 16, team);

@@ -30,7 +30,7 @@ static inline void update(const struct coefficients *c, real *w, real *m, real *
 }
 
 /* Parameters begin ... end - 1; the last few through copies that are padded to a vector. */
-static void update_range(const struct coefficients *c, const struct gollm_adamw_args *a, struct range range) {
+static void update_range(const struct coefficients *c, const struct adamw_args *a, struct range range) {
     int64_t i = range.begin;
     for (; i + VL <= range.end; i += VL) update(c, a->w + i, a->m + i, a->v + i, a->g + i);
     int64_t left = range.end - i;
@@ -46,7 +46,7 @@ static void update_range(const struct coefficients *c, const struct gollm_adamw_
     vec_store_n(a->v + i, vec_load(v), left);
 }
 
-int KERNEL_FN(adamw)(const struct gollm_adamw_args *a, const struct gollm_team *team) {
+int KERNEL_FN(adamw)(const struct adamw_args *a, const struct gollm_team *team) {
     const double t = (double)a->step[0], lr = a->lr[0];
     if (a->step[0] < 1 || a->n_decay < 0 || a->n_decay > a->N) return GOLLM_BAD_VALUE;
     struct coefficients c = {

@@ -4,7 +4,7 @@
  */
 #include "vec.h"
 
-int KERNEL_FN(add)(const struct gollm_add_args *args, const struct gollm_team *team) {
+int KERNEL_FN(add)(const struct add_args *args, const struct gollm_team *team) {
     struct range mine = thread_range(args->N, 16, team);
     for (int64_t i = mine.begin; i < mine.end; i += VL) {
         int64_t left = mine.end - i;

@@ -27,9 +27,13 @@ struct attention {
     int64_t window;                         // a query sees the last `window` keys, its own included; 0: all of them
 };
 
-/* 0 unless the heads fit together and rows of q, k and v are as wide as they must be. */
-static inline int attention_shape_is_good(int64_t H, int64_t G, int64_t D, int64_t E) {
-    return 0 < G && G <= H && H <= E && H % G == 0 && 0 < D && D <= MAX_HEAD_DIM && E % D == 0 && E / D == H + 2 * G;
+/* Values of a row of qkv. */
+static inline int64_t qkv_width(int64_t H, int64_t G, int64_t D) { return (H + 2 * G) * D; }
+
+/* 0 unless the heads fit together and a row of qkv is no longer than a size may be. */
+static inline int attention_heads_are_good(int64_t H, int64_t G, int64_t D) {
+    return 0 < G && G <= H && H <= GOLLM_MAX_SIZE && H % G == 0 && 0 < D && D <= MAX_HEAD_DIM &&
+           H + 2 * G <= GOLLM_MAX_SIZE / D;
 }
 
 /* Whether `positions` have a row each among the A rotations, of pairs, the window is none or some (at most what lengths

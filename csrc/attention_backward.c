@@ -1,6 +1,6 @@
 /* The backward pass of causal attention (attention_forward.c has the forward):
  *
- *   backward   dy, y (B, T, H D), qkv (B, T, E), lse (B, H, T)     ->  dqkv (B, T, E), in the layout of qkv
+ *   backward   dy, y (B, T, H D), qkv (B, T, (H + 2G) D), lse (B, H, T)     ->  dqkv (B, T, (H + 2G) D), in the layout of qkv
  *
  * With p_ij = exp(scale * q_i.k_j - lse_i), recomputed, and ds_ij = scale * p_ij (dy_i.v_j - dy_i.y_i) for j <= i (within
  * the window, where there is one), q and k turned where there are rotations, and their gradients turned back at the end:
@@ -26,7 +26,7 @@ enum {
     ROW = KEYS + 16
 }; // ROW: rows of p and ds are not a power of two apart, and end after a tile of MR
 
-typedef struct gollm_attention_backward_args args;
+typedef struct attention_backward_args args;
 
 /* One thread's workspace. */
 struct buffers {
@@ -104,9 +104,9 @@ struct rows {
 };
 
 static struct rows turned(const args *a, const real *from, int64_t first, int64_t count, const struct buffers *w) {
-    if (!a->rotations) return (struct rows){from, a->E};
+    if (!a->rotations) return (struct rows){from, qkv_width(a->H, a->G, a->D)};
     for (int64_t i = 0; i < count; i++)
-        rope_turn(w->rows + i * a->D, from + i * a->E, a->rotations + (first + i) * a->D, a->D);
+        rope_turn(w->rows + i * a->D, from + i * qkv_width(a->H, a->G, a->D), a->rotations + (first + i) * a->D, a->D);
     return (struct rows){w->rows, a->D};
 }
 
@@ -114,10 +114,10 @@ static struct rows turned(const args *a, const real *from, int64_t first, int64_
 static void pack_keys(const args *a, int64_t head, int64_t block, struct buffers *w) {
     if (w->head == head && w->block == block) return;
     const int64_t D = a->D, first = block * KEYS, keys = min_i64(KEYS, a->T - first);
-    const real *k_rows = a->qkv + (head / a->G * a->T + first) * a->E + (a->H + head % a->G) * D;
+    const real *k_rows = a->qkv + (head / a->G * a->T + first) * qkv_width(a->H, a->G, a->D) + (a->H + head % a->G) * D;
     const struct rows k = turned(a, k_rows, first, keys, w);
     pack_all_lines(w->k_lines, k.at, k.stride, keys, D);
-    pack_all_lines(w->v_lines, k_rows + a->G * D, a->E, keys, D);
+    pack_all_lines(w->v_lines, k_rows + a->G * D, qkv_width(a->H, a->G, a->D), keys, D);
     w->keys_are_finite = pack_all_steps(w->k_steps, KEYS, k.at, k.stride, keys, D);
     w->head = head;
     w->block = block;
@@ -188,14 +188,16 @@ static void add_block(const args *a, int64_t head, int64_t block, int64_t h, int
     const int64_t D = a->D, columns = columns_of(D), first_of_keys = block * KEYS, first = query_block * QUERIES;
     const int64_t keys = min_i64(KEYS, a->T - first_of_keys), queries = min_i64(QUERIES, a->T - first);
     const int64_t row = head / a->G * a->T + first, h_all = head % a->G * (a->H / a->G) + h;
-    const real *dy = a->dy + row * a->P + h_all * D, *y = a->y + row * a->P + h_all * D; // (queries, D), rows P apart
-    const real *lse = a->lse + (head / a->G * a->H + h_all) * a->T + first;              // (queries)
-    real *dq = a->dqkv + row * a->E + h_all * D, *dv = dk + KEYS * columns;
+    const real *dy = a->dy + row * a->H * a->D + h_all * D,
+               *y = a->y + row * a->H * a->D + h_all * D;                   // (queries, D), rows P apart
+    const real *lse = a->lse + (head / a->G * a->H + h_all) * a->T + first; // (queries)
+    real *dq = a->dqkv + row * qkv_width(a->H, a->G, a->D) + h_all * D, *dv = dk + KEYS * columns;
     real tile[MR * NR] __attribute__((aligned(64)));
     pack_keys(a, head, block, w);
-    const struct rows q = turned(a, a->qkv + row * a->E + h_all * D, first, queries, w); // (queries, D)
+    const struct rows q =
+        turned(a, a->qkv + row * qkv_width(a->H, a->G, a->D) + h_all * D, first, queries, w); // (queries, D)
     const int queries_are_finite = pack_all_steps(w->q_steps, QUERIES, q.at, q.stride, queries, D) &
-                                   pack_all_steps(w->dy_steps, QUERIES, dy, a->P, queries, D);
+                                   pack_all_steps(w->dy_steps, QUERIES, dy, a->H * a->D, queries, D);
     for (int64_t i = 0; i < queries; i += MR) {
         const int64_t rows = min_i64(MR, queries - i), most = min_i64(keys, first + i + rows - first_of_keys);
         const int64_t begin = first_key(a->window, first + i); // what the tile's first row sees
@@ -208,7 +210,7 @@ static void add_block(const args *a, int64_t head, int64_t block, int64_t h, int
         const real *q_line[MR], *dy_line[MR];
         for (int64_t r = 0; r < MR; r++) {
             q_line[r] = q.at + min_i64(i + r, queries - 1) * q.stride;
-            dy_line[r] = dy + min_i64(i + r, queries - 1) * a->P;
+            dy_line[r] = dy + min_i64(i + r, queries - 1) * a->H * a->D;
         }
         pack_panel(w->q_lines, MR, q_line, D);
         pack_panel(w->dy_lines, MR, dy_line, D);
@@ -220,7 +222,8 @@ static void add_block(const args *a, int64_t head, int64_t block, int64_t h, int
             const int64_t position = first + i + r;
             softmax_gradient(w->s + r * NR, w->dp + r * NR, max_i64(0, first_key(a->window, position) - first_of_keys),
                              min_i64(keys, position - first_of_keys + 1), (real)a->scale, lse[i + r],
-                             dot(dy_line[r], y + (i + r) * a->P, D), w->p + (i + r) * ROW, w->ds + (i + r) * ROW);
+                             dot(dy_line[r], y + (i + r) * a->H * a->D, D), w->p + (i + r) * ROW,
+                             w->ds + (i + r) * ROW);
         }
         for (int64_t d = 0; d < D; d += NR) {
             microkernel(most - least, w->ds + i * ROW + least, ROW, 1, w->k_steps + d * KEYS + least * NR, NR, tile);
@@ -233,7 +236,8 @@ static void add_block(const args *a, int64_t head, int64_t block, int64_t h, int
             for (int64_t r = 0; r < rows && a->rotations; r++)
                 rope_turn_back(tile + r * NR, tile + r * NR, a->rotations + (first + i + r) * D + d,
                                min_i64(NR, D - d));
-            put(dq + i * a->E + d, a->E, rows, D - d, tile, block > begin / KEYS || a->dqkv_accumulate);
+            put(dq + i * qkv_width(a->H, a->G, a->D) + d, qkv_width(a->H, a->G, a->D), rows, D - d, tile,
+                block > begin / KEYS || a->dqkv_accumulate);
         }
     }
     for (int64_t j = 0; j < keys && !queries_are_finite; j++) {
@@ -257,7 +261,7 @@ static void add_block(const args *a, int64_t head, int64_t block, int64_t h, int
 static void write_key(const args *a, int64_t head, int64_t key, const real *dk /* (D) */, int64_t parts,
                       int64_t part_size) {
     const int64_t D = a->D, columns = columns_of(D);
-    real *to = a->dqkv + (head / a->G * a->T + key) * a->E + (a->H + head % a->G) * D;
+    real *to = a->dqkv + (head / a->G * a->T + key) * qkv_width(a->H, a->G, a->D) + (a->H + head % a->G) * D;
     real row[MAX_HEAD_DIM];
     for (int half = 0; half < 2; half++, to += a->G * D, dk += KEYS * columns) {
         for (int64_t d = 0; d < D; d += VL) {
@@ -320,7 +324,7 @@ static void shared_heads(const args *a, int64_t first, int64_t count, real *part
 
 /* Each thread's buffers, then the parts of shared heads. */
 int64_t KERNEL_FN(attention_backward_workspace)(const args *a, int n_threads) {
-    if (!attention_shape_is_good(a->H, a->G, a->D, a->E)) return 0;
+    if (!attention_heads_are_good(a->H, a->G, a->D)) return 0;
     const int64_t heads = times_i64(a->B, a->G);
     int64_t shared = 0; // at most, since the team may turn out to be smaller
     for (int n = 1; n <= n_threads; n++) shared = max_i64(shared, heads % n);
@@ -329,7 +333,7 @@ int64_t KERNEL_FN(attention_backward_workspace)(const args *a, int n_threads) {
 }
 
 int KERNEL_FN(attention_backward)(const args *a, const struct gollm_team *team) {
-    if (!attention_shape_is_good(a->H, a->G, a->D, a->E) || a->P != a->H * a->D) return GOLLM_BAD_SHAPE;
+    if (!attention_heads_are_good(a->H, a->G, a->D)) return GOLLM_BAD_SHAPE;
     const int status = attention_positions_status(a->rotations, a->A, a->D, a->T, a->window, a->scale);
     if (status != GOLLM_OK) return status;
     if (!a->dqkv) return GOLLM_OK;

@@ -2,9 +2,9 @@
  *
  *     y_i = sum_j p_ij v_j,    p_ij = softmax over j <= i of scale * q_i.k_j
  *
- *   forward    qkv (B, T, E)     ->  y (B, T, H D),  lse (B, H, T) = log sum_j exp(scale * q_i.k_j) for backward
+ *   forward    qkv (B, T, (H + 2G) D)     ->  y (B, T, H D),  lse (B, H, T) = log sum_j exp(scale * q_i.k_j) for backward
  *
- * A row of qkv is [q of H heads | k of G heads | v of G heads], E = (H + 2G) D; H / G heads share keys and values.
+ * A row of qkv is [q of H heads | k of G heads | v of G heads]; H / G heads share keys and values.
  * Where there are rotations (A, D), q and k are first turned by their positions (rope.c). With a window W, the sum goes
  * over i - W < j <= i (Beltagy et al. 2020).
  *
@@ -262,7 +262,7 @@ void attention_run(const struct attention *a, const struct gollm_team *team) {
     if (attention_may_decode(a)) attention_decode(a, team);
 }
 
-static struct attention attention_of(const struct gollm_attention_forward_args *a) {
+static struct attention attention_of(const struct attention_forward_args *a) {
     const real *k = a->qkv + a->H * a->D;
     return (struct attention){.H = a->H,
                               .G = a->G,
@@ -274,22 +274,22 @@ static struct attention attention_of(const struct gollm_attention_forward_args *
                               .q = a->qkv,
                               .k = k,
                               .v = k + a->G * a->D,
-                              .q_stride = a->E,
-                              .kv_stride = a->E,
+                              .q_stride = qkv_width(a->H, a->G, a->D),
+                              .kv_stride = qkv_width(a->H, a->G, a->D),
                               .y = a->y,
                               .lse = a->lse,
                               .rotations = a->rotations,
                               .window = a->window};
 }
 
-int64_t KERNEL_FN(attention_forward_workspace)(const struct gollm_attention_forward_args *a, int n_threads) {
-    if (!attention_shape_is_good(a->H, a->G, a->D, a->E)) return 0;
+int64_t KERNEL_FN(attention_forward_workspace)(const struct attention_forward_args *a, int n_threads) {
+    if (!attention_heads_are_good(a->H, a->G, a->D)) return 0;
     const struct attention all = attention_of(a);
     return attention_run_size(&all, n_threads);
 }
 
-int KERNEL_FN(attention_forward)(const struct gollm_attention_forward_args *a, const struct gollm_team *team) {
-    if (!attention_shape_is_good(a->H, a->G, a->D, a->E) || a->P != a->H * a->D) return GOLLM_BAD_SHAPE;
+int KERNEL_FN(attention_forward)(const struct attention_forward_args *a, const struct gollm_team *team) {
+    if (!attention_heads_are_good(a->H, a->G, a->D)) return GOLLM_BAD_SHAPE;
     const int status = attention_positions_status(a->rotations, a->A, a->D, a->T, a->window, a->scale);
     if (status != GOLLM_OK) return status;
     const struct attention all = attention_of(a);

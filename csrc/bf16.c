@@ -13,25 +13,25 @@
 
 enum { GRAIN = 32 }; // a cache line of bf16
 
-static inline uint16_t round_to_bf16(float x) {
+static inline bf16 round_to_bf16(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     const uint32_t quiet_nan = (bits >> 16) | 0x40;
-    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded);
+    return (bf16)((bits & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded);
 }
 
-int KERNEL_FN(to_bf16)(const struct gollm_to_bf16_args *args, const struct gollm_team *team) {
+int KERNEL_FN(to_bf16)(const struct to_bf16_args *args, const struct gollm_team *team) {
     const struct range mine = thread_range(args->N, GRAIN, team);
     const real *restrict x = args->x;
-    uint16_t *restrict y = args->y;
+    bf16 *restrict y = args->y;
     for (int64_t i = mine.begin; i < mine.end; i++) y[i] = round_to_bf16((float)x[i]);
     return GOLLM_OK;
 }
 
-int KERNEL_FN(from_bf16)(const struct gollm_from_bf16_args *args, const struct gollm_team *team) {
+int KERNEL_FN(from_bf16)(const struct from_bf16_args *args, const struct gollm_team *team) {
     const struct range mine = thread_range(args->N, GRAIN, team);
-    const uint16_t *restrict x = args->x;
+    const bf16 *restrict x = args->x;
     real *restrict y = args->y;
     for (int64_t i = mine.begin; i < mine.end; i++) {
         const uint32_t bits = (uint32_t)x[i] << 16;

@@ -6,7 +6,7 @@
 
 #include "kernel.h"
 
-int KERNEL_FN(copy)(const struct gollm_copy_args *a, const struct gollm_team *team) {
+int KERNEL_FN(copy)(const struct copy_args *a, const struct gollm_team *team) {
     struct range mine = thread_range(a->N, 16, team);
     memcpy(a->y + mine.begin, a->x + mine.begin, (size_t)(mine.end - mine.begin) * sizeof(real));
     return GOLLM_OK;

@@ -9,11 +9,8 @@
 #endif
 
 enum {
-#define KERNEL(name, fields) INDEX_##name,
-#define KERNEL_WITH_WORKSPACE(name, fields) INDEX_##name,
+#define GOLLM_KERNEL(name, fields) INDEX_##name,
 #include "kernels.def"
-#undef KERNEL_WITH_WORKSPACE
-#undef KERNEL
     KERNEL_COUNT
 };
 
@@ -87,14 +84,11 @@ const struct gollm_kernel *gollm_kernels(enum gollm_dtype dtype) {
     return dtype == GOLLM_FLOAT64 ? gollm_table_f64 : variants[chosen].table;
 }
 
-#define KERNEL(name, fields)                                                                                           \
+#define GOLLM_KERNEL(name, fields)                                                                                     \
     int gollm_##name(const struct gollm_##name##_args *args) {                                                         \
         return gollm_run(&variants[chosen].table[INDEX_##name], args);                                                 \
     }
-#define KERNEL_WITH_WORKSPACE(name, fields) KERNEL(name, fields)
 #include "kernels.def"
-#undef KERNEL_WITH_WORKSPACE
-#undef KERNEL
 
 const char *gollm_status_message(int status) {
     switch (status) {

@@ -85,7 +85,7 @@ static void draw(const struct generator *g, int64_t first, real *restrict factor
     for (int i = 0; i < GROUP; i++) factors[i] = words[i] >= g->limit ? g->scale : 0;
 }
 
-int KERNEL_FN(dropout_forward)(const struct gollm_dropout_forward_args *a, const struct gollm_team *team) {
+int KERNEL_FN(dropout_forward)(const struct dropout_forward_args *a, const struct gollm_team *team) {
     struct generator g;
     int status = make_generator(a->N, a->counter, a->p, a->seed, a->stream, &g);
     if (status != GOLLM_OK) return status;
@@ -103,7 +103,7 @@ int KERNEL_FN(dropout_forward)(const struct gollm_dropout_forward_args *a, const
     return GOLLM_OK;
 }
 
-int KERNEL_FN(dropout_backward)(const struct gollm_dropout_backward_args *a, const struct gollm_team *team) {
+int KERNEL_FN(dropout_backward)(const struct dropout_backward_args *a, const struct gollm_team *team) {
     struct generator g;
     int status = make_generator(a->N, a->counter, a->p, a->seed, a->stream, &g);
     if (status != GOLLM_OK || !a->dx) return status;

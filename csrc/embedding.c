@@ -16,7 +16,7 @@ static int all_below(const int32_t *ids, int64_t n, int64_t limit) {
     return 1;
 }
 
-int KERNEL_FN(embedding_forward)(const struct gollm_embedding_forward_args *a, const struct gollm_team *team) {
+int KERNEL_FN(embedding_forward)(const struct embedding_forward_args *a, const struct gollm_team *team) {
     const int64_t C = a->C;
     if (a->position_table && !a->positions) return GOLLM_BAD_SHAPE;
     if (!all_below(a->tokens, a->N, a->V)) return GOLLM_BAD_INDEX;
@@ -54,7 +54,7 @@ static void add_rows(real *restrict table,                                 // (r
     }
 }
 
-int KERNEL_FN(embedding_backward)(const struct gollm_embedding_backward_args *a, const struct gollm_team *team) {
+int KERNEL_FN(embedding_backward)(const struct embedding_backward_args *a, const struct gollm_team *team) {
     if (a->dposition_table && !a->positions) return GOLLM_BAD_SHAPE;
     if (a->dtoken_table && !all_below(a->tokens, a->N, a->V)) return GOLLM_BAD_INDEX;
     if (a->dposition_table && !all_below(a->positions, a->N, a->T)) return GOLLM_BAD_INDEX;

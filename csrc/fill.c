@@ -4,7 +4,7 @@
  */
 #include "vec.h"
 
-int KERNEL_FN(fill)(const struct gollm_fill_args *a, const struct gollm_team *team) {
+int KERNEL_FN(fill)(const struct fill_args *a, const struct gollm_team *team) {
     struct range mine = thread_range(a->N, 16, team);
     for (int64_t i = mine.begin; i < mine.end; i += VL) vec_store_n(a->y + i, vec_set((real)a->value), mine.end - i);
     return GOLLM_OK;

@@ -12,7 +12,7 @@
 #ifndef GOLLM_H
 #define GOLLM_H
 
-#include <stdint.h> /* int32_t, int64_t, uint16_t */
+#include <stdint.h> /* int8_t, ..., int64_t */
 
 #ifdef __cplusplus
 extern "C" {
@@ -20,17 +20,7 @@ extern "C" {
 
 #define GOLLM_API __attribute__((visibility("default")))
 
-#ifdef GOLLM_F64 /* the kernels' own double-precision build; the layout of the structs is the same */
-typedef double gollm_real;
-#else
-typedef float gollm_real;
-#endif
-typedef double gollm_f64;
-typedef int64_t gollm_i64;
-typedef int32_t gollm_i32;
-typedef uint16_t gollm_u16;
-
-#define GOLLM_MAX_SIZE ((gollm_i64)1 << 40) /* of a DIM: beyond it, or below 0, kernels return GOLLM_BAD_SHAPE */
+#define GOLLM_MAX_SIZE ((int64_t)1 << 40) /* of a GOLLM_DIM: beyond it, or below 0, kernels return GOLLM_BAD_SHAPE */
 
 enum gollm_status {
     GOLLM_OK = 0,
@@ -42,38 +32,35 @@ enum gollm_status {
 
 enum gollm_activation { GOLLM_NONE = 0, GOLLM_GELU_TANH = 1, GOLLM_GELU_ERF = 2, GOLLM_RELU = 3, GOLLM_SILU = 4 };
 
+enum {
+    GOLLM_ALIGNMENT = 64
+}; /* bytes, a cache line: of workspaces, and of the pool that tensors take their memory from */
+
 enum gollm_dtype { GOLLM_FLOAT32 = 0, GOLLM_FLOAT64 = 1 }; /* what `real` stands for in a call */
 
-/* Argument structs and kernels, made from the contracts. */
-#define IN(type, name, shape) const gollm_##type *name;
-#define OPT_IN(type, name, shape) const gollm_##type *name;
-#define OUT(type, name, shape) gollm_##type *name;
-#define OPT_OUT(type, name, shape) gollm_##type *name;
-#define INOUT(type, name, shape) gollm_##type *name;
-#define INTO(type, name, shape)                                                                                        \
-    gollm_##type *name;                                                                                                \
-    gollm_i64 name##_accumulate;
-#define SCALAR(type, name) gollm_##type name;
-#define DIM(name) gollm_i64 name;
-#define ALIAS(out, in)
-#define KERNEL(name, fields)                                                                                           \
+/* Argument structs and kernels, made from the contracts. The types of a contract in C; a call of the GOLLM_FLOAT64 table
+ * takes the same structs with addresses of doubles where they say float. */
+#define GOLLM_TYPE_real float
+#define GOLLM_TYPE_f64 double
+#define GOLLM_TYPE_i64 int64_t
+#define GOLLM_TYPE_i32 int32_t
+#define GOLLM_TYPE_bf16 uint16_t
+#define GOLLM_TYPE_i8 int8_t
+#define GOLLM_TYPE_u8 uint8_t
+
+#define GOLLM_DIM(name) int64_t name;
+#define GOLLM_SCALAR(type, name) GOLLM_TYPE_##type name;
+#define GOLLM_IN(type, name, ...) const GOLLM_TYPE_##type *name;
+#define GOLLM_OUT(type, name, ...) GOLLM_TYPE_##type *name;
+#define GOLLM_INTO(type, name, ...)                                                                                    \
+    GOLLM_TYPE_##type *name;                                                                                           \
+    int64_t name##_accumulate;
+#define GOLLM_KERNEL(name, fields)                                                                                     \
     struct gollm_##name##_args {                                                                                       \
         fields                                                                                                         \
     };                                                                                                                 \
     GOLLM_API int gollm_##name(const struct gollm_##name##_args *args);
-#define KERNEL_WITH_WORKSPACE(name, fields) KERNEL(name, fields)
 #include "kernels.def"
-#undef KERNEL_WITH_WORKSPACE
-#undef KERNEL
-#undef ALIAS
-#undef DIM
-#undef SCALAR
-#undef INTO
-#undef INOUT
-#undef OPT_OUT
-#undef OUT
-#undef OPT_IN
-#undef IN
 
 /* One thread's view of the team that runs a kernel. */
 struct gollm_barrier;

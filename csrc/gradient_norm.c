@@ -11,7 +11,7 @@
 
 enum { LANES = 16 };
 
-int64_t KERNEL_FN(gradient_norm_workspace)(const struct gollm_gradient_norm_args *args, int n_threads) {
+int64_t KERNEL_FN(gradient_norm_workspace)(const struct gradient_norm_args *args, int n_threads) {
     (void)args, (void)n_threads;
     return (int64_t)sizeof(double) * ROW_BLOCKS;
 }
@@ -26,7 +26,7 @@ static double sum_of_squares(const real *g, int64_t n) {
     return sum;
 }
 
-int KERNEL_FN(gradient_norm)(const struct gollm_gradient_norm_args *args, const struct gollm_team *team) {
+int KERNEL_FN(gradient_norm)(const struct gradient_norm_args *args, const struct gollm_team *team) {
     double *partial = team->workspace; // (ROW_BLOCKS)
     struct range blocks = thread_range(ROW_BLOCKS, 1, team);
     for (int64_t block = blocks.begin; block < blocks.end; block++) {

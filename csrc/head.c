@@ -5,8 +5,8 @@
  *
  * losses[n] = log(sum over v of e^logits[n][v]) - logits[n][targets[n]], or 0 where targets[n] is ignore_index; loss =
  * their sum (in double, from the first to the last) / denominator. With p = softmax(logits):  dlogits = (p -
- * onehot(target)) * dloss / denominator, dx = dlogits w, dw = dlogits^T x. A denominator of 0 stands for the number of
- * rows that are not ignored, at least 1. The backward pass has the losses' bits of the forward pass, so training calls
+ * onehot(target)) * dloss / denominator, dx = dlogits w, dw = dlogits^T x. Without a denominator it is the number
+ * of rows that are not ignored, at least 1. The backward pass has the losses' bits of the forward pass, so training calls
  * only it.
  *
  * Rows go through in chunks of a multiple of KC, which is a whole number of blocks of dw's sum over rows: the chunk's
@@ -40,11 +40,11 @@ static int64_t workspace_bytes(int64_t N, int64_t V, int64_t C, int backward, in
            n_threads * gemms_workspace(rows, V, C, backward);
 }
 
-int64_t KERNEL_FN(head_forward_workspace)(const struct gollm_head_forward_args *a, int n_threads) {
+int64_t KERNEL_FN(head_forward_workspace)(const struct head_forward_args *a, int n_threads) {
     return workspace_bytes(a->N, a->V, a->C, 0, n_threads);
 }
 
-int64_t KERNEL_FN(head_backward_workspace)(const struct gollm_head_backward_args *a, int n_threads) {
+int64_t KERNEL_FN(head_backward_workspace)(const struct head_backward_args *a, int n_threads) {
     return workspace_bytes(a->N, a->V, a->C, 1, n_threads);
 }
 
@@ -67,7 +67,7 @@ static real row_loss(real *logits, // (V)
 }
 
 /* dx, dw and dloss are NULL in the forward pass. */
-static int run(const struct gollm_head_backward_args *a, const struct gollm_team *team) {
+static int run(const struct head_backward_args *a, const struct gollm_team *team) {
     const int64_t N = a->N, V = a->V, C = a->C;
     if (C == 0) return GOLLM_BAD_SHAPE; // V would have no bound
     int64_t counted = 0;
@@ -77,7 +77,7 @@ static int run(const struct gollm_head_backward_args *a, const struct gollm_team
         counted++;
     }
     const int backward = a->dloss != NULL;
-    const double denominator = a->denominator != 0 ? a->denominator : (double)max_i64(1, counted);
+    const double denominator = a->denominator ? a->denominator[0] : (double)max_i64(1, counted);
     const real scale = backward ? (real)(a->dloss[0] / denominator) : 0;
     const int64_t chunk = chunk_rows(N, V), stride = logits_stride(V);
     real *logits = team->workspace; // (chunk, stride)
@@ -141,20 +141,18 @@ static int run(const struct gollm_head_backward_args *a, const struct gollm_team
     return GOLLM_OK;
 }
 
-int KERNEL_FN(head_forward)(const struct gollm_head_forward_args *a, const struct gollm_team *team) {
-    const struct gollm_head_backward_args args = {.loss = a->loss,
-                                                  .losses = a->losses,
-                                                  .x = a->x,
-                                                  .w = a->w,
-                                                  .targets = a->targets,
-                                                  .denominator = a->denominator,
-                                                  .ignore_index = a->ignore_index,
-                                                  .N = a->N,
-                                                  .C = a->C,
-                                                  .V = a->V};
+int KERNEL_FN(head_forward)(const struct head_forward_args *a, const struct gollm_team *team) {
+    const struct head_backward_args args = {.loss = a->loss,
+                                            .losses = a->losses,
+                                            .x = a->x,
+                                            .w = a->w,
+                                            .targets = a->targets,
+                                            .denominator = a->denominator,
+                                            .ignore_index = a->ignore_index,
+                                            .N = a->N,
+                                            .C = a->C,
+                                            .V = a->V};
     return run(&args, team);
 }
 
-int KERNEL_FN(head_backward)(const struct gollm_head_backward_args *a, const struct gollm_team *team) {
-    return run(a, team);
-}
+int KERNEL_FN(head_backward)(const struct head_backward_args *a, const struct gollm_team *team) { return run(a, team); }

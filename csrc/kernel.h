@@ -6,20 +6,39 @@
 
 #include "gollm.h" /* argument structs, struct gollm_team */
 
-typedef gollm_real real;
+/* The types of a contract in a kernel. */
+#ifdef GOLLM_F64
+typedef double real;
+#else
+typedef float real;
+#endif
+typedef double f64;
+typedef int64_t i64;
+typedef int32_t i32;
+typedef uint16_t bf16;
+typedef int8_t i8;
+typedef uint8_t u8;
 
 /* KERNEL_FN(name) is the variant's own symbol, for example layernorm_forward_v3. GOLLM_VARIANT comes from the build. */
 #define GOLLM_PASTE2(a, b) a##_##b
 #define GOLLM_PASTE(a, b) GOLLM_PASTE2(a, b)
 #define KERNEL_FN(name) GOLLM_PASTE(name, GOLLM_VARIANT)
 
-#define KERNEL(name, fields) int KERNEL_FN(name)(const struct gollm_##name##_args *args, const struct gollm_team *team);
-#define KERNEL_WITH_WORKSPACE(name, fields)                                                                            \
-    KERNEL(name, fields)                                                                                               \
-    int64_t KERNEL_FN(name##_workspace)(const struct gollm_##name##_args *args, int n_threads);
+/* struct NAME_args is struct gollm_NAME_args with buffers of real, and a kernel is a function of it. */
+#define GOLLM_DIM(name) int64_t name;
+#define GOLLM_SCALAR(type, name) type name;
+#define GOLLM_IN(type, name, ...) const type *name;
+#define GOLLM_OUT(type, name, ...) type *name;
+#define GOLLM_INTO(type, name, ...)                                                                                    \
+    type *name;                                                                                                        \
+    int64_t name##_accumulate;
+#define GOLLM_KERNEL(name, fields)                                                                                     \
+    struct name##_args {                                                                                               \
+        fields                                                                                                         \
+    };                                                                                                                 \
+    int KERNEL_FN(name)(const struct name##_args *args, const struct gollm_team *team);
+#define GOLLM_WORKSPACE(name) int64_t KERNEL_FN(name##_workspace)(const struct name##_args *args, int n_threads);
 #include "kernels.def"
-#undef KERNEL_WITH_WORKSPACE
-#undef KERNEL
 
 static inline int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max_i64(int64_t a, int64_t b) { return a > b ? a : b; }

@@ -10,7 +10,7 @@
  */
 #include "vec.h"
 
-int KERNEL_FN(layernorm_forward)(const struct gollm_layernorm_forward_args *a, const struct gollm_team *team) {
+int KERNEL_FN(layernorm_forward)(const struct layernorm_forward_args *a, const struct gollm_team *team) {
     const int64_t C = a->C;
     struct range rows = thread_range(a->N, 1, team);
     for (int64_t n = rows.begin; n < rows.end; n++) {
@@ -38,12 +38,12 @@ int KERNEL_FN(layernorm_forward)(const struct gollm_layernorm_forward_args *a, c
 }
 
 /* Partial sums of dw and db: (ROW_BLOCKS, 2, C) */
-int64_t KERNEL_FN(layernorm_backward_workspace)(const struct gollm_layernorm_backward_args *a, int n_threads) {
+int64_t KERNEL_FN(layernorm_backward_workspace)(const struct layernorm_backward_args *a, int n_threads) {
     (void)n_threads;
     return (int64_t)sizeof(real) * ROW_BLOCKS * 2 * a->C;
 }
 
-static void backward_row(const struct gollm_layernorm_backward_args *a, int64_t n,
+static void backward_row(const struct layernorm_backward_args *a, int64_t n,
                          real *dw, // (C), added to
                          real *db  // (C), added to
 ) {
@@ -72,7 +72,7 @@ static void backward_row(const struct gollm_layernorm_backward_args *a, int64_t 
     }
 }
 
-int KERNEL_FN(layernorm_backward)(const struct gollm_layernorm_backward_args *a, const struct gollm_team *team) {
+int KERNEL_FN(layernorm_backward)(const struct layernorm_backward_args *a, const struct gollm_team *team) {
     const int64_t C = a->C;
     real *partial = team->workspace; // (ROW_BLOCKS, 2, C)
     struct range blocks = thread_range(ROW_BLOCKS, 1, team);

@@ -26,7 +26,7 @@ static int run(const struct gemm *g, const struct gollm_team *team) {
     return GOLLM_OK;
 }
 
-static struct gemm gemm_of_nt(const struct gollm_matmul_nt_args *a) {
+static struct gemm gemm_of_nt(const struct matmul_nt_args *a) {
     return (struct gemm){.M = a->M,
                          .N = a->N,
                          .K = a->K,
@@ -45,18 +45,18 @@ static struct gemm gemm_of_nt(const struct gollm_matmul_nt_args *a) {
                          .residual = a->residual};
 }
 
-int64_t KERNEL_FN(matmul_nt_workspace)(const struct gollm_matmul_nt_args *a, int n_threads) {
+int64_t KERNEL_FN(matmul_nt_workspace)(const struct matmul_nt_args *a, int n_threads) {
     const struct gemm g = gemm_of_nt(a);
     return n_threads * gemm_workspace(&g);
 }
 
-int KERNEL_FN(matmul_nt)(const struct gollm_matmul_nt_args *a, const struct gollm_team *team) {
+int KERNEL_FN(matmul_nt)(const struct matmul_nt_args *a, const struct gollm_team *team) {
     if (!a->c && !a->pre) return GOLLM_OK;
     const struct gemm g = gemm_of_nt(a);
     return run(&g, team);
 }
 
-static struct gemm gemm_of_nn(const struct gollm_matmul_nn_args *a) {
+static struct gemm gemm_of_nn(const struct matmul_nn_args *a) {
     return (struct gemm){.M = a->M,
                          .N = a->N,
                          .K = a->K,
@@ -74,19 +74,19 @@ static struct gemm gemm_of_nn(const struct gollm_matmul_nn_args *a) {
                          .product = a->product};
 }
 
-int64_t KERNEL_FN(matmul_nn_workspace)(const struct gollm_matmul_nn_args *a, int n_threads) {
+int64_t KERNEL_FN(matmul_nn_workspace)(const struct matmul_nn_args *a, int n_threads) {
     const struct gemm g = gemm_of_nn(a);
     return n_threads * gemm_workspace(&g);
 }
 
-int KERNEL_FN(matmul_nn)(const struct gollm_matmul_nn_args *a, const struct gollm_team *team) {
+int KERNEL_FN(matmul_nn)(const struct matmul_nn_args *a, const struct gollm_team *team) {
     if (!a->pre && (a->dfactor || a->product)) return GOLLM_BAD_VALUE;
     const struct gemm g = gemm_of_nn(a);
     if (!g.c && !g.dfactor && !g.product) return GOLLM_OK;
     return run(&g, team);
 }
 
-static struct gemm gemm_of_tn(const struct gollm_matmul_tn_args *a) {
+static struct gemm gemm_of_tn(const struct matmul_tn_args *a) {
     return (struct gemm){.M = a->M,
                          .N = a->c ? a->N : 0,
                          .K = a->K,
@@ -102,12 +102,12 @@ static struct gemm gemm_of_tn(const struct gollm_matmul_tn_args *a) {
                          .a_sum_accumulate = a->a_sum_accumulate != 0};
 }
 
-int64_t KERNEL_FN(matmul_tn_workspace)(const struct gollm_matmul_tn_args *a, int n_threads) {
+int64_t KERNEL_FN(matmul_tn_workspace)(const struct matmul_tn_args *a, int n_threads) {
     const struct gemm g = gemm_of_tn(a);
     return n_threads * gemm_workspace(&g);
 }
 
-int KERNEL_FN(matmul_tn)(const struct gollm_matmul_tn_args *a, const struct gollm_team *team) {
+int KERNEL_FN(matmul_tn)(const struct matmul_tn_args *a, const struct gollm_team *team) {
     const struct gemm g = gemm_of_tn(a);
     return run(&g, team);
 }

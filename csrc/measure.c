@@ -12,12 +12,12 @@
 /* Two units with a latency of up to 5 are busy with 10 chains; 12 and the constant fit into 16 registers. */
 enum { CHAINS = 12, LANES = 16 };
 
-int64_t KERNEL_FN(measure_fma_workspace)(const struct gollm_measure_fma_args *a, int n_threads) {
+int64_t KERNEL_FN(measure_fma_workspace)(const struct measure_fma_args *a, int n_threads) {
     (void)a;
     return n_threads * 64;
 }
 
-int KERNEL_FN(measure_fma)(const struct gollm_measure_fma_args *a, const struct gollm_team *team) {
+int KERNEL_FN(measure_fma)(const struct measure_fma_args *a, const struct gollm_team *team) {
     if (a->iterations < 0 || a->iterations > INT32_MAX) return GOLLM_BAD_VALUE;
     vec x[CHAINS];
     const vec half = vec_set((real)0.5);
@@ -36,7 +36,7 @@ int KERNEL_FN(measure_fma)(const struct gollm_measure_fma_args *a, const struct 
     return GOLLM_OK;
 }
 
-int KERNEL_FN(measure_read)(const struct gollm_measure_read_args *a, const struct gollm_team *team) {
+int KERNEL_FN(measure_read)(const struct measure_read_args *a, const struct gollm_team *team) {
     const struct range parts = thread_range(ROW_BLOCKS, 1, team);
     for (int64_t part = parts.begin; part < parts.end; part++) {
         const struct range r = split(a->N, 16, part, ROW_BLOCKS);
@@ -66,7 +66,7 @@ static inline __attribute__((always_inline)) void stream_range(const int64_t rea
     }
 }
 
-int KERNEL_FN(measure_stream)(const struct gollm_measure_stream_args *a, const struct gollm_team *team) {
+int KERNEL_FN(measure_stream)(const struct measure_stream_args *a, const struct gollm_team *team) {
     const int64_t S = a->S, N = a->N;
     if (a->reads < 0 || a->reads > S || a->writes < 0 || a->writes > S) return GOLLM_BAD_VALUE;
     const struct range mine = thread_range(N, 16, team);

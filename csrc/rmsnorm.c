@@ -9,7 +9,7 @@
  */
 #include "vec.h"
 
-int KERNEL_FN(rmsnorm_forward)(const struct gollm_rmsnorm_forward_args *a, const struct gollm_team *team) {
+int KERNEL_FN(rmsnorm_forward)(const struct rmsnorm_forward_args *a, const struct gollm_team *team) {
     const int64_t C = a->C;
     const struct range rows = thread_range(a->N, 1, team);
     for (int64_t n = rows.begin; n < rows.end; n++) {
@@ -31,12 +31,12 @@ int KERNEL_FN(rmsnorm_forward)(const struct gollm_rmsnorm_forward_args *a, const
 }
 
 /* Partial sums of dw: (ROW_BLOCKS, C) */
-int64_t KERNEL_FN(rmsnorm_backward_workspace)(const struct gollm_rmsnorm_backward_args *a, int n_threads) {
+int64_t KERNEL_FN(rmsnorm_backward_workspace)(const struct rmsnorm_backward_args *a, int n_threads) {
     (void)n_threads;
     return (int64_t)sizeof(real) * ROW_BLOCKS * a->C;
 }
 
-static void backward_row(const struct gollm_rmsnorm_backward_args *a, int64_t n, real *dw /* (C), added to */) {
+static void backward_row(const struct rmsnorm_backward_args *a, int64_t n, real *dw /* (C), added to */) {
     const int64_t C = a->C;
     const real *dy = a->dy + n * C, *x = a->x + n * C; // (C)
     const vec r = vec_set(a->r[n]);
@@ -59,7 +59,7 @@ static void backward_row(const struct gollm_rmsnorm_backward_args *a, int64_t n,
     }
 }
 
-int KERNEL_FN(rmsnorm_backward)(const struct gollm_rmsnorm_backward_args *a, const struct gollm_team *team) {
+int KERNEL_FN(rmsnorm_backward)(const struct rmsnorm_backward_args *a, const struct gollm_team *team) {
     const int64_t C = a->C;
     real *partial = team->workspace; // (ROW_BLOCKS, C)
     const struct range blocks = thread_range(ROW_BLOCKS, 1, team);

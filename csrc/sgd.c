@@ -12,7 +12,7 @@
  */
 #include "vec.h"
 
-static void update_range(const struct gollm_sgd_args *a, double weight_decay, struct range range) {
+static void update_range(const struct sgd_args *a, double weight_decay, struct range range) {
     const vec lr = vec_set((real)a->lr[0]), grad_scale = vec_set((real)a->grad_scale[0]);
     const vec momentum = vec_set((real)a->momentum), decay = vec_set((real)weight_decay);
     for (int64_t i = range.begin; i < range.end; i += VL) {
@@ -25,7 +25,7 @@ static void update_range(const struct gollm_sgd_args *a, double weight_decay, st
     }
 }
 
-int KERNEL_FN(sgd)(const struct gollm_sgd_args *a, const struct gollm_team *team) {
+int KERNEL_FN(sgd)(const struct sgd_args *a, const struct gollm_team *team) {
     if (a->n_decay < 0 || a->n_decay > a->N) return GOLLM_BAD_VALUE;
     struct range mine = thread_range(a->N, 16, team);
     int64_t border = max_i64(mine.begin, min_i64(mine.end, a->n_decay));

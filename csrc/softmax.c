@@ -8,7 +8,7 @@
  */
 #include "softmax.h"
 
-int KERNEL_FN(softmax_forward)(const struct gollm_softmax_forward_args *a, const struct gollm_team *team) {
+int KERNEL_FN(softmax_forward)(const struct softmax_forward_args *a, const struct gollm_team *team) {
     const int64_t C = a->C;
     const struct range rows = thread_range(a->N, 1, team);
     for (int64_t n = rows.begin; n < rows.end; n++) {
@@ -20,7 +20,7 @@ int KERNEL_FN(softmax_forward)(const struct gollm_softmax_forward_args *a, const
     return GOLLM_OK;
 }
 
-int KERNEL_FN(softmax_backward)(const struct gollm_softmax_backward_args *a, const struct gollm_team *team) {
+int KERNEL_FN(softmax_backward)(const struct softmax_backward_args *a, const struct gollm_team *team) {
     if (!a->dx) return GOLLM_OK;
     const int64_t C = a->C;
     const struct range rows = thread_range(a->N, 1, team);

@@ -151,6 +151,54 @@ def test_a_destination_is_none_an_array_or_a_pair():
     layernorm_backward(db=(None, True))
 
 
+class Storage:
+    __slots__ = ("array",)
+
+    def __init__(self, array):
+        self.array = array
+
+
+def test_a_storage_is_taken_as_its_array():
+    arrays = layernorm()
+    layernorm(**{name: Storage(a) for name, a in arrays.items() if isinstance(a, np.ndarray)})
+    plain, added = np.full(8, 9, np.float32), np.full(8, 9, np.float32)
+    layernorm_backward(db=Storage(plain), dw=(Storage(added), True))
+    again, twice = np.full(8, 9, np.float32), np.full(8, 9, np.float32)
+    layernorm_backward(db=again, dw=(twice, True))
+    assert plain.tobytes() == again.tobytes() and added.tobytes() == twice.tobytes()
+    for wrong in (Storage(None), Storage([1.0]), Storage(Storage(floats(4, 8))), Storage.__new__(Storage)):
+        with pytest.raises(DTypeError, match=r"x must be a NumPy array, not (\w|\.)*Storage"):
+            layernorm(x=wrong)
+    with pytest.raises(ShapeError, match=r"x has shape \(5, 8\); it must be"):
+        layernorm(x=Storage(floats(5, 8)))
+
+    class Broken:
+        @property
+        def array(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        layernorm(x=Broken())
+
+
+def attention(**changes):
+    heads = {"H": 2, "G": 1, "D": 4, "scale": 1.0, "window": 0}
+    _native.attention_forward(**{"y": floats(2, 3, 8), "qkv": floats(2, 3, 16), **heads, **changes})
+
+
+def test_shapes_with_expressions():
+    attention()
+    with pytest.raises(ShapeError) as caught:
+        attention(qkv=floats(2, 3, 15))
+    assert str(caught.value) == (
+        "attention_forward: qkv has shape (2, 3, 15); it must be (B, T, (H + 2*G)*D) with B = 2, T = 3, H = 2, G = 1, "
+        "D = 4, as in y of shape (2, 3, 8)"
+    )
+    for wrong in ({"H": -1}, {"H": 2**62}, {"D": 2**63 - 1, "G": 2**62}, {"H": -2, "D": -4}, {"H": 2**63 - 1}):
+        with pytest.raises(ShapeError, match="y has shape"):
+            attention(**wrong)
+
+
 def test_a_destination_of_another_kind_is_refused():
     with pytest.raises(DTypeError, match="db must be a NumPy array, not tuple"):
         layernorm_backward(db=(floats(8), True, 3))
@@ -276,7 +324,6 @@ def test_empty_arrays_of_enormous_sizes_are_refused():
                 x=np.empty((1, 0), np.float32),
                 w=w,
                 targets=np.zeros(1, np.int32),
-                denominator=0.0,
                 ignore_index=-1,
             )
 

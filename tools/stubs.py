@@ -25,7 +25,13 @@ import numpy
 import numpy.typing
 
 _Array: typing.TypeAlias = numpy.typing.NDArray[typing.Any]
-_Destination: typing.TypeAlias = _Array | tuple[_Array, bool] | None  # overwritten, or (array, whether to add to it)
+
+class _Storage(typing.Protocol):
+    @property
+    def array(self) -> _Array: ...
+
+_Buffer: typing.TypeAlias = _Array | _Storage
+_Destination: typing.TypeAlias = _Buffer | tuple[_Buffer, bool] | None  # overwritten, or (it, whether to add to it)
 
 __version__: str
 SPLIT_PATTERNS: tuple[str, ...]
@@ -33,11 +39,11 @@ SPLIT_PATTERNS: tuple[str, ...]
 '''
 
 ARGUMENTS = {
-    "IN": "{}: _Array",
-    "OUT": "{}: _Array",
-    "INOUT": "{}: _Array",
-    "OPT_IN": "{}: _Array | None = None",
-    "OPT_OUT": "{}: _Array | None = None",
+    "IN": "{}: _Buffer",
+    "OUT": "{}: _Buffer",
+    "INOUT": "{}: _Buffer",
+    "OPT_IN": "{}: _Buffer | None = None",
+    "OPT_OUT": "{}: _Buffer | None = None",
     "INTO": "{}: _Destination = None",
 }
 # Types that pybind11 names less precisely than a strict type checker wants them.
@@ -57,7 +63,7 @@ PRECISE = [
 
 def kernel_arguments(contract: str) -> list[str]:
     arguments = []
-    for kind, inside in re.findall(r"(\w+)\(([^()]*)\)", contract):
+    for kind, inside in re.findall(r"GOLLM_(\w+)\(((?:[^()]|\([^()]*\))*)\)", contract):
         parts = [part.strip() for part in inside.split(",")]
         if kind in ARGUMENTS:
             arguments.append(ARGUMENTS[kind].format(parts[1]))

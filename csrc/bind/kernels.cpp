@@ -2,16 +2,18 @@
 //
 //     layernorm_forward(y=..., mean=None, x=..., w=..., b=None, eps=1e-5)
 //
-// that takes NumPy arrays and numbers, finds the sizes in the arrays' shapes, checks everything that the contract says,
-// and runs the kernel without the GIL. A destination (INTO) is None, an array (overwritten), or a pair (array,
-// accumulate).
+// that takes arrays and numbers, finds the sizes in the arrays' shapes, checks everything that the contract says, and runs
+// the kernel without the GIL. An array is a NumPy array or a storage, an object whose attribute `array` is one. A
+// destination (GOLLM_INTO) is None, an array (overwritten), or a pair (array, accumulate).
 #include "bind.h"
 
 #include <pybind11/typing.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -19,120 +21,142 @@
 
 namespace {
 
-enum class Kind { In, OptIn, Out, OptOut, InOut, Into, Scalar, Dim };
+enum class Kind { In, OptIn, Out, OptOut, InOut, Into };
 
-struct Size { // one axis of a contract's shape: a symbol (word of the argument struct) or a number
-    int word;
-    int64_t number;
-};
-
-struct Field {
-    Kind kind;
-    std::string type, name, shape_text;
-    PyObject *key; // interned name
-    int word;      // its first word in the argument struct
-    std::vector<Size> shape;
-    bool is_array() const { return kind != Kind::Scalar && kind != Kind::Dim; }
-    bool is_number() const { return !is_array(); }
-    bool is_argument() const { return kind != Kind::Dim; }
-    bool is_optional() const { return kind == Kind::OptIn || kind == Kind::OptOut || kind == Kind::Into; }
-    bool is_written() const { return is_array() && kind != Kind::In && kind != Kind::OptIn; }
-};
-
-std::vector<std::string> words_of(const std::string &text, const char *separators) {
-    std::vector<std::string> words;
-    for (size_t i = text.find_first_not_of(separators); i != std::string::npos;) {
-        size_t end = text.find_first_of(separators, i);
-        words.push_back(text.substr(i, end == std::string::npos ? end : end - i));
-        i = text.find_first_not_of(separators, end);
+// The types of a contract, as NumPy has them: kind of dtype and bytes of an element, 0 for `real`, which has two.
+namespace type {
+struct Type {
+    char kind;
+    int bytes;
+    bool is_real() const { return bytes == 0; }
+    std::string dtype() const {
+        return (kind == 'f' ? "float" : kind == 'u' ? "uint" : "int") + std::to_string(8 * bytes);
     }
-    return words;
-}
+};
+constexpr Type real{'f', 0}, f64{'f', 8}, i64{'i', 8}, i32{'i', 4}, i8{'i', 1}, bf16{'u', 2}, u8{'u', 1};
+} // namespace type
+using type::Type;
 
-Kind kind_of(const std::string &word) {
-    static const std::pair<const char *, Kind> kinds[] = {
-        {"IN", Kind::In},       {"OPT_IN", Kind::OptIn}, {"OUT", Kind::Out},       {"OPT_OUT", Kind::OptOut},
-        {"INOUT", Kind::InOut}, {"INTO", Kind::Into},    {"SCALAR", Kind::Scalar}, {"DIM", Kind::Dim}};
-    for (auto &[name, kind] : kinds)
-        if (word == name) return kind;
-    throw std::runtime_error("kernels.def: unknown entry " + word);
-}
-
-constexpr int64_t UNKNOWN = INT64_MIN; // no array has this size
+constexpr int64_t UNKNOWN = INT64_MIN; // a size that is not known yet; like every number below 0 the size of no array
 constexpr int MAX_WORDS = 64;
 constexpr int64_t EMPTY_ROWS_MAX = 1 << 20;
 
+// One axis of a contract's shape: a symbol, a number, or an expression of them.
+struct Size {
+    int word = -1; // of the argument struct, where it is a symbol
+    int64_t number = 0;
+    std::function<int64_t(const int64_t *words)> expression;
+    std::vector<int> symbols; // the words of all its symbols
+
+    Size(int64_t n) : number(n) {}
+    static Size symbol(int word) {
+        Size size(0);
+        size.word = word;
+        size.symbols = {word};
+        return size;
+    }
+    int64_t value(const int64_t *words) const {
+        return word >= 0 ? words[word] : expression ? expression(words) : number;
+    }
+};
+
+// Calculates without overflow; a result below 0, or beyond 64 bits, is UNKNOWN.
+template <class Calculate> Size calculated(const Size &a, const Size &b, Calculate calculate) {
+    Size size(0);
+    size.expression = [a, b, calculate](const int64_t *words) {
+        const int64_t x = a.value(words), y = b.value(words);
+        int64_t result;
+        return x < 0 || y < 0 || calculate(x, y, &result) || result < 0 ? UNKNOWN : result;
+    };
+    size.symbols = a.symbols;
+    size.symbols.insert(size.symbols.end(), b.symbols.begin(), b.symbols.end());
+    return size;
+}
+Size operator+(const Size &a, const Size &b) {
+    return calculated(a, b, [](int64_t x, int64_t y, int64_t *z) { return __builtin_add_overflow(x, y, z); });
+}
+Size operator*(const Size &a, const Size &b) {
+    return calculated(a, b, [](int64_t x, int64_t y, int64_t *z) { return __builtin_mul_overflow(x, y, z); });
+}
+[[maybe_unused]] Size operator/(const Size &a, const Size &b) {
+    return calculated(a, b, [](int64_t x, int64_t y, int64_t *z) { return y == 0 || (*z = x / y, x % y != 0); });
+}
+
+struct Field {
+    std::string name;
+    Type type;
+    PyObject *key; // interned name
+    int word;      // its first word in the argument struct
+};
+
+struct ArrayField : Field {
+    Kind kind;
+    std::string shape_text;
+    std::vector<Size> shape;
+    bool has_expression;
+    bool is_optional() const { return kind == Kind::OptIn || kind == Kind::OptOut || kind == Kind::Into; }
+    bool is_written() const { return kind != Kind::In && kind != Kind::OptIn; }
+};
+
 class Kernel {
   public:
-    Kernel(int index, const char *name, const char *contract) : index_(index), name_(name) {
-        for (const std::string &entry : words_of(contract, ")")) {
-            size_t open = entry.find('(');
-            std::string word = words_of(entry.substr(0, open), " \n")[0];
-            std::vector<std::string> parts = words_of(entry.substr(open + 1), ",");
-            for (auto &part : parts) part = words_of(part, " \n").size() > 1 ? part : words_of(part, " \n")[0];
-            if (word == "ALIAS")
-                aliases_.emplace_back(parts[0], parts[1]);
-            else
-                add(kind_of(word), parts);
-        }
+    Kernel(int index, const char *name, size_t args_bytes)
+        : index_(index), name_(name), n_words_((int)(args_bytes / sizeof(int64_t))) {
         if (n_words_ > MAX_WORDS) throw std::runtime_error("kernels.def: too many fields in " + name_);
-        for (Field &field : fields_)
-            for (const std::string &size : words_of(field.shape_text, " \n"))
-                field.shape.push_back(isdigit(size[0]) ? Size{-1, std::stoll(size)} : Size{find(size).word, 0});
     }
+
+    const std::string &name() const { return name_; }
+
+    // What the entries of kernels.def become, in their order.
+    Size dim(const char *name, size_t offset) {
+        dims_.push_back(field(name, type::i64, offset));
+        return Size::symbol(dims_.back().word);
+    }
+    Size scalar(const char *name, Type type, size_t offset) {
+        scalars_.push_back(field(name, type, offset));
+        return Size::symbol(scalars_.back().word);
+    }
+    void array(Kind kind, const char *name, Type type, size_t offset, const char *text, std::vector<Size> shape) {
+        const bool has_expression =
+            std::any_of(shape.begin(), shape.end(), [](const Size &s) { return !!s.expression; });
+        arrays_.push_back({field(name, type, offset), kind, text, std::move(shape), has_expression});
+    }
+    void alias(const char *out, const char *in) { aliases_.emplace_back(out, in); }
 
     void call(const py::kwargs &kwargs) const {
         int64_t words[MAX_WORDS] = {}; // also the second word of a destination that comes without its flag
-        for (const Field &field : fields_) words[field.word] = field.kind == Kind::Dim ? UNKNOWN : 0;
-        const Field *real_field = nullptr;
-        int real_type = -1;
-        Arrays arrays(fields_.size());
+        for (const Field &dim : dims_) words[dim.word] = UNKNOWN;
+        Arrays arrays(arrays_.size());
+        const ArrayField *real_field = nullptr;
+        int real_bytes = 0;
         Py_ssize_t used = 0;
-        // Numbers first: shapes may name them.
-        for (const Field &field : fields_)
-            if (field.kind == Kind::Scalar) {
-                PyObject *value = PyDict_GetItem(kwargs.ptr(), field.key);
-                if (!value) fail("ConfigError", "the argument " + field.name + " is missing");
-                used++;
-                set_scalar(field, value, words);
-            }
-        for (size_t i = 0; i < fields_.size(); i++) {
-            const Field &field = fields_[i];
-            if (!field.is_array()) continue;
-            PyObject *value = PyDict_GetItem(kwargs.ptr(), field.key);
+        for (const Field &scalar : scalars_) { // before the arrays, whose shapes may name them
+            PyObject *value = PyDict_GetItem(kwargs.ptr(), scalar.key);
+            if (!value) fail("ConfigError", "the argument " + scalar.name + " is missing");
+            used++;
+            set_scalar(scalar, value, words);
+        }
+        for (size_t i = 0; i < arrays_.size(); i++) {
+            const ArrayField &field = arrays_[i];
+            auto value = py::reinterpret_borrow<py::object>(PyDict_GetItem(kwargs.ptr(), field.key));
             if (value) used++;
-            if (field.kind == Kind::Into && value && PyTuple_Check(value) && PyTuple_GET_SIZE(value) == 2) {
-                words[field.word + 1] = PyObject_IsTrue(PyTuple_GET_ITEM(value, 1));
-                if (words[field.word + 1] < 0) {
-                    PyErr_Clear();
-                    fail("DTypeError", "whether to add to " + field.name + " is " + shown(PyTuple_GET_ITEM(value, 1)) +
-                                           "; it must be True or False");
-                }
-                value = PyTuple_GET_ITEM(value, 0);
-            }
-            if (!value || value == Py_None) {
+            if (field.kind == Kind::Into && value && PyTuple_Check(value.ptr()) && PyTuple_GET_SIZE(value.ptr()) == 2)
+                value = split_destination(field, value, words);
+            if (!value || value.is_none()) {
                 if (!field.is_optional()) fail("ShapeError", "the argument " + field.name + " is missing");
                 continue;
             }
-            py::object held;
-            if (!py::isinstance<py::array>(value)) {
-                static PyObject *attribute = PyUnicode_InternFromString("array");
-                held = py::reinterpret_steal<py::object>(PyObject_GetAttr(value, attribute));
-                if (held) value = held.ptr(); else PyErr_Clear();
-            }
-            if (!py::isinstance<py::array>(value))
-                fail("DTypeError", field.name + " must be a NumPy array, not " + Py_TYPE(value)->tp_name);
-            const py::array array = py::reinterpret_borrow<py::array>(value);
-            check_array(field, array, words, arrays, real_field, real_type);
+            const py::array array = array_of(field, std::move(value));
+            check_array(field, array, words, arrays, real_field, real_bytes);
             arrays[i] = {array, static_cast<const char *>(array.data()), array.nbytes()};
             words[field.word] = reinterpret_cast<int64_t>(arrays[i].data);
         }
-        if (used != PyDict_Size(kwargs.ptr())) fail_unknown(kwargs, "argument", &Field::is_argument);
-        for (const Field &field : fields_)
-            if (field.kind == Kind::Dim && words[field.word] == UNKNOWN)
-                words[field.word] = 0; // all that have it were left out
+        if (used != PyDict_Size(kwargs.ptr())) fail_unknown(kwargs, "argument", false);
+        for (const Field &dim : dims_)
+            if (words[dim.word] == UNKNOWN) words[dim.word] = 0; // all arrays that have it were left out
+        check_expressions(arrays, words);
         check_overlap(arrays);
-        const gollm_kernel *kernel = gollm_kernels(real_type == 8 ? GOLLM_FLOAT64 : GOLLM_FLOAT32) + index_;
+        const gollm_kernel *kernel = gollm_kernels(real_bytes == 8 ? GOLLM_FLOAT64 : GOLLM_FLOAT32) + index_;
         int status;
         {
             WithoutGil released;
@@ -147,47 +171,36 @@ class Kernel {
     int64_t workspace_bytes(const py::kwargs &sizes) const {
         int64_t words[MAX_WORDS] = {};
         Py_ssize_t used = 0;
-        for (const Field &field : fields_) {
-            if (field.is_array()) {
-                words[field.word] = (int64_t)(intptr_t)words;
-                continue;
+        for (const ArrayField &field : arrays_) words[field.word] = (int64_t)(intptr_t)words;
+        for (const std::vector<Field> *fields : {&dims_, &scalars_})
+            for (const Field &field : *fields) {
+                PyObject *value = PyDict_GetItem(sizes.ptr(), field.key);
+                if (!value) continue;
+                used++;
+                set_scalar(field, value, words);
             }
-            PyObject *value = PyDict_GetItem(sizes.ptr(), field.key);
-            if (!value) continue;
-            used++;
-            set_scalar(field, value, words);
-        }
-        if (used != PyDict_Size(sizes.ptr())) fail_unknown(sizes, "size or number", &Field::is_number);
+        if (used != PyDict_Size(sizes.ptr())) fail_unknown(sizes, "size or number", true);
         const gollm_kernel *kernel = gollm_kernels(GOLLM_FLOAT32) + index_;
         return kernel->workspace ? kernel->workspace(words, gollm_num_threads()) : 0;
     }
 
   private:
-    void add(Kind kind, const std::vector<std::string> &parts) {
-        Field field{kind, "i64", parts.back(), "", nullptr, n_words_, {}};
-        if (kind != Kind::Dim) field.type = parts[0], field.name = parts[1];
-        if (field.is_array()) field.shape_text = parts[2];
-        field.key = PyUnicode_InternFromString(field.name.c_str());
-        n_words_ += kind == Kind::Into ? 2 : 1;
-        fields_.push_back(field);
-    }
-
-    const Field &find(const std::string &name) const {
-        for (const Field &field : fields_)
-            if (field.name == name) return field;
-        throw std::runtime_error("kernels.def: " + name_ + " names the size " + name + ", which it does not declare");
+    static Field field(const char *name, Type type, size_t offset) {
+        return {name, type, PyUnicode_InternFromString(name), (int)(offset / sizeof(int64_t))};
     }
 
     [[noreturn]] void fail(const char *error, const std::string &what) const {
         raise_error(error, name_ + ": " + what);
     }
 
-    [[noreturn]] void fail_unknown(const py::kwargs &kwargs, const char *what, bool (Field::*takes)() const) const {
+    [[noreturn]] void fail_unknown(const py::kwargs &kwargs, const char *what, bool sizes) const {
         for (auto item : kwargs) {
-            bool known = false;
-            for (const Field &field : fields_)
-                known |= (field.*takes)() && PyUnicode_Compare(field.key, item.first.ptr()) == 0;
-            if (!known) fail("ConfigError", std::string("it takes no ") + what + " " + argument_name(item.first));
+            auto has = [&item](const Field &field) { return PyUnicode_Compare(field.key, item.first.ptr()) == 0; };
+            if (std::any_of(scalars_.begin(), scalars_.end(), has) ||
+                (sizes ? std::any_of(dims_.begin(), dims_.end(), has)
+                       : std::any_of(arrays_.begin(), arrays_.end(), has)))
+                continue;
+            fail("ConfigError", std::string("it takes no ") + what + " " + argument_name(item.first));
         }
         fail("ConfigError", "an argument was given twice");
     }
@@ -198,7 +211,7 @@ class Kernel {
     }
 
     void set_scalar(const Field &field, PyObject *value, int64_t *words) const {
-        const bool is_float = field.type == "f64";
+        const bool is_float = field.type.kind == 'f';
         if (is_float) {
             double number = PyFloat_AsDouble(value);
             std::memcpy(&words[field.word], &number, sizeof number);
@@ -211,24 +224,48 @@ class Kernel {
                                (is_float ? "a number" : "a whole number of at most 64 bits"));
     }
 
+    // (array, accumulate) -> array, and the destination's second word
+    py::object split_destination(const ArrayField &field, const py::object &pair, int64_t *words) const {
+        PyObject *accumulate = PyTuple_GET_ITEM(pair.ptr(), 1);
+        words[field.word + 1] = PyObject_IsTrue(accumulate);
+        if (words[field.word + 1] < 0) {
+            PyErr_Clear();
+            fail("DTypeError",
+                 "whether to add to " + field.name + " is " + shown(accumulate) + "; it must be True or False");
+        }
+        return py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(pair.ptr(), 0));
+    }
+
+    // The argument itself, or the array of a storage.
+    py::array array_of(const ArrayField &field, py::object value) const {
+        if (py::isinstance<py::array>(value)) return py::reinterpret_steal<py::array>(value.release());
+        static PyObject *const attribute = PyUnicode_InternFromString("array");
+        auto array = py::reinterpret_steal<py::object>(PyObject_GetAttr(value.ptr(), attribute));
+        if (!array && !PyErr_ExceptionMatches(PyExc_AttributeError)) throw py::error_already_set();
+        PyErr_Clear();
+        if (!array || !py::isinstance<py::array>(array))
+            fail("DTypeError", field.name + " must be a NumPy array, not " + Py_TYPE(value.ptr())->tp_name);
+        return py::reinterpret_steal<py::array>(array.release());
+    }
+
     static std::string shape_of(py::handle array) { return py::str(array.attr("shape")); }
 
-    void check_array(const Field &field, const py::array &array, int64_t *words, const Arrays &arrays,
-                     const Field *&real_field, int &real_type) const {
+    void check_array(const ArrayField &field, const py::array &array, int64_t *words, const Arrays &arrays,
+                     const ArrayField *&real_field, int &real_bytes) const {
         const char kind = array.dtype().kind();
         const int bytes = (int)array.itemsize();
-        const bool is_real = field.type == "real";
-        bool fits = is_real ? kind == 'f' && (bytes == 4 || bytes == 8) && (real_type < 0 || real_type == bytes)
-                            : kind == field.type[0] && bytes == std::stoi(field.type.substr(1)) / 8;
+        const bool is_real = field.type.is_real();
+        bool fits = kind == field.type.kind && (!is_real     ? bytes == field.type.bytes
+                                                : real_bytes ? bytes == real_bytes
+                                                             : bytes == 4 || bytes == 8);
         if (!fits || array.dtype().byteorder() == '>') {
-            std::string allowed = !is_real ? (kind_name(field.type[0]) + field.type.substr(1))
-                                  : real_type < 0
-                                      ? std::string("float32 or float64")
-                                      : (real_type == 4 ? "float32" : "float64") + (" as " + real_field->name + " is");
+            std::string allowed = !is_real      ? field.type.dtype()
+                                  : !real_field ? "float32 or float64"
+                                                : Type{'f', real_bytes}.dtype() + " as " + real_field->name + " is";
             fail("DTypeError",
                  field.name + " is of dtype " + std::string(py::str(array.dtype())) + "; it must be " + allowed);
         }
-        if (is_real && real_type < 0) real_type = bytes, real_field = &field;
+        if (is_real && !real_field) real_bytes = bytes, real_field = &field;
         if (!(array.flags() & py::array::c_style) || !(array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_))
             fail("ShapeError",
                  field.name + " of shape " + shape_of(array) + " must be contiguous and aligned in memory (C order)");
@@ -238,22 +275,37 @@ class Kernel {
         if (array.size() == 0) check_empty(field, array, extra);
         bool matches = extra >= 0;
         for (size_t j = 0; matches && j < field.shape.size(); j++) {
-            int64_t size = array.shape(extra + (py::ssize_t)j);
-            if (j == 0)
-                for (py::ssize_t k = 0; k < extra; k++) size *= array.shape(k);
             const Size &expected = field.shape[j];
-            if (expected.word < 0)
-                matches = size == expected.number;
-            else if (words[expected.word] == UNKNOWN)
+            if (expected.expression) continue; // of symbols that may not be known yet
+            const int64_t size = axis(array, field, j);
+            if (expected.word >= 0 && words[expected.word] == UNKNOWN)
                 words[expected.word] = size;
             else
-                matches = words[expected.word] == size;
+                matches = size == expected.value(words);
         }
         if (!matches) fail_shape(field, array, words, arrays);
     }
 
+    // The size of axis j of a shape; axes that the array has before them count with the first.
+    static int64_t axis(const py::array &array, const ArrayField &field, size_t j) {
+        const auto extra = array.ndim() - (py::ssize_t)field.shape.size();
+        int64_t size = array.shape(extra + (py::ssize_t)j);
+        for (py::ssize_t k = 0; j == 0 && k < extra; k++) size *= array.shape(k);
+        return size;
+    }
+
+    void check_expressions(const Arrays &arrays, const int64_t *words) const {
+        for (size_t i = 0; i < arrays_.size(); i++) {
+            if (!arrays_[i].has_expression || !arrays[i].object) continue;
+            const auto array = py::reinterpret_borrow<py::array>(arrays[i].object);
+            for (size_t j = 0; j < arrays_[i].shape.size(); j++)
+                if (axis(array, arrays_[i], j) != arrays_[i].shape[j].value(words))
+                    fail_shape(arrays_[i], array, words, arrays);
+        }
+    }
+
     // No memory bounds the sizes of an empty array, but loops go over them: over its rows, where it has some.
-    void check_empty(const Field &field, const py::array &array, py::ssize_t extra) const {
+    void check_empty(const ArrayField &field, const py::array &array, py::ssize_t extra) const {
         int64_t longest = 1, most = EMPTY_ROWS_MAX;
         for (py::ssize_t k = 0; k < array.ndim(); k++) {
             if (array.shape(k) == 0 && k <= extra) most = INT32_MAX;
@@ -265,57 +317,90 @@ class Kernel {
                                    ", all but 0 multiplied");
     }
 
-    static std::string kind_name(char kind) { return kind == 'f' ? "float" : kind == 'u' ? "uint" : "int"; }
-
-    // "b has shape (5, 7); it must be (N, K) with K = 8, as in a of shape (4, 8)"
-    [[noreturn]] void fail_shape(const Field &field, const py::array &array, const int64_t *words,
+    // "b has shape (5, 7); it must be (N, K) with K = 8, as in a of shape (4, 8)": the symbols that are known, and the
+    // other arrays so far that name them.
+    [[noreturn]] void fail_shape(const ArrayField &field, const py::array &array, const int64_t *words,
                                  const Arrays &arrays) const {
-        std::string message = field.name + " has shape " + shape_of(array) + "; it must be (";
+        std::vector<int> known;
+        for (const Size &size : field.shape)
+            for (int word : size.symbols)
+                if (words[word] != UNKNOWN && std::find(known.begin(), known.end(), word) == known.end())
+                    known.push_back(word);
         std::string sizes, seen;
-        for (size_t j = 0; j < field.shape.size(); j++) {
-            const Size &size = field.shape[j];
-            std::string symbol = words_of(field.shape_text, " \n")[j];
-            message += (j ? ", " : "") + symbol;
-            if (size.word >= 0 && words[size.word] != UNKNOWN)
-                sizes += (sizes.empty() ? " with " : ", ") + symbol + " = " + std::to_string(words[size.word]);
+        for (int word : known)
+            sizes += (sizes.empty() ? " with " : ", ") + name_of(word) + " = " + std::to_string(words[word]);
+        for (size_t i = 0; i < arrays_.size(); i++) {
+            if (!arrays[i].object || &arrays_[i] == &field) continue;
+            const bool shares = std::any_of(arrays_[i].shape.begin(), arrays_[i].shape.end(), [&](const Size &size) {
+                return size.word >= 0 && std::find(known.begin(), known.end(), size.word) != known.end();
+            });
+            if (shares)
+                seen +=
+                    (seen.empty() ? ", as in " : " and ") + arrays_[i].name + " of shape " + shape_of(arrays[i].object);
         }
-        for (size_t i = 0; i < fields_.size(); i++) { // the arrays before it that name the same sizes
-            if (!arrays[i].object) continue;
-            for (const Size &a : fields_[i].shape)
-                for (const Size &b : field.shape)
-                    if (a.word >= 0 && a.word == b.word && seen.find(" " + fields_[i].name + " ") == std::string::npos)
-                        seen += (seen.empty() ? ", as in " : " and ") + fields_[i].name + " of shape " +
-                                shape_of(arrays[i].object);
-        }
-        fail("ShapeError", message + ")" + sizes + seen);
+        fail("ShapeError",
+             field.name + " has shape " + shape_of(array) + "; it must be (" + field.shape_text + ")" + sizes + seen);
+    }
+
+    const std::string &name_of(int word) const {
+        for (const std::vector<Field> *fields : {&dims_, &scalars_})
+            for (const Field &field : *fields)
+                if (field.word == word) return field.name;
+        return name_;
     }
 
     void check_overlap(const Arrays &arrays) const {
-        for (size_t i = 0; i < fields_.size(); i++) {
-            if (!fields_[i].is_written()) continue;
+        for (size_t i = 0; i < arrays_.size(); i++) {
+            if (!arrays_[i].is_written()) continue;
             const Array &a = arrays[i];
-            for (size_t j = 0; j < fields_.size(); j++) {
+            for (size_t j = 0; j < arrays_.size(); j++) {
                 const Array &b = arrays[j];
                 if (i == j || a.data >= b.data + b.bytes || b.data >= a.data + a.bytes) continue;
-                if (a.data == b.data && a.bytes == b.bytes && may_alias(i, j)) continue;
-                fail("ShapeError", fields_[i].name + " and " + fields_[j].name + " overlap in memory");
+                if (a.data == b.data && a.bytes == b.bytes && may_alias(arrays_[i].name, arrays_[j].name)) continue;
+                fail("ShapeError", arrays_[i].name + " and " + arrays_[j].name + " overlap in memory");
             }
         }
     }
 
-    bool may_alias(size_t i, size_t j) const {
-        for (auto &[out, in] : aliases_)
-            if ((fields_[i].name == out && fields_[j].name == in) || (fields_[i].name == in && fields_[j].name == out))
-                return true;
-        return false;
+    bool may_alias(const std::string &a, const std::string &b) const {
+        return std::any_of(aliases_.begin(), aliases_.end(), [&](const auto &pair) {
+            return (pair.first == a && pair.second == b) || (pair.first == b && pair.second == a);
+        });
     }
 
     int index_;
     std::string name_;
-    std::vector<Field> fields_;
+    int n_words_;
+    std::vector<Field> dims_, scalars_;
+    std::vector<ArrayField> arrays_;
     std::vector<std::pair<std::string, std::string>> aliases_;
-    int n_words_ = 0;
 };
+
+// All kernels, in the table's order.
+std::vector<std::shared_ptr<Kernel>> all_kernels() {
+    std::vector<std::shared_ptr<Kernel>> all;
+#define GOLLM_OFFSET(field) offsetof(Args, field)
+#define GOLLM_DIM(name) const Size name = kernel.dim(#name, GOLLM_OFFSET(name));
+#define GOLLM_SCALAR(t, name) const Size name = kernel.scalar(#name, type::t, GOLLM_OFFSET(name));
+#define GOLLM_ARRAY(kind, t, name, ...)                                                                                \
+    kernel.array(Kind::kind, #name, type::t, GOLLM_OFFSET(name), #__VA_ARGS__, {__VA_ARGS__});
+#define GOLLM_IN(t, name, ...) GOLLM_ARRAY(In, t, name, __VA_ARGS__)
+#define GOLLM_OPT_IN(t, name, ...) GOLLM_ARRAY(OptIn, t, name, __VA_ARGS__)
+#define GOLLM_OUT(t, name, ...) GOLLM_ARRAY(Out, t, name, __VA_ARGS__)
+#define GOLLM_OPT_OUT(t, name, ...) GOLLM_ARRAY(OptOut, t, name, __VA_ARGS__)
+#define GOLLM_INOUT(t, name, ...) GOLLM_ARRAY(InOut, t, name, __VA_ARGS__)
+#define GOLLM_INTO(t, name, ...) GOLLM_ARRAY(Into, t, name, __VA_ARGS__)
+#define GOLLM_ALIAS(out, in) kernel.alias(#out, #in);
+#define GOLLM_KERNEL(name, fields)                                                                                     \
+    {                                                                                                                  \
+        using Args = gollm_##name##_args;                                                                              \
+        all.push_back(std::make_shared<Kernel>((int)all.size(), #name, sizeof(Args)));                                 \
+        Kernel &kernel = *all.back();                                                                                  \
+        fields                                                                                                         \
+    }
+#include "kernels.def"
+    return all;
+}
 
 py::typing::Dict<py::str, py::str> contracts() {
     py::typing::Dict<py::str, py::str> texts;
@@ -327,12 +412,13 @@ py::typing::Dict<py::str, py::str> contracts() {
 } // namespace
 
 void bind_kernels(py::module_ &m) {
-    auto all = std::make_shared<std::map<std::string, std::shared_ptr<Kernel>>>();
+    std::map<std::string, std::shared_ptr<Kernel>> by_name;
+    for (const auto &kernel : all_kernels()) by_name[kernel->name()] = kernel;
     m.def(
         "workspace_bytes",
-        [all](const std::string &kernel, const py::kwargs &sizes) {
-            auto found = all->find(kernel);
-            if (found == all->end()) raise_error("KernelError", "there is no kernel " + shown(py::str(kernel)));
+        [by_name](const std::string &kernel, const py::kwargs &sizes) {
+            auto found = by_name.find(kernel);
+            if (found == by_name.end()) raise_error("KernelError", "there is no kernel " + shown(py::str(kernel)));
             return found->second->workspace_bytes(sizes);
         },
         py::arg("kernel"),
@@ -341,8 +427,7 @@ void bind_kernels(py::module_ &m) {
     m.def("contracts", contracts, "The contract of every kernel, as kernels.def states it, by name.");
     const gollm_kernel *table = gollm_kernels(GOLLM_FLOAT32);
     for (int i = 0; i < gollm_kernel_count(); i++) {
-        auto kernel = std::make_shared<Kernel>(i, table[i].name, table[i].contract);
-        (*all)[table[i].name] = kernel;
+        const auto kernel = by_name[table[i].name];
         m.def(table[i].name, [kernel](const py::kwargs &kwargs) { kernel->call(kwargs); }, table[i].contract);
     }
 }

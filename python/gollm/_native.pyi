@@ -7,7 +7,13 @@ import numpy
 import numpy.typing
 
 _Array: typing.TypeAlias = numpy.typing.NDArray[typing.Any]
-_Destination: typing.TypeAlias = _Array | tuple[_Array, bool] | None  # overwritten, or (array, whether to add to it)
+
+class _Storage(typing.Protocol):
+    @property
+    def array(self) -> _Array: ...
+
+_Buffer: typing.TypeAlias = _Array | _Storage
+_Destination: typing.TypeAlias = _Buffer | tuple[_Buffer, bool] | None  # overwritten, or (it, whether to add to it)
 
 __version__: str
 SPLIT_PATTERNS: tuple[str, ...]
@@ -25,12 +31,12 @@ def workspace_bytes(kernel: str, **kwargs: typing.Any) -> int: ...
 def contracts() -> dict[str, str]: ...
 def layernorm_forward(
     *,
-    y: _Array,
-    mean: _Array | None = None,
-    rstd: _Array | None = None,
-    x: _Array,
-    w: _Array,
-    b: _Array | None = None,
+    y: _Buffer,
+    mean: _Buffer | None = None,
+    rstd: _Buffer | None = None,
+    x: _Buffer,
+    w: _Buffer,
+    b: _Buffer | None = None,
     eps: float,
 ) -> None: ...
 def layernorm_backward(
@@ -38,154 +44,154 @@ def layernorm_backward(
     dx: _Destination = None,
     dw: _Destination = None,
     db: _Destination = None,
-    dy: _Array,
-    x: _Array,
-    w: _Array,
-    mean: _Array,
-    rstd: _Array,
+    dy: _Buffer,
+    x: _Buffer,
+    w: _Buffer,
+    mean: _Buffer,
+    rstd: _Buffer,
 ) -> None: ...
-def rmsnorm_forward(*, y: _Array, r: _Array | None = None, x: _Array, w: _Array, eps: float) -> None: ...
+def rmsnorm_forward(*, y: _Buffer, r: _Buffer | None = None, x: _Buffer, w: _Buffer, eps: float) -> None: ...
 def rmsnorm_backward(
     *,
     dx: _Destination = None,
     dw: _Destination = None,
-    dy: _Array,
-    x: _Array,
-    w: _Array,
-    r: _Array,
+    dy: _Buffer,
+    x: _Buffer,
+    w: _Buffer,
+    r: _Buffer,
 ) -> None: ...
 def matmul_nt(
     *,
     c: _Destination = None,
-    a: _Array,
-    b: _Array,
-    bias: _Array | None = None,
-    pre: _Array | None = None,
-    factor: _Array | None = None,
-    residual: _Array | None = None,
+    a: _Buffer,
+    b: _Buffer,
+    bias: _Buffer | None = None,
+    pre: _Buffer | None = None,
+    factor: _Buffer | None = None,
+    residual: _Buffer | None = None,
     activation: int,
 ) -> None: ...
 def matmul_nn(
     *,
     c: _Destination = None,
-    a: _Array,
-    b: _Array,
-    pre: _Array | None = None,
-    factor: _Array | None = None,
-    dfactor: _Array | None = None,
-    product: _Array | None = None,
+    a: _Buffer,
+    b: _Buffer,
+    pre: _Buffer | None = None,
+    factor: _Buffer | None = None,
+    dfactor: _Buffer | None = None,
+    product: _Buffer | None = None,
     activation: int,
 ) -> None: ...
-def matmul_tn(*, c: _Destination = None, a: _Array, b: _Array, a_sum: _Destination = None) -> None: ...
-def activation_forward(*, y: _Array, x: _Array, kind: int) -> None: ...
-def activation_backward(*, dx: _Destination = None, dy: _Array, x: _Array, kind: int) -> None: ...
-def softmax_forward(*, y: _Array, x: _Array) -> None: ...
-def softmax_backward(*, dx: _Destination = None, dy: _Array, y: _Array) -> None: ...
+def matmul_tn(*, c: _Destination = None, a: _Buffer, b: _Buffer, a_sum: _Destination = None) -> None: ...
+def activation_forward(*, y: _Buffer, x: _Buffer, kind: int) -> None: ...
+def activation_backward(*, dx: _Destination = None, dy: _Buffer, x: _Buffer, kind: int) -> None: ...
+def softmax_forward(*, y: _Buffer, x: _Buffer) -> None: ...
+def softmax_backward(*, dx: _Destination = None, dy: _Buffer, y: _Buffer) -> None: ...
 def head_forward(
     *,
-    loss: _Array,
-    losses: _Array,
-    x: _Array,
-    w: _Array,
-    targets: _Array,
-    denominator: float,
+    loss: _Buffer,
+    losses: _Buffer,
+    x: _Buffer,
+    w: _Buffer,
+    targets: _Buffer,
+    denominator: _Buffer | None = None,
     ignore_index: int,
 ) -> None: ...
 def head_backward(
     *,
-    loss: _Array,
-    losses: _Array,
+    loss: _Buffer,
+    losses: _Buffer,
     dx: _Destination = None,
     dw: _Destination = None,
-    dloss: _Array,
-    x: _Array,
-    w: _Array,
-    targets: _Array,
-    denominator: float,
+    dloss: _Buffer,
+    x: _Buffer,
+    w: _Buffer,
+    targets: _Buffer,
+    denominator: _Buffer | None = None,
     ignore_index: int,
 ) -> None: ...
 def embedding_forward(
     *,
-    y: _Array,
-    tokens: _Array,
-    token_table: _Array,
-    positions: _Array | None = None,
-    position_table: _Array | None = None,
+    y: _Buffer,
+    tokens: _Buffer,
+    token_table: _Buffer,
+    positions: _Buffer | None = None,
+    position_table: _Buffer | None = None,
 ) -> None: ...
 def embedding_backward(
     *,
     dtoken_table: _Destination = None,
     dposition_table: _Destination = None,
-    dy: _Array,
-    tokens: _Array,
-    positions: _Array | None = None,
+    dy: _Buffer,
+    tokens: _Buffer,
+    positions: _Buffer | None = None,
 ) -> None: ...
 def attention_forward(
     *,
-    y: _Array,
-    lse: _Array | None = None,
-    qkv: _Array,
-    rotations: _Array | None = None,
     H: int,
     G: int,
     D: int,
     scale: float,
     window: int,
+    y: _Buffer,
+    lse: _Buffer | None = None,
+    qkv: _Buffer,
+    rotations: _Buffer | None = None,
 ) -> None: ...
 def attention_backward(
     *,
-    dqkv: _Destination = None,
-    dy: _Array,
-    qkv: _Array,
-    y: _Array,
-    lse: _Array,
-    rotations: _Array | None = None,
     H: int,
     G: int,
     D: int,
     scale: float,
     window: int,
+    dqkv: _Destination = None,
+    dy: _Buffer,
+    qkv: _Buffer,
+    y: _Buffer,
+    lse: _Buffer,
+    rotations: _Buffer | None = None,
 ) -> None: ...
 def kv_cache_write(
     *,
-    k_pages: _Array,
-    v_pages: _Array,
-    qkv: _Array,
-    query_offsets: _Array,
-    lengths: _Array,
-    page_table: _Array,
-    rotations: _Array | None = None,
     H: int,
     G: int,
     D: int,
+    k_pages: _Buffer,
+    v_pages: _Buffer,
+    qkv: _Buffer,
+    query_offsets: _Buffer,
+    lengths: _Buffer,
+    page_table: _Buffer,
+    rotations: _Buffer | None = None,
 ) -> None: ...
 def attention_paged(
     *,
-    y: _Array,
-    qkv: _Array,
-    k_pages: _Array,
-    v_pages: _Array,
-    query_offsets: _Array,
-    lengths: _Array,
-    page_table: _Array,
-    rotations: _Array | None = None,
     H: int,
     G: int,
     D: int,
     scale: float,
     window: int,
+    y: _Buffer,
+    qkv: _Buffer,
+    k_pages: _Buffer,
+    v_pages: _Buffer,
+    query_offsets: _Buffer,
+    lengths: _Buffer,
+    page_table: _Buffer,
+    rotations: _Buffer | None = None,
 ) -> None: ...
-def add(*, c: _Array, a: _Array, b: _Array) -> None: ...
-def fill(*, y: _Array, value: float) -> None: ...
-def copy(*, y: _Array, x: _Array) -> None: ...
-def to_bf16(*, y: _Array, x: _Array) -> None: ...
-def from_bf16(*, y: _Array, x: _Array) -> None: ...
+def add(*, c: _Buffer, a: _Buffer, b: _Buffer) -> None: ...
+def fill(*, y: _Buffer, value: float) -> None: ...
+def copy(*, y: _Buffer, x: _Buffer) -> None: ...
+def to_bf16(*, y: _Buffer, x: _Buffer) -> None: ...
+def from_bf16(*, y: _Buffer, x: _Buffer) -> None: ...
 def dropout_forward(
     *,
-    y: _Array,
-    x: _Array,
-    residual: _Array | None = None,
-    counter: _Array,
+    y: _Buffer,
+    x: _Buffer,
+    residual: _Buffer | None = None,
+    counter: _Buffer,
     p: float,
     seed: int,
     stream: int,
@@ -193,22 +199,22 @@ def dropout_forward(
 def dropout_backward(
     *,
     dx: _Destination = None,
-    dy: _Array,
-    counter: _Array,
+    dy: _Buffer,
+    counter: _Buffer,
     p: float,
     seed: int,
     stream: int,
 ) -> None: ...
-def gradient_norm(*, norm: _Array, scale: _Array, g: _Array, max_norm: float) -> None: ...
+def gradient_norm(*, norm: _Buffer, scale: _Buffer, g: _Buffer, max_norm: float) -> None: ...
 def adamw(
     *,
-    w: _Array,
-    m: _Array,
-    v: _Array,
-    g: _Array,
-    lr: _Array,
-    step: _Array,
-    grad_scale: _Array,
+    w: _Buffer,
+    m: _Buffer,
+    v: _Buffer,
+    g: _Buffer,
+    lr: _Buffer,
+    step: _Buffer,
+    grad_scale: _Buffer,
     beta1: float,
     beta2: float,
     eps: float,
@@ -217,18 +223,18 @@ def adamw(
 ) -> None: ...
 def sgd(
     *,
-    w: _Array,
-    m: _Array,
-    g: _Array,
-    lr: _Array,
-    grad_scale: _Array,
+    w: _Buffer,
+    m: _Buffer,
+    g: _Buffer,
+    lr: _Buffer,
+    grad_scale: _Buffer,
     momentum: float,
     weight_decay: float,
     n_decay: int,
 ) -> None: ...
-def measure_fma(*, flops: _Array, result: _Array, iterations: int) -> None: ...
-def measure_read(*, sums: _Array, x: _Array) -> None: ...
-def measure_stream(*, x: _Array, reads: int, writes: int) -> None: ...
+def measure_fma(*, flops: _Buffer, result: _Buffer, iterations: int) -> None: ...
+def measure_read(*, sums: _Buffer, x: _Buffer) -> None: ...
+def measure_stream(*, x: _Buffer, reads: int, writes: int) -> None: ...
 def plan_is_recording() -> bool: ...
 def empty(shape: tuple[typing.Any, ...], dtype: numpy.dtype[typing.Any]) -> _Array: ...
 def pool_statistics() -> dict[str, typing.Any]: ...

@@ -23,11 +23,11 @@ class Field:
     axes: tuple[str, ...] = ()
 
     def dtype(self, real: type) -> np.dtype:
-        types = {"real": real, "f64": np.float64, "i64": np.int64, "i32": np.int32, "u16": np.uint16}
+        types = {"real": real, "f64": np.float64, "i64": np.int64, "i32": np.int32, "bf16": np.uint16}
         return np.dtype(types[self.type])
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        return tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in self.axes)
+        return tuple(eval(axis.replace("/", "//"), {}, dict(sizes)) for axis in self.axes)
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Contract:
 
     @classmethod
     def parse(cls, text: str) -> Contract:
-        found = re.findall(r"(\w+)\(([^()]*)\)", text)
+        found = re.findall(r"GOLLM_(\w+)\(((?:[^()]|\([^()]*\))*)\)", text)
         entries = [(kind, re.split(r"\s*,\s*", inside.strip())) for kind, inside in found]
         return cls(
-            arrays=tuple(Field(k, p[0], p[1], tuple(p[2].split())) for k, p in entries if k in INPUTS | OUTPUTS),
+            arrays=tuple(Field(k, p[0], p[1], tuple(p[2:])) for k, p in entries if k in INPUTS | OUTPUTS),
             scalars=tuple(Field(k, *p) for k, p in entries if k == "SCALAR"),
             dims=tuple(p[0] for k, p in entries if k == "DIM"),
             aliases=tuple((p[0], p[1]) for k, p in entries if k == "ALIAS"),

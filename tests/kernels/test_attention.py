@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gollm import _native
-from gollm.errors import KernelError
+from gollm.errors import KernelError, ShapeError
 from kernels.harness import BUILDS, real_of, using
 
 S, T = 2, 530  # two blocks of 256 keys, and a bit
@@ -220,20 +220,30 @@ def test_bad_pages_are_refused_before_anything_is_written(threads):
                 assert (call["k_pages"] == before[0]).all() and (call["v_pages"] == before[1]).all()
 
 
+def attention_of(H, G, D, qkv, y, lse):
+    heads = {"H": H, "G": G, "D": D, "scale": 1.0, "window": 0}
+    yield lambda: _native.attention_forward(y=y, qkv=qkv, **heads)
+    if lse.shape[1] == H:
+        yield lambda: _native.attention_backward(dqkv=qkv.copy(), dy=y, qkv=qkv, y=y.copy(), lse=lse, **heads)
+
+
 @pytest.mark.parametrize(
     "heads", [(2, 1, 3), (3, 2, 4), (0, 1, 4), (2, 0, 4), (2, 1, 0), (-2, -1, -4), (2**62, 2**62, 4)]
 )
 def test_heads_that_do_not_fit_the_rows_are_refused(heads):
-    H, G, D = heads
     qkv, y = np.zeros((1, 3, 16), np.float32), np.zeros((1, 3, 8), np.float32)
-    lse = np.zeros((1, max(0, min(H, 9)), 3), np.float32)
-    with pytest.raises(KernelError, match="sizes"):
-        _native.attention_forward(y=y, qkv=qkv, H=H, G=G, D=D, scale=1.0, window=0)
-    if lse.shape[1] == H:
+    for call in attention_of(*heads, qkv, y, np.zeros((1, max(0, min(heads[0], 9)), 3), np.float32)):
+        with pytest.raises(ShapeError, match=r"(y|dqkv|qkv) has shape .*; it must be \(B, T, .*\*D\) with"):
+            call()
+
+
+@pytest.mark.parametrize("heads", [(3, 2, 4), (0, 1, 4), (2, 0, 4), (2, 1, 0), (0, 0, 0), (1, 2, 4)])
+def test_heads_that_do_not_fit_each_other_are_refused(heads):
+    H, G, D = heads
+    qkv, y = np.zeros((1, 3, (H + 2 * G) * D), np.float32), np.zeros((1, 3, H * D), np.float32)
+    for call in attention_of(*heads, qkv, y, np.zeros((1, H, 3), np.float32)):
         with pytest.raises(KernelError, match="sizes"):
-            _native.attention_backward(
-                dqkv=qkv.copy(), dy=y, qkv=qkv, y=y.copy(), lse=lse, H=H, G=G, D=D, scale=1.0, window=0
-            )
+            call()
 
 
 def test_head_dim_is_at_most_256():

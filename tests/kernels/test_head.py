@@ -20,7 +20,7 @@ def problem(build, N, C, V):
         "x": rng.standard_normal((N, C)).astype(real),
         "w": rng.standard_normal((V, C)).astype(real) / np.sqrt(C).astype(real),
         "targets": rng.integers(0, V, N).astype(np.int32),
-        "denominator": float(N),
+        "denominator": np.array([float(N)]),
         "ignore_index": -1,
     }
 
@@ -80,11 +80,11 @@ def test_an_ignored_row_adds_nothing(build):
     np.testing.assert_allclose(with_it[3], without[3], rtol=1e-5, atol=1e-7)
 
 
-def test_denominator_0_is_the_number_of_targets_that_count(build):
+def test_without_a_denominator_it_is_the_number_of_targets_that_count(build):
     given = problem(build, 20, 3, 7)
     given["targets"][[5, 11]] = -1
     for counted in (18.0, 1.0):  # at least 1, where none counts
-        explicit, by_count = given | {"denominator": counted}, given | {"denominator": 0.0}
+        explicit, by_count = given | {"denominator": np.array([counted])}, given | {"denominator": None}
         for a, b in zip(forward(explicit), forward(by_count), strict=True):
             assert a.tobytes() == b.tobytes()
         for a, b in zip(backward(explicit), backward(by_count), strict=True):

@@ -79,7 +79,7 @@ def head(N: int, C: int, V: int) -> Prepared:
     targets = RNG.integers(0, V, N).astype(np.int32)
     return prepared(
         _native.head_backward, loss=filled(1), losses=filled(N), dx=filled(N, C), dw=filled(V, C), dloss=filled(1),
-        x=random(N, C), w=random(V, C), targets=targets, denominator=float(N), ignore_index=-1,
+        x=random(N, C), w=random(V, C), targets=targets, denominator=np.full(1, float(N)), ignore_index=-1,
     )  # fmt: skip
 
 

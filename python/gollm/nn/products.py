@@ -82,11 +82,9 @@ def embedding(y: Storage, w: Storage, **rest: Any) -> None:
 
 def head(w: Storage, **rest: Any) -> None:
     """The loss of a language model's head: csrc/head.c"""
-    d = rest.pop("denominator")
-    _call(w, _reading(w).head)(w=w, denominator=0.0 if d is None else float(d[0]), **rest)
+    _call(w, _reading(w).head)(w=w, **rest)
 
 
 def head_backward(w: Storage, **rest: Any) -> None:
     """The same with its gradients."""
-    d = rest.pop("denominator")
-    _call(w, _reading(w).head_backward)(w=w, denominator=0.0 if d is None else float(d[0]), **rest)
+    _call(w, _reading(w).head_backward)(w=w, **rest)

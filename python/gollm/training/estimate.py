@@ -151,7 +151,7 @@ def _workspaces(config: ModelConfig, batch_size: int, n_weights: int) -> Iterato
         yield kernels.workspace_bytes("matmul_nt", M=N, N=outputs, K=inputs)
         yield kernels.workspace_bytes("matmul_nn", M=N, N=inputs, K=outputs)
         yield kernels.workspace_bytes("matmul_tn", M=outputs, N=inputs, K=N)
-    heads = {"H": config.n_heads, "G": config.n_kv_heads, "D": config.head_dim, "B": batch_size, "T": T, "P": P, "E": E}
+    heads = {"H": config.n_heads, "G": config.n_kv_heads, "D": config.head_dim, "B": batch_size, "T": T}
     yield kernels.workspace_bytes("attention_forward", **heads)
     yield kernels.workspace_bytes("attention_backward", **heads)
     yield kernels.workspace_bytes(f"{config.norm}_backward", N=N, C=C)

@@ -7,7 +7,7 @@ from kernels.harness import kernel
 
 def case(B, T, H, G, D, window=0, positions=None, scale=None):
     """`positions` have a rotation each, T unless given; where D is odd there are none."""
-    sizes = {"B": B, "T": T, "H": H, "G": G, "D": D, "P": H * D, "E": (H + 2 * G) * D, "A": (positions or T) + 2}
+    sizes = {"B": B, "T": T, "H": H, "G": G, "D": D, "A": (positions or T) + 2}
     return (
         sizes
         | {"scale": D**-0.5 if scale is None else scale, "window": window}
@@ -43,7 +43,7 @@ SHAPES = [
 def paged_case(H, G, D, Z, L, sequences, window=0, scale=None):
     """sequences: (rows of this call, tokens before them) of each; two pages more than they can need"""
     S, N = len(sequences), sum(rows for rows, _ in sequences)
-    sizes = {"N": N, "S": S, "S1": S + 1, "L": L, "Z": Z, "R": S * L + 2, "W": G * D}
+    sizes = {"N": N, "S": S, "L": L, "Z": Z, "R": S * L + 2}
     return case(1, 1, H, G, D, window, L * Z, scale) | sizes | {"sequences": sequences}
 
 
@@ -151,8 +151,8 @@ def turned_heads(rows, rotations, positions, D):
 
 
 @kernel("kv_cache_write", shapes=PAGED, inputs=PAGES, empty=["N"])
-def kv_cache_write(k_pages, v_pages, qkv, query_offsets, lengths, page_table, rotations, D, W, Z):
-    k_pages, v_pages = k_pages.copy(), v_pages.copy()
+def kv_cache_write(k_pages, v_pages, qkv, query_offsets, lengths, page_table, rotations, G, D, Z):
+    k_pages, v_pages, W = k_pages.copy(), v_pages.copy(), G * D
     for s in range(len(lengths)):
         rows = qkv[query_offsets[s] : query_offsets[s + 1]]
         positions = np.arange(lengths[s] - len(rows), lengths[s])
@@ -163,9 +163,8 @@ def kv_cache_write(k_pages, v_pages, qkv, query_offsets, lengths, page_table, ro
 
 
 @kernel("attention_paged", shapes=PAGED, inputs=PAGES, empty=["N"], summands=lambda s: s.L * s.Z + s.D)
-def attention_paged(
-    qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, P, W, Z, scale, window
-):
+def attention_paged(qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, Z, scale, window):
+    P, W = H * D, G * D
     y = np.zeros((len(qkv), P))
     for s in range(len(lengths)):
         rows, at = slice(query_offsets[s], query_offsets[s + 1]), slots(s, lengths, page_table, Z)

@@ -20,8 +20,8 @@ def targets(rng, s):
 
 ROW = {
     "shapes": SHAPES,
-    "scalars": {"denominator": 7.0, "ignore_index": IGNORED},
-    "inputs": {"w": weight, "targets": targets},
+    "scalars": {"ignore_index": IGNORED},
+    "inputs": {"w": weight, "targets": targets, "denominator": lambda rng, s: [7.0]},
     "summands": lambda s: s.C + s.V,
 }
 
@@ -39,19 +39,24 @@ def losses_and_error(x, w, targets):
     return np.where(counted, losses, 0.0), error
 
 
+def divisor(denominator, targets):
+    return np.array([max(1, (targets != IGNORED).sum())]) if denominator is None else denominator
+
+
 @kernel("head_forward", **ROW)
 def head_forward(x, w, targets, denominator):
     losses, _ = losses_and_error(x, w, targets)
-    return {"losses": losses, "loss": np.array([losses.sum() / denominator])}
+    return {"losses": losses, "loss": losses.sum() / divisor(denominator, targets)}
 
 
 @kernel("head_backward", forward="head_forward", **ROW)
 def head_backward(dloss, x, w, targets, denominator):
     losses, error = losses_and_error(x, w, targets)
+    denominator = divisor(denominator, targets)
     error = np.where((targets != IGNORED)[:, None], error * dloss / denominator, 0.0)
     return {
         "losses": losses,
-        "loss": np.array([losses.sum() / denominator]),
+        "loss": losses.sum() / denominator,
         "dx": error @ w,
         "dw": error.T @ x,
     }
