@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from gollm.data import open_source
-from gollm.tokenizers import SentencePieceTokenizer, WordPieceTokenizer
+from gollm.tokenizers import SentencePieceTokenizer, WordPieceTokenizer, load, save
 
 os.environ["RAYON_NUM_THREADS"] = "1"  # the peers' threads
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -48,7 +48,9 @@ def model() -> bytes:
 def sentencepiece_tokenizer() -> SentencePieceTokenizer:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "tokenizer.model").write_bytes(model())
-        return SentencePieceTokenizer.from_model(Path(folder) / "tokenizer.model")
+        tokenizer = load(folder)
+        assert isinstance(tokenizer, SentencePieceTokenizer)
+        return tokenizer
 
 
 @cache
@@ -63,7 +65,7 @@ def in_tokenizers(ours: SentencePieceTokenizer | WordPieceTokenizer) -> Callable
     except ImportError:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        ours.save_huggingface(Path(folder) / "tokenizer.json")
+        save(ours, Path(folder) / "tokenizer.json", "huggingface")
         return tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json")).encode
 
 

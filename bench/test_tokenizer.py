@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from gollm.data import open_source
-from gollm.tokenizers import BPETokenizer, load
+from gollm.tokenizers import BPETokenizer, load, save
 from gollm.tokenizers.patterns import PATTERNS, REGEXES
 
 os.environ["RAYON_NUM_THREADS"] = "1"  # the peers' threads
@@ -78,7 +78,7 @@ def huggingface_encode(ours: BPETokenizer) -> Callable[[str], object] | None:
     except ImportError:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        ours.save_huggingface(Path(folder) / "tokenizer.json")
+        save(ours, Path(folder) / "tokenizer.json", "huggingface")
         return tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json").encode
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gollm
+from gollm import tokenizers
 from gollm.language_model import LanguageModel
 from gollm.model.config import preset
 from gollm.model.decoder import Decoder
@@ -116,14 +117,14 @@ def test_generate_with_another_context(model: Path, run: Run) -> None:
 def test_a_tokenizer_for_a_model_without(model: Path, run: Run) -> None:
     tokenizer, bare, whole = (model.parent / name for name in ("tokenizer.json", "bare.golm", "whole.golm"))
     first = gollm.load(model)
-    first.tokenizer.save(tokenizer)
+    tokenizers.save(first.tokenizer, tokenizer)
     LanguageModel(first.decoder).save(bare)
     words = ["--prompt", "hello", "--max-new-tokens", "8", "--temperature", "0"]
     assert run("generate", bare, *words).status == 1
     assert run("generate", bare, *words, "--tokenizer", tokenizer) == run("generate", model, *words)
     assert run("convert", bare, whole, "--tokenizer", tokenizer) == (0, "", "")
     assert run("generate", whole, *words) == run("generate", model, *words)
-    BPETokenizer.train("hello world, this is a text\n" * 3, 271).save(tokenizer)
+    tokenizers.save(BPETokenizer.train("hello world, this is a text\n" * 3, 271), tokenizer)
     result = run("generate", bare, *words, "--tokenizer", tokenizer)
     assert result.status == 1 and "the tokenizer has 271 tokens" in result.err and "only 270" in result.err
 

@@ -27,7 +27,7 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bpe(tmp_path: Path) -> Path:
-    tokenizers.BPETokenizer.train(TEXT, 270, special_tokens=["<|endoftext|>"]).save(tmp_path / "bpe.json")
+    tokenizers.save(tokenizers.BPETokenizer.train(TEXT, 270, special_tokens=["<|endoftext|>"]), tmp_path / "bpe.json")
     return tmp_path / "bpe.json"
 
 

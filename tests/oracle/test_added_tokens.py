@@ -95,8 +95,8 @@ def assert_same(mine: Tokenizer, other: Any, text: str) -> None:
 def assert_everywhere_the_same(document: dict[str, Any], texts: list[str], folder: Path) -> None:
     mine, other = read(document, folder), huggingface.Tokenizer.from_str(json.dumps(document))
     again = tokenizers.from_state(*mine.to_state())
-    mine.save(folder / "own.json")
-    mine.save_huggingface(folder / "out.json")  # type: ignore[attr-defined]
+    tokenizers.save(mine, folder / "own.json")
+    tokenizers.save(mine, folder / "out.json", "huggingface")
     ours = (mine, again, tokenizers.load(folder / "own.json"), tokenizers.load(folder / "out.json"))
     written = huggingface.Tokenizer.from_file(str(folder / "out.json"))
     for text in texts:
@@ -145,7 +145,7 @@ def test_a_written_file_forges_no_added_token(tmp_path: Path) -> None:
     plain = tokenizers.BPETokenizer.train(text, 300, special_tokens=["<|end|>", "USERX"], pattern="llama3")
     header, arrays = plain.to_state()
     mine = tokenizers.from_state({**header, "ignore_merges": True}, arrays)
-    mine.save_huggingface(tmp_path / "tokenizer.json")
+    tokenizers.save(mine, tmp_path / "tokenizer.json", "huggingface")
     again = tokenizers.load(tmp_path / "tokenizer.json")
     other = huggingface.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert again.encode("USERX the").tolist() == mine.encode("USERX the").tolist()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gollm import tokenizers
 from gollm.tokenizers import BPETokenizer
 from gollm.tokenizers.alphabet import from_alphabet
+from gollm.tokenizers.files.huggingface import bpe
 from gollm.tokenizers.patterns import REGEXES
 
 huggingface = pytest.importorskip("tokenizers")
@@ -90,7 +91,7 @@ def theirs(kind: str) -> Any:
 @cache
 def ours(kind: str) -> BPETokenizer:
     document = json.loads(theirs(kind).to_str())
-    found = tokenizers.huggingface.parse(document, Path("tokenizer.json"))
+    found = bpe.parse(document, Path("tokenizer.json"))
     assert isinstance(found, BPETokenizer)
     return found
 
@@ -130,11 +131,11 @@ def test_ids(kind: str, text: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_loads_there_and_here(kind: str, tmp_path: Path) -> None:
-    ours(kind).save_huggingface(tmp_path / "tokenizer.json")
+    tokenizers.save(ours(kind), tmp_path / "tokenizer.json", "huggingface")
     exported = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     again = tokenizers.load(tmp_path)
     assert isinstance(again, BPETokenizer)
-    ours(kind).save(tmp_path / "own.json")
+    tokenizers.save(ours(kind), tmp_path / "own.json")
     own = tokenizers.load(tmp_path / "own.json")
     assert isinstance(own, BPETokenizer)
     text = CORPUS[0][:3000] + CORPUS[-1] + "".join(HORRORS) + " ".join(ADDED) + "<s>" + "".join(ADDED)
@@ -149,7 +150,7 @@ def test_what_is_written_loads_there_and_here(kind: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", ["gpt2", "llama3", "qwen2", "cl100k", "o200k", "smollm"])
 def test_trained_here_gives_the_same_ids_there(kind: str, tmp_path: Path) -> None:
     mine = BPETokenizer.train(CORPUS, 800, pattern=kind, special_tokens=["<|end|>"])
-    mine.save_huggingface(tmp_path / "tokenizer.json")
+    tokenizers.save(mine, tmp_path / "tokenizer.json", "huggingface")
     exported = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     for text in (CORPUS[3], CORPUS[-1], "".join(HORRORS)):
         assert_same(mine, exported, text + "<|end|>")

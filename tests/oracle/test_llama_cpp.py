@@ -25,7 +25,7 @@ from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
 from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer, Vocabulary
 from gollm.tokenizers.files.gpt2 import to_vocab
-from gollm.tokenizers.piece_scores import merges_of
+from gollm.tokenizers.files.piece_scores import merges_of
 from gollm.tokenizers.sentencepiece import PieceType
 from horrors import TEXTS
 

@@ -162,7 +162,7 @@ def test_decoding_what_was_encoded_is_theirs(ours: dict[str, SentencePieceTokeni
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models_written_here_load_there(ours: dict[str, SentencePieceTokenizer], name: str, tmp_path: Path) -> None:
-    ours[name].save_model(tmp_path / "again.model")
+    tokenizers.save(ours[name], tmp_path / "again.model", "sentencepiece")
     again = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "again.model"))
     peer = theirs(name)
     assert [again.id_to_piece(i) for i in range(again.vocab_size())] == [
@@ -221,9 +221,9 @@ def test_llama2c_published_ids() -> None:
 def test_tokenizer_bin_is_written_as_it_was(tmp_path: Path) -> None:
     tokenizer = tokenizers.load(TOK512)
     assert isinstance(tokenizer, SentencePieceTokenizer)
-    tokenizer.save_llama2c(tmp_path / "tokenizer.bin")
+    tokenizers.save(tokenizer, tmp_path / "tokenizer.bin", "llama2.c")
     assert (tmp_path / "tokenizer.bin").read_bytes()[4:] == TOK512.read_bytes()[4:]
-    tokenizer.save_model(tmp_path / "tokenizer.model")
+    tokenizers.save(tokenizer, tmp_path / "tokenizer.model", "sentencepiece")
     peer = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     for text in CORPUS:
         assert tokenizer.encode(text).tolist() == peer.encode(text)
@@ -245,7 +245,7 @@ def test_user_defined_pieces_are_added_tokens_of_tokenizer_json(tmp_path: Path) 
     (tmp_path / "a.model").write_bytes(out.getvalue())
     tokenizer = tokenizers.load(tmp_path / "a.model")
     assert isinstance(tokenizer, SentencePieceTokenizer)
-    tokenizer.save_huggingface(tmp_path / "tokenizer.json")
+    tokenizers.save(tokenizer, tmp_path / "tokenizer.json", "huggingface")
     peer = peers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     again = tokenizers.load(tmp_path / "tokenizer.json")
     generator = random.Random(3)

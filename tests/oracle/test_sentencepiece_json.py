@@ -135,7 +135,7 @@ def test_special_tokens_in_text_are_not_forged() -> None:
 @pytest.mark.parametrize("name", FORMS)
 def test_what_is_written_loads_there(name: str, tmp_path: Path) -> None:
     ours, theirs = both(name)
-    ours.save_huggingface(tmp_path / "tokenizer.json")
+    tokenizers.save(ours, tmp_path / "tokenizer.json", "huggingface")
     again = huggingface.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     loaded = tokenizers.load(tmp_path)
     for text in [*CORPUS, "<s>a  b</s> é漢字\u2581 🙂", ""]:
@@ -155,7 +155,7 @@ def test_a_sentencepiece_model_becomes_a_tokenizer_json(fallback: bool, tmp_path
         )  # fmt: skip
     ours = tokenizers.load(tmp_path / "m.model")
     assert isinstance(ours, SentencePieceTokenizer)
-    ours.save_huggingface(tmp_path / "tokenizer.json")
+    tokenizers.save(ours, tmp_path / "tokenizer.json", "huggingface")
     theirs = huggingface.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     again = tokenizers.load(tmp_path / "tokenizer.json")
     assert isinstance(again, SentencePieceTokenizer)
@@ -165,7 +165,7 @@ def test_a_sentencepiece_model_becomes_a_tokenizer_json(fallback: bool, tmp_path
         ids = ours.encode(text).tolist()
         assert theirs.encode(text, add_special_tokens=False).ids == ids
         assert again.encode(text).tolist() == ids
-    again.save_model(tmp_path / "again.model")  # scores that stand for the same merges
+    tokenizers.save(again, tmp_path / "again.model", "sentencepiece")  # scores that stand for the same merges
     peer = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "again.model"))
     for text in texts:
         assert peer.encode(text) == ours.encode(text).tolist()
@@ -216,7 +216,7 @@ def test_user_defined_characters_become_a_tokenizer_json(symbols: list[str], fal
         assert isinstance(found, SentencePieceTokenizer)
         return found
 
-    train("m.model", symbols).save_huggingface(tmp_path / "tokenizer.json")
+    tokenizers.save(train("m.model", symbols), tmp_path / "tokenizer.json", "huggingface")
     peer = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
     theirs = huggingface.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     again = tokenizers.load(tmp_path / "tokenizer.json")
@@ -228,4 +228,4 @@ def test_user_defined_characters_become_a_tokenizer_json(symbols: list[str], fal
         assert theirs.encode(text, add_special_tokens=False).ids == expected
         assert again.encode(text).tolist() == expected
     with pytest.raises(TokenizerError, match="user-defined piece"):
-        train("two.model", [*symbols, "<tool>"]).save_huggingface(tmp_path / "two.json")
+        tokenizers.save(train("two.model", [*symbols, "<tool>"]), tmp_path / "two.json", "huggingface")

@@ -67,7 +67,7 @@ def test_vocab_and_merges(tmp_path_factory: Any, kind: str, side: dict[str, Any]
     folder = tmp_path_factory.mktemp("t")
     pattern = "qwen2" if kind == "Qwen2Tokenizer" else "gpt2"
     mine = BPETokenizer.train("the theme of hello, the thesis " * 9, 280, special_tokens=["<|endoftext|>"])
-    mine.save_gpt2(folder)
+    tokenizers.save(mine, folder, "gpt2")
     write_side_files(folder, json.loads((folder / "vocab.json").read_text()), side, kind)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     with warnings.catch_warnings():
@@ -85,7 +85,7 @@ def test_vocab_and_merges(tmp_path_factory: Any, kind: str, side: dict[str, Any]
 
 def test_damage_in_side_files_never_costs_the_tokenizer(tmp_path: Path) -> None:
     mine = BPETokenizer.train("the theme of the thesis " * 9, 270, special_tokens=["<|endoftext|>"])
-    mine.save_gpt2(tmp_path)
+    tokenizers.save(mine, tmp_path, "gpt2")
     (tmp_path / "tokenizer_config.json").write_text('{"pad_token": 7, "added_tokens_decoder": {"x": [], "-1": null}}')
     (tmp_path / "added_tokens.json").write_text("[1]")
     with pytest.warns(match="left out"):

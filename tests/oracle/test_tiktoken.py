@@ -81,7 +81,7 @@ def both(kind: str) -> tuple[BPETokenizer, BPETokenizer, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trained.tiktoken"
-        trained(kind).save_tiktoken(path)
+        tokenizers.save(trained(kind), path, "tiktoken")
         again = tokenizers.load(path, pattern=kind, special_tokens=["<|end|>"])
         assert isinstance(again, BPETokenizer)
         return trained(kind), again, opened(path, kind, trained(kind).special_tokens)
@@ -143,10 +143,10 @@ def test_any_ranks(tmp_path_factory: pytest.TempPathFactory, tokens: list[bytes]
     theirs = tiktoken.Encoding("any", pat_str=REGEXES["gpt2"], mergeable_ranks=ranks, special_tokens={"<s>": 999})
     path = tmp_path_factory.getbasetemp() / "any.tiktoken"
     path.write_text("".join(f"{b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()))
-    mine = BPETokenizer.from_tiktoken(path, "gpt2", {"<s>": 999})
+    mine = tokenizers.load(path, pattern="gpt2", special_tokens={"<s>": 999})
     assert mine.encode(text).tolist() == theirs.encode_ordinary(text)
     assert mine.special_tokens == {"<s>": 999}
-    mine.save_tiktoken(path)
+    tokenizers.save(mine, path, "tiktoken")
     assert tiktoken_load.load_tiktoken_bpe(str(path)) == ranks
     again = tokenizers.from_state(*mine.to_state())
     assert again.encode(text).tolist() == theirs.encode_ordinary(text)
@@ -170,7 +170,7 @@ def test_what_is_exported_has_the_same_ids(
     assert isinstance(changed, BPETokenizer)
     path = tmp_path_factory.getbasetemp() / "changed.tiktoken"
     try:
-        changed.save_tiktoken(path)
+        tokenizers.save(changed, path, "tiktoken")
     except TokenizerError as error:
         assert re.search("not in the order of its ids|made by no merges", str(error))
         return

@@ -154,7 +154,7 @@ def test_decoding(ids: list[int]) -> None:
 
 @needs_gpt2
 def test_export_of_gpt2_loads_in_huggingface(tmp_path: Path) -> None:
-    gpt2().save_huggingface(tmp_path / "tokenizer.json")
+    tokenizers.save(gpt2(), tmp_path / "tokenizer.json", "huggingface")
     theirs = huggingface.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     text = (DATA / "tinyshakespeare.txt").read_text()[:50_000] + f"{END}é漢 \n"
     ids = gpt2().encode(text, allowed_special="all").tolist()
@@ -220,9 +220,9 @@ def test_their_trained_tokenizer_loads_here_and_ours_there(tmp_path: Path) -> No
     assert imported.encode(sample, allowed_special="all").tolist() == theirs.encode(sample).ids
 
     ours = BPETokenizer.train(text, 600, special_tokens=["<|endoftext|>", "<pad>"])
-    ours.save_huggingface(tmp_path / "ours.json")
+    tokenizers.save(ours, tmp_path / "ours.json", "huggingface")
     exported = huggingface.Tokenizer.from_file(str(tmp_path / "ours.json"))
     assert exported.encode(sample).ids == ours.encode(sample, allowed_special="all").tolist()
-    ours.save_gpt2(tmp_path)
+    tokenizers.save(ours, tmp_path, "gpt2")
     pair = huggingface.ByteLevelBPETokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
     assert pair.encode("plain text, é漢").ids == ours.encode("plain text, é漢").tolist()

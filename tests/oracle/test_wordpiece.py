@@ -120,7 +120,7 @@ def test_their_file_loads_here_and_ours_there(name: str, tmp_path: Path) -> None
     ours, theirs = BOTH[name]
     theirs.save(str(tmp_path / "theirs.json"))
     imported = tokenizers.load(tmp_path / "theirs.json")
-    ours.save_huggingface(tmp_path / "ours.json")
+    tokenizers.save(ours, tmp_path / "ours.json", "huggingface")
     exported = huggingface.Tokenizer.from_file(str(tmp_path / "ours.json"))
     again = tokenizers.load(tmp_path / "ours.json")
     for text in [*CORPUS, "[CLS]a[SEP] É ##b", ""]:
@@ -133,11 +133,11 @@ def test_their_file_loads_here_and_ours_there(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["uncased", "cased"])
 def test_vocab_txt_both_ways(name: str, tmp_path: Path) -> None:
     ours, theirs = BOTH[name]
-    ours.save_vocab(tmp_path / "vocab.txt")
+    tokenizers.save(ours, tmp_path / "vocab.txt", "bert")
     peer = huggingface.BertWordPieceTokenizer(
         str(tmp_path / "vocab.txt"), lowercase=ours.lowercase, strip_accents=ours.strip_accents
     )
-    for again in (tokenizers.load(tmp_path), WordPieceTokenizer.from_vocab(tmp_path / "vocab.txt")):
+    for again in (tokenizers.load(tmp_path), tokenizers.load(tmp_path / "vocab.txt", lowercase=ours.lowercase)):
         assert again.to_state()[0] == ours.to_state()[0]
         for text in CORPUS:
             assert again.encode(text, add_special_tokens=True).tolist() == peer.encode(text).ids

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gollm.errors import TokenizerError
-from gollm.tokenizers import BPETokenizer, CharacterTokenizer, load
-from gollm.tokenizers.files import llmc as llmc_tokenizer
+from gollm.tokenizers import BPETokenizer, CharacterTokenizer, load, save
+from gollm.tokenizers.files import llmc
+from gollm.tokenizers.files.format import TokenizerFile
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 END = "<|endoftext|>"
@@ -30,13 +31,14 @@ def trained() -> BPETokenizer:
 
 def test_written_as_its_own_program_does_and_read_back(tmp_path, trained):
     path = tmp_path / "gpt2_tokenizer.bin"
-    path.write_bytes(llmc_tokenizer.to_bytes(trained, path))
+    save(trained, path)
     assert path.read_bytes() == exported(list(trained.vocabulary), trained.special_tokens[END])
     again = load(path)
     assert again.encode(TEXT).tolist() == trained.encode(TEXT).tolist()
     assert again.special_tokens == trained.special_tokens
     assert again.to_state()[0] == trained.to_state()[0]
-    assert llmc_tokenizer.to_bytes(again, path) == path.read_bytes()
+    save(again, tmp_path / "again.bin", "llm.c")
+    assert (tmp_path / "again.bin").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="GPT-2's vocabulary is not here")
@@ -45,18 +47,19 @@ def test_gpt2(tmp_path, version):
     gpt2 = load(DATA / "gpt2-encoder.json")
     path = tmp_path / "gpt2_tokenizer.bin"
     path.write_bytes(exported(list(gpt2.vocabulary), 50256, version))
-    again = llmc_tokenizer.read(path, 50257)
+    again = llmc.read(TokenizerFile(path), 50257)
     text = TEXT + (DATA / "tinyshakespeare.txt").read_text()[:200_000]
     assert np.array_equal(again.encode(text), gpt2.encode(text))
     assert np.array_equal(again.merges, gpt2.merges)
     assert again.encode(END, allowed_special="all").tolist() == [50256]
-    assert llmc_tokenizer.to_bytes(gpt2, path) == exported(list(gpt2.vocabulary), 50256)
+    save(gpt2, path)
+    assert path.read_bytes() == exported(list(gpt2.vocabulary), 50256)
 
 
 def test_tokenizers_that_would_not_come_back_are_refused(tmp_path):
     def refused(tokenizer, words):
         with pytest.raises(TokenizerError, match=words):
-            llmc_tokenizer.to_bytes(tokenizer, tmp_path / "gpt2_tokenizer.bin")
+            save(tokenizer, tmp_path / "gpt2_tokenizer.bin")
 
     refused(CharacterTokenizer.train("abc"), "byte-level BPE tokenizers only")
     refused(BPETokenizer.train("to be or not to be", 258), "one special token")
@@ -85,18 +88,18 @@ def test_damaged_files_are_refused(tmp_path, trained, change, words):
     data = exported([bytes([i]) for i in range(256)] + [END.encode()], 256)
     (tmp_path / "tokenizer.bin").write_bytes(change(data))
     with pytest.raises(TokenizerError, match=words):
-        llmc_tokenizer.read(tmp_path / "tokenizer.bin")
+        llmc.read(TokenizerFile(tmp_path / "tokenizer.bin"))
 
 
 def test_tokens_that_no_merge_makes_are_refused(tmp_path):
     path = tmp_path / "tokenizer.bin"
     path.write_bytes(exported([*(bytes([i]) for i in range(256)), b"abc", END.encode()], 257))
     with pytest.raises(TokenizerError, match="no merges of the tokens before token 256, b'abc', lead to it"):
-        llmc_tokenizer.read(path)
+        llmc.read(TokenizerFile(path))
     long = [bytes([i // 256, i % 256]) + 253 * b"x" for i in range(200)]
     path.write_bytes(exported([*(bytes([i]) for i in range(256)), *long, END.encode()], 456))
     with pytest.raises(TokenizerError, match="too long for a vocabulary"):
-        llmc_tokenizer.read(path)
+        llmc.read(TokenizerFile(path))
 
 
 def test_random_damage_is_refused_or_harmless(tmp_path, trained):
@@ -109,6 +112,6 @@ def test_random_damage_is_refused_or_harmless(tmp_path, trained):
             damaged[rng.choice([rng.randrange(16), rng.randrange(1024, len(data))])] = rng.randrange(256)
         path.write_bytes(damaged[: rng.choice([len(data), rng.randrange(len(data))])])
         try:
-            llmc_tokenizer.read(path).encode(TEXT)
+            llmc.read(TokenizerFile(path)).encode(TEXT)
         except TokenizerError as error:
             assert len(str(error)) < 500

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from gollm import tokenizers
 from gollm.errors import TokenizerError
 from gollm.tokenizers import SentencePieceTokenizer, Tokenizer, Vocabulary, WordPieceTokenizer
+from gollm.tokenizers.files import llama2c
+from gollm.tokenizers.files.format import TokenizerFile
 from gollm.tokenizers.sentencepiece import PieceType
 
 TEXT = "It's a text, 漢字 and 12 numbers;\n\n  a text it is é🙂 naïve"
@@ -67,7 +69,7 @@ def assert_same(a: Tokenizer, b: Tokenizer) -> None:
 
 @pytest.mark.parametrize("name", MADE)
 def test_save_load_and_pickle(name: str, tmp_path: Path) -> None:
-    MADE[name].save(tmp_path / "t.json")
+    tokenizers.save(MADE[name], tmp_path / "t.json")
     assert_same(tokenizers.load(tmp_path / "t.json"), MADE[name])
     assert_same(pickle.loads(pickle.dumps(MADE[name])), MADE[name])
     header, arrays = MADE[name].to_state()
@@ -198,12 +200,12 @@ def test_mutated_headers(name: str, key: str, value: Any) -> None:
 def files(folder: Path) -> dict[str, bytes]:
     """One of each format that is read."""
     scored, words = sentencepiece(), WordPieceTokenizer.train(TEXT * 3, 80)
-    scored.save_model(folder / "tokenizer.model")
-    scored.save_llama2c(folder / "tokenizer.bin")
-    scored.save_huggingface(folder / "llama.json")
-    words.save_huggingface(folder / "bert.json")
-    words.save_vocab(folder / "vocab.txt")
-    scored.save(folder / "gollm.json")
+    tokenizers.save(scored, folder / "tokenizer.model", "sentencepiece")
+    tokenizers.save(scored, folder / "tokenizer.bin", "llama2.c")
+    tokenizers.save(scored, folder / "llama.json", "huggingface")
+    tokenizers.save(words, folder / "bert.json", "huggingface")
+    tokenizers.save(words, folder / "vocab.txt", "bert")
+    tokenizers.save(scored, folder / "gollm.json")
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
@@ -279,10 +281,11 @@ def test_files_that_are_refused(content: bytes, named: str, tmp_path: Path) -> N
 
 def test_llama2c_vocabulary_size(tmp_path: Path) -> None:
     made = sentencepiece()
-    made.save_llama2c(tmp_path / "t.bin")
-    assert SentencePieceTokenizer.from_llama2c(tmp_path / "t.bin", made.vocab_size).vocab_size == made.vocab_size
+    tokenizers.save(made, tmp_path / "t.bin", "llama2.c")
+    file = TokenizerFile(tmp_path / "t.bin")
+    assert llama2c.read(file, made.vocab_size).vocab_size == made.vocab_size
     with pytest.raises(TokenizerError, match="281 tokens, but 7 are wanted"):
-        SentencePieceTokenizer.from_llama2c(tmp_path / "t.bin", 7)
+        llama2c.read(file, 7)
 
 
 def test_training_wordpiece() -> None:
@@ -298,7 +301,7 @@ def test_training_wordpiece() -> None:
 
 
 def test_vocab_txt_says_what_it_is(tmp_path: Path) -> None:
-    MADE["wordpiece, cased"].save_vocab(tmp_path / "vocab.txt")  # type: ignore[attr-defined]
+    tokenizers.save(MADE["wordpiece, cased"], tmp_path / "vocab.txt", "bert")
     assert not tokenizers.load(tmp_path).lowercase  # type: ignore[attr-defined]
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(TokenizerError, match=r"no line \[UNK\]"):

@@ -30,11 +30,11 @@ def test_read_and_write(tmp_path: Path) -> None:
     assert tokenizer.encode("abc xbc").tolist() == [257, 32, ord("x"), 258]
     assert tokenizer.encode("ab<|end|>", allowed_special="all").tolist() == [256, 259]
     assert tokenizer.decode([299, 256]) == "ab"  # an id that stands for nothing
-    tokenizer.save(tmp_path / "own.json")
+    tokenizers.save(tokenizer, tmp_path / "own.json")
     assert tokenizers.load(tmp_path / "own.json").encode("abc xbc").tolist() == [257, 32, ord("x"), 258]
-    tokenizer.save_tiktoken(tmp_path / "again.tiktoken")
+    tokenizers.save(tokenizer, tmp_path / "again.tiktoken", "tiktoken")
     assert (tmp_path / "again.tiktoken").read_text() == lines([*BYTES, b"ab", b"abc", b"bc"])
-    behind = BPETokenizer.from_tiktoken(tmp_path / "again.tiktoken", "llama3", ["<s>", "</s>"])
+    behind = tokenizers.load(tmp_path / "again.tiktoken", pattern="llama3", special_tokens=["<s>", "</s>"])
     assert behind.special_tokens == {"<s>": 259, "</s>": 260}
 
 
@@ -71,7 +71,7 @@ def test_arguments(tmp_path: Path) -> None:
     ):
         with pytest.raises(TokenizerError, match=named):
             tokenizers.load(path, pattern="gpt2", special_tokens=special)  # type: ignore[arg-type]
-    BPETokenizer.train("ab", 257).save(tmp_path / "t.json")
+    tokenizers.save(BPETokenizer.train("ab", 257), tmp_path / "t.json")
     with pytest.raises(TokenizerError, match="is no rank file of tiktoken"):
         tokenizers.load(tmp_path / "t.json", pattern="gpt2")
 
@@ -92,7 +92,7 @@ def test_what_tiktoken_cannot_have(tmp_path: Path) -> None:
         tokenizer = tokenizers.from_state(header | changes, changed)
         assert isinstance(tokenizer, BPETokenizer)
         with pytest.raises(TokenizerError, match=named):
-            tokenizer.save_tiktoken(tmp_path / "x.tiktoken")
+            tokenizers.save(tokenizer, tmp_path / "x.tiktoken", "tiktoken")
     assert not list(tmp_path.iterdir())
 
 
@@ -109,7 +109,7 @@ def test_what_tiktoken_cannot_have(tmp_path: Path) -> None:
 )
 def test_white_space_as_tiktokens_loader_takes_it(change: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = tmp_path / "x.tiktoken"
-    BPETokenizer.train("the theme of the thesis " * 9, 270).save_tiktoken(path)
+    tokenizers.save(BPETokenizer.train("the theme of the thesis " * 9, 270), path, "tiktoken")
     expected = tokenizers.load(path, pattern="gpt2").to_state()
     path.write_bytes(change(path.read_bytes()))
     header, arrays = tokenizers.load(path, pattern="gpt2").to_state()
@@ -121,7 +121,7 @@ def test_an_empty_token_has_an_id_and_no_text(tmp_path: Path) -> None:
     """Whisper's file ends so."""
     path = tmp_path / "x.tiktoken"
     plain = BPETokenizer.train("the theme of the thesis " * 9, 260)
-    plain.save_tiktoken(path)
+    tokenizers.save(plain, path, "tiktoken")
     path.write_bytes(path.read_bytes() + b"= 300\n")
     tokenizer = tokenizers.load(path, pattern="gpt2", special_tokens=["<|end|>"])
     assert tokenizer.vocab_size == 302

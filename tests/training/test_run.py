@@ -104,7 +104,7 @@ def test_samples_continue_the_prompt(train):
 def test_data_samples_and_generation_frame_a_text_alike(train, corpus, tmp_path, prompt):
     header, arrays = CharacterTokenizer.train(corpus.read_text(), special_tokens=("<s>", "<|endoftext|>")).to_state()
     begin = header["special_tokens"]["<s>"]
-    tokenizers.from_state({**header, "prefix": [begin]}, arrays).save(tmp_path / "framed.json")
+    tokenizers.save(tokenizers.from_state({**header, "prefix": [begin]}, arrays), tmp_path / "framed.json")
     given = {"tokenizer": str(tmp_path / "framed.json"), "data": 2 * (str(corpus),)}
     result = train(**given, steps=2, sample_tokens=12, sample_prompt=prompt, seed=7)
     model = gollm.load(result.checkpoint)

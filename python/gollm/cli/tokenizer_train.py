@@ -44,7 +44,7 @@ def run(options: Options) -> None:
     from tqdm import tqdm
 
     from gollm.data import open_source
-    from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordPieceTokenizer, WordTokenizer
+    from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordPieceTokenizer, WordTokenizer, save
     from gollm.tokenizers.patterns import PATTERNS
     from gollm.tokenizers.wordpiece import SPECIAL_TOKENS
 
@@ -76,7 +76,7 @@ def run(options: Options) -> None:
         else:
             learner = CharacterTokenizer if options.kind == "character" else WordTokenizer
             tokenizer = learner.train(texts, options.vocab_size, special_tokens=options.special_tokens)
-    tokenizer.save(options.out)
+    save(tokenizer, options.out, "gollm")
     if options.json:
         found = {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size, "special_tokens": tokenizer.special_tokens}
         print(json.dumps({"path": str(options.out), **found, "corpus": source.name, "corpus_bytes": source.size_bytes}))

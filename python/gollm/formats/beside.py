@@ -10,14 +10,15 @@ from gollm.errors import FormatError, TokenizerError
 from gollm.formats.source import Source
 from gollm.system.files import read_regular, replacing
 from gollm.tokenizers import Tokenizer
+from gollm.tokenizers.files.format import Format, TokenizerFile
 
 
-def read_beside(source: Source, path: Path, names: Iterable[str], read: Callable[[Path], Tokenizer]) -> None:
+def read_beside(source: Source, path: Path, names: Iterable[str], read: Callable[[TokenizerFile], Tokenizer]) -> None:
     """Gives the model at `path` the tokenizer in the first of these files that is one of its own, or says why none."""
     for name in names:
         if os.path.isfile(path.with_name(name)):
             try:
-                source.tokenizer, source.without_tokenizer = read(path.with_name(name)), ""
+                source.tokenizer, source.without_tokenizer = read(TokenizerFile(path.with_name(name))), ""
                 return
             except TokenizerError as error:
                 source.without_tokenizer = str(error)
@@ -27,18 +28,22 @@ class TokenizerBeside:
     """What is to be written beside the model at `path`: nothing where the format has no such tokenizer, which the
     source is told. Raises FormatError where another one lies there already."""
 
-    def __init__(self, source: Source, path: Path, name: str, to_bytes: Callable[[Tokenizer, Path], bytes]) -> None:
+    def __init__(self, source: Source, path: Path, name: str, to: Format) -> None:
         self._path = path.with_name(name)
         self._data: bytes | None = None
         if source.tokenizer is None:
             return
         try:
-            self._data = to_bytes(source.tokenizer, self._path)
+            data = to.files_of(source.tokenizer, self._path)[self._path]
+            n, rows = source.tokenizer.vocab_size, source.config.vocab_size
+            if n > rows:
+                raise TokenizerError(f"cannot write {self._path}: it has {n} tokens, and the model has only {rows}")
         except TokenizerError as error:
             source.without_tokenizer = str(error)
             return
+        self._data = data
         try:
-            other = os.path.lexists(self._path) and read_regular(self._path, len(self._data) + 1) != self._data
+            other = os.path.lexists(self._path) and read_regular(self._path, len(data) + 1) != data
         except OSError:
             other = True
         if other:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from gollm.errors import TokenizerError, warn
+from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 
 MAX_ADDED_TOKENS = 1 << 16
@@ -72,31 +71,6 @@ def added_tokens_of(special: Iterable[tuple[str, int]], others: Iterable[AddedTo
     if len(tokens) > MAX_ADDED_TOKENS:
         raise TokenizerError(f"{len(tokens)} added tokens; at most {MAX_ADDED_TOKENS} are possible")
     return tuple(sorted(tokens.values(), key=lambda token: token.id))
-
-
-def place(added: Iterable[AddedToken], vocab: dict[str, int], path: Path) -> list[AddedToken]:
-    """Added tokens with the ids that Hugging Face's tokenizers give them: that of the model's vocabulary, or the next
-    one behind all others, unless only the token's own is free. Those that the vocabulary leaves out are put into
-    `vocab`; the others are marked as ordinary. A token with the id -1 has none of its own."""
-    tokens: dict[str, AddedToken] = {}
-    in_model = frozenset(vocab)
-    taken, behind = set(vocab.values()), len(vocab)
-    for token in added:
-        spelling, index = token.spelling, token.id
-        if not spelling:
-            continue
-        given = vocab.setdefault(spelling, index if behind in taken and index >= 0 else behind)
-        if given != index >= 0:
-            warn(
-                f"{path}: the added token {shorten(spelling)} has id {index}; Hugging Face's tokenizers take it as "
-                f"{given}, and so does gollm"
-            )
-        taken.add(given)
-        behind = max(behind, given + 1)
-        # Of one that comes twice the last counts, and special it stays.
-        special = token.special or (spelling in tokens and tokens[spelling].special)
-        tokens[spelling] = replace(token, id=given, special=special, ordinary=spelling in in_model)
-    return list(tokens.values())
 
 
 class Finder:

@@ -1,13 +1,11 @@
-"""What all tokenizers have in common: special tokens, batches, decoding, saving."""
+"""What all tokenizers have in common: special tokens, batches, decoding, states."""
 
 from __future__ import annotations
 
 import codecs
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -79,6 +77,8 @@ class Tokenizer(ABC):
 
     kind: ClassVar[str]
     """"character", "word", "bpe", "sentencepiece" or "wordpiece"."""
+    title: ClassVar[str]
+    """What messages call the kind."""
 
     def __init__(
         self,
@@ -321,7 +321,7 @@ class Tokenizer(ABC):
     def _stream_decoder(self) -> StreamDecoder:
         return StreamDecoder(self.vocabulary)
 
-    # files and checkpoints
+    # checkpoints
 
     def _header(self) -> dict[str, Any]:
         """What this kind adds to the header."""
@@ -347,12 +347,6 @@ class Tokenizer(ABC):
     def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Tokenizer:
         """The tokenizer that to_state() came from. The arrays are kept as they are. Raises TokenizerError for anything
         that no to_state() returns: a checkpoint may come from anywhere."""
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one JSON file, which `gollm.tokenizers.load` reads. Raises TokenizerError if it can't be written."""
-        from gollm.tokenizers.files.own import write
-
-        write(self, Path(path))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_state, self.to_state()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +52,7 @@ class BPETokenizer(Tokenizer):
     """
 
     kind = "bpe"
+    title = "byte-level BPE"
 
     def __init__(
         self,
@@ -238,7 +237,7 @@ class BPETokenizer(Tokenizer):
             return self._encoder.encode_batch(texts)
         return [self._encode(text) for text in texts]
 
-    # files and checkpoints
+    # checkpoints
 
     def _header(self) -> dict[str, Any]:
         pattern = self.pattern if isinstance(self.pattern, str) else list(self.pattern)
@@ -256,50 +255,3 @@ class BPETokenizer(Tokenizer):
         rules = {name: header[name] for name in _RULES if name in header}
         special_tokens = state_special_tokens(header)
         return cls(vocabulary, merges, special_tokens, header.get("pattern", ""), **rules, **state_template(header))
-
-    @classmethod
-    def from_gpt2(cls, vocab: str | os.PathLike[str], merges: str | os.PathLike[str]) -> BPETokenizer:
-        """From GPT-2's two files: vocab.json (or encoder.json) and merges.txt (or vocab.bpe). Raises TokenizerError."""
-        from gollm.tokenizers.files import gpt2 as gpt2_files
-
-        return gpt2_files.read(Path(vocab), Path(merges))
-
-    @classmethod
-    def from_huggingface(cls, path: str | os.PathLike[str]) -> BPETokenizer:
-        """From Hugging Face's tokenizer.json, if it is byte-level BPE as GPT-2's; TokenizerError names what is not."""
-        from gollm.tokenizers.files.huggingface import bpe as huggingface
-
-        return huggingface.read(Path(path))
-
-    @classmethod
-    def from_tiktoken(
-        cls,
-        path: str | os.PathLike[str],
-        pattern: str | Sequence[str],
-        special_tokens: Mapping[str, int] | Iterable[str] = (),
-    ) -> BPETokenizer:
-        """From a rank file of tiktoken, or LLaMA-3's tokenizer.model, which is one. The file holds neither the pattern
-        nor the special tokens: spellings with their ids, or spellings that get the ids behind the last one. Raises
-        TokenizerError."""
-        from gollm.tokenizers.files import tiktoken as tiktoken_file
-
-        return tiktoken_file.read(Path(path), pattern, special_tokens)
-
-    def save_gpt2(self, folder: str | os.PathLike[str]) -> None:
-        """Writes vocab.json and merges.txt. Raises TokenizerError if they can't be written or hold a special token."""
-        from gollm.tokenizers.files import gpt2 as gpt2_files
-
-        gpt2_files.write(self, Path(folder))
-
-    def save_huggingface(self, path: str | os.PathLike[str]) -> None:
-        """Writes Hugging Face's tokenizer.json. Raises TokenizerError as save_gpt2 does."""
-        from gollm.tokenizers.files.huggingface import bpe as huggingface
-
-        huggingface.write(self, Path(path))
-
-    def save_tiktoken(self, path: str | os.PathLike[str]) -> None:
-        """Writes a rank file that tiktoken's load_tiktoken_bpe reads; the special tokens and the pattern are not in it.
-        Raises TokenizerError, naming what tiktoken would encode otherwise."""
-        from gollm.tokenizers.files import tiktoken as tiktoken_file
-
-        tiktoken_file.write(self, Path(path))

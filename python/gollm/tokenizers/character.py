@@ -41,6 +41,7 @@ class CharacterTokenizer(Tokenizer):
     """
 
     kind = "character"
+    title = "character"
 
     def __init__(
         self,

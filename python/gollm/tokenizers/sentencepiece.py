@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -69,6 +67,7 @@ class SentencePieceTokenizer(Tokenizer):
     """
 
     kind = "sentencepiece"
+    title = "SentencePiece"
 
     def __init__(
         self,
@@ -213,7 +212,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _stream_decoder(self) -> StreamDecoder:
         return _Decoder(self) if self._drops_space else StreamDecoder(self.vocabulary)
 
-    # files and checkpoints
+    # checkpoints
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -246,38 +245,6 @@ class SentencePieceTokenizer(Tokenizer):
         if state_special_tokens(header) != tokenizer.special_tokens:
             raise TokenizerError("tokenizer state: special_tokens are not the control tokens and the unknown one")
         return tokenizer
-
-    @classmethod
-    def from_model(cls, path: str | os.PathLike[str]) -> SentencePieceTokenizer:
-        """From SentencePiece's own file, tokenizer.model, if it is BPE. TokenizerError names what is not supported."""
-        from gollm.tokenizers.files import sentencepiece as sentencepiece_model
-
-        return sentencepiece_model.read(Path(path))
-
-    @classmethod
-    def from_llama2c(cls, path: str | os.PathLike[str], vocab_size: int | None = None) -> SentencePieceTokenizer:
-        """From llama2.c's tokenizer.bin; `vocab_size` is how many tokens it must have. Raises TokenizerError."""
-        from gollm.tokenizers.files import llama2c as llama2c_tokenizer
-
-        return llama2c_tokenizer.read(Path(path), vocab_size)
-
-    def save_model(self, path: str | os.PathLike[str]) -> None:
-        """Writes SentencePiece's own file. Raises TokenizerError if it can't be written or can't hold this one."""
-        from gollm.tokenizers.files import sentencepiece as sentencepiece_model
-
-        sentencepiece_model.write(self, Path(path))
-
-    def save_llama2c(self, path: str | os.PathLike[str]) -> None:
-        """Writes llama2.c's tokenizer.bin. Raises TokenizerError as save_model does."""
-        from gollm.tokenizers.files import llama2c as llama2c_tokenizer
-
-        llama2c_tokenizer.write(self, Path(path))
-
-    def save_huggingface(self, path: str | os.PathLike[str]) -> None:
-        """Writes Hugging Face's tokenizer.json, as LLaMA-2's. Raises TokenizerError as save_model does."""
-        from gollm.tokenizers.files.huggingface import sentencepiece as huggingface_sentencepiece
-
-        huggingface_sentencepiece.write(self, Path(path))
 
 
 def _is_unicode(text: str) -> bool:

@@ -42,6 +42,7 @@ class WordTokenizer(Tokenizer):
     """
 
     kind = "word"
+    title = "word"
 
     def __init__(
         self,

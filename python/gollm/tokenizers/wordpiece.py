@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +54,7 @@ class WordPieceTokenizer(Tokenizer):
     """
 
     kind = "wordpiece"
+    title = "WordPiece"
 
     def __init__(
         self,
@@ -219,7 +218,7 @@ class WordPieceTokenizer(Tokenizer):
             text = text.replace(untidy, tidy)
         return text.encode()
 
-    # files and checkpoints
+    # checkpoints
 
     def _header(self) -> dict[str, Any]:
         switches = {name: getattr(self, name) for name in _SWITCHES}
@@ -232,26 +231,6 @@ class WordPieceTokenizer(Tokenizer):
         rules: dict[str, Any] = {name: header.get(name) for name in (*_SWITCHES, "max_word")}
         unknown_token = state_name(header, "unknown_token") or ""
         return cls(vocabulary, state_special_tokens(header), unknown_token, **rules, **state_template(header))
-
-    @classmethod
-    def from_vocab(cls, path: str | os.PathLike[str], *, lowercase: bool | None = None) -> WordPieceTokenizer:
-        """From BERT's vocab.txt. `lowercase` says whether text is made lower case and loses its accents, which the file
-        does not: by default, if no token has an upper-case letter. Raises TokenizerError."""
-        from gollm.tokenizers.files import bert as bert_vocab
-
-        return bert_vocab.read(Path(path), lowercase)
-
-    def save_vocab(self, path: str | os.PathLike[str]) -> None:
-        """Writes vocab.txt. Raises TokenizerError if it can't be written or can't hold a token."""
-        from gollm.tokenizers.files import bert as bert_vocab
-
-        bert_vocab.write(self, Path(path))
-
-    def save_huggingface(self, path: str | os.PathLike[str]) -> None:
-        """Writes Hugging Face's tokenizer.json. Raises TokenizerError as save_vocab does."""
-        from gollm.tokenizers.files.huggingface import wordpiece as huggingface_wordpiece
-
-        huggingface_wordpiece.write(self, Path(path))
 
 
 def template_of(special_tokens: Mapping[str, int]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gollm import tokenizers
 from gollm.data import DataSource, Sampler, TokenDataset, evaluation_batches, open_source, prepare
 from gollm.errors import ConfigError, TrainingError
 from gollm.inference.generate import generate_tokens
@@ -151,7 +152,7 @@ class Trainer:
         record = options.resolved(model.config, self.total_steps)
         folder.write_config(record.replace(out=str(folder.path), resume=None).to_dict())
         if not folder.tokenizer_path.exists():
-            self.tokenizer.save(folder.tokenizer_path)
+            tokenizers.save(self.tokenizer, folder.tokenizer_path)
         return folder.start_metrics(self.step - (self.progress.unfinished is not None))
 
     def _prompt(self, data: TokenDataset) -> Array:

@@ -234,7 +234,7 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
     _check(config)
     own, llama2 = _tokenizer_names(config.vocab_size)
     name = llama2 if config.vocab_size == LLAMA2_VOCABULARY else own
-    beside = TokenizerBeside(source, path, name, llama2c_tokenizer.to_bytes)
+    beside = TokenizerBeside(source, path, name, llama2c_tokenizer.FORMAT)
     sizes = (config.d_model, config.d_ff, config.n_layers, config.n_heads, config.n_kv_heads)
     V, context = config.vocab_size, config.context
     if dtype == "f32":

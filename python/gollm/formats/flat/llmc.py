@@ -126,9 +126,7 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
     """f32: version 3, bf16: version 5. A tokenizer that cuts text as GPT-2's goes beside it."""
     config = source.config
     _check(config)
-    beside = TokenizerBeside(
-        source, path, TOKENIZER_NAME, lambda tokenizer, its: llmc_tokenizer.to_bytes(tokenizer, its, config.vocab_size)
-    )
+    beside = TokenizerBeside(source, path, TOKENIZER_NAME, llmc_tokenizer.FORMAT)
     padded = -(-config.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     version = _VERSIONS[dtype]
     header = np.zeros(HEADER_SIZE // 4, "<i4")

@@ -34,8 +34,8 @@ from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer
 from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import END_OF_TEXT
 from gollm.tokenizers.files.gpt2 import build, to_vocab
+from gollm.tokenizers.files.piece_scores import scores_of
 from gollm.tokenizers.files.sentencepiece import piece_of, token_of
-from gollm.tokenizers.piece_scores import scores_of
 from gollm.tokenizers.sentencepiece import PieceType
 from gollm.tokenizers.vocabulary import Vocabulary
 

@@ -157,7 +157,7 @@ def _write_tokenizer(source: Source, defaults: GenerationDefaults, folder: Path,
         if not isinstance(tokenizer, BPETokenizer | SentencePieceTokenizer | WordPieceTokenizer):
             raise FormatError(f"a {tokenizer.kind} tokenizer has no form in Hugging Face's tokenizer.json; bpe has")
         try:
-            tokenizer.save_huggingface(folder / "tokenizer.json")
+            tokenizers.save(tokenizer, folder / "tokenizer.json", "huggingface")
         except TokenizerError as error:
             why = str(error).replace(str(folder), str(path))
             warn(f"{path} is written without its tokenizer: {why}")

@@ -9,13 +9,18 @@ from pathlib import Path
 
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
-from gollm.tokenizers.files.own import read_text, write_text
+from gollm.tokenizers.files.format import Format, TokenizerFile, naming, read_text
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 from gollm.tokenizers.wordpiece import SPECIAL_TOKENS, WordPieceTokenizer, template_of
 
 
-def read(path: Path, lowercase: bool | None = None) -> WordPieceTokenizer:
+def recognises(file: TokenizerFile) -> bool:
+    return file.path.suffix == ".txt"
+
+
+def read(file: TokenizerFile, lowercase: bool | None = None) -> WordPieceTokenizer:
     """Raises TokenizerError for a file that is no such vocabulary."""
+    path = file.path
     lines = read_text(path).split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -27,7 +32,7 @@ def read(path: Path, lowercase: bool | None = None) -> WordPieceTokenizer:
         raise TokenizerError(f"{path} is no vocabulary of WordPiece: it has no line [UNK]")
     if lowercase is None:
         lowercase = not any(token != token.lower() for token in tokens if token not in special and token[0:1] != "[")
-    try:
+    with naming(path):
         tokenizer = WordPieceTokenizer(
             Vocabulary.of(token.encode() for token in tokens),
             special,
@@ -36,12 +41,10 @@ def read(path: Path, lowercase: bool | None = None) -> WordPieceTokenizer:
             **template_of(special),
         )
         tokenizer.check()
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error}") from None
     return tokenizer
 
 
-def write(tokenizer: WordPieceTokenizer, path: Path) -> None:
+def to_files(tokenizer: WordPieceTokenizer, path: Path) -> dict[Path, bytes]:
     lines: list[str] = []
     for i, token in enumerate(tokenizer.vocabulary):
         text = token.decode("utf-8", "replace")
@@ -50,4 +53,7 @@ def write(tokenizer: WordPieceTokenizer, path: Path) -> None:
                 f"cannot write {path}: token {i} is {shorten(token)}, which can't stand in a line of text"
             )
         lines.append(text + "\n")
-    write_text(path, "".join(lines))
+    return {path: "".join(lines).encode()}
+
+
+FORMAT = Format("bert", recognises, read, (WordPieceTokenizer,), to_files, ("vocab.txt",))

@@ -7,30 +7,33 @@ beside them say more (side_files.py).
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gollm.errors import TokenizerError, warn
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import patterns
-from gollm.tokenizers.added_tokens import AddedToken, place
+from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.alphabet import BYTE_OF_CHARACTER, from_alphabet, to_alphabet
+from gollm.tokenizers.bpe import BPETokenizer
 from gollm.tokenizers.files import side_files
-from gollm.tokenizers.files.own import read_json, read_text, write_text
+from gollm.tokenizers.files.added_tokens import place
+from gollm.tokenizers.files.format import Format, TokenizerFile, naming, read_json, read_text
 from gollm.tokenizers.patterns import Pattern
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
-
-if TYPE_CHECKING:
-    from gollm.tokenizers.bpe import BPETokenizer
 
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 """How the two files are called, in folders and behind a prefix (gpt2-encoder.json, gpt2-vocab.bpe)."""
 
 END_OF_TEXT = "<|endoftext|>"
+
+_INSTEAD = 'save it as tokenizer.json with to="huggingface"'
 
 # What the classes of transformers do to text that have these two files.
 _RULES: dict[str, dict[str, Any]] = {
@@ -57,8 +60,6 @@ def build(
     it: "ä" is the byte 0xE4 then, and in a text the letter is found as well. Every other added token is spelled as it
     stands in a text.
     """
-    from gollm.tokenizers.bpe import BPETokenizer
-
     merges = list(merges)
     whole = patterns.checked(rules.get("pattern", "gpt2")) if rules.get("ignore_merges") else None
     made = _made(merges).union(*merges)
@@ -83,11 +84,9 @@ def build(
                 f"{path}: token {shorten(token)} (id {index}) is not written in GPT-2's byte alphabet"
             ) from None
     table = merge_table(merges, vocab, path)
-    try:
+    with naming(path):
         tokenizer = BPETokenizer(Vocabulary.of(tokens), table, added_tokens=added, **rules)
         tokenizer.check()
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error}") from None
     return tokenizer
 
 
@@ -139,7 +138,33 @@ def vocab_of(value: object, path: Path) -> dict[str, int]:
     return value
 
 
-def read(vocab_path: Path, merges_path: Path) -> BPETokenizer:
+def recognises(file: TokenizerFile) -> bool:
+    return _pair(file.path) is not None
+
+
+def _pair(path: Path) -> tuple[Path, Path] | None:
+    """(vocab.json, merges.txt), given the second, or the first with the second beside it."""
+    for vocab_name, merges_name in PAIRS:
+        if path.name.endswith(merges_name):
+            return sibling(path, merges_name, vocab_name), path
+        if path.name.endswith(vocab_name) and os.path.isfile(merges := sibling(path, vocab_name, merges_name)):
+            return path, merges
+    return None
+
+
+def sibling(path: Path, ending: str, other: str) -> Path:
+    """gpt2-vocab.bpe -> gpt2-encoder.json"""
+    return path.with_name(path.name[: -len(ending)] + other)
+
+
+def read(file: TokenizerFile, merges: Path | None = None) -> BPETokenizer:
+    """`file` is one of the two, or vocab.json where merges.txt is given."""
+    pair = _pair(file.path) if merges is None else (file.path, merges)
+    assert pair is not None
+    return _read(*pair)
+
+
+def _read(vocab_path: Path, merges_path: Path) -> BPETokenizer:
     vocab = vocab_of(read_json(vocab_path), vocab_path)
     merges: list[tuple[str, str]] = []
     for number, line in enumerate(read_text(merges_path).split("\n"), 1):
@@ -204,26 +229,27 @@ def _refuse_what_it_cannot_hold(tokenizer: BPETokenizer) -> None:
         if getattr(tokenizer, name) != value:
             raise TokenizerError(
                 f"vocab.json and merges.txt hold nothing but GPT-2's kind; this tokenizer's {name} is "
-                f"{shorten(getattr(tokenizer, name))}; save it as tokenizer.json with save_huggingface"
+                f"{shorten(getattr(tokenizer, name))}; {_INSTEAD}"
             )
     for token in tokenizer.added_tokens:
         if not token.plain:
-            raise TokenizerError(
-                f"vocab.json can't say what the added token {shorten(token.spelling)} is; use save_huggingface"
-            )
+            raise TokenizerError(f"vocab.json can't say what the added token {shorten(token.spelling)} is; {_INSTEAD}")
 
 
-def write(tokenizer: BPETokenizer, folder: Path) -> None:
-    import json
-
+def to_files(tokenizer: BPETokenizer, folder: Path) -> dict[Path, bytes]:
     _refuse_what_it_cannot_hold(tokenizer)
     vocab, merges = to_vocab(tokenizer)
     for token in set(unmade(vocab, merges)) ^ tokenizer.special_tokens.keys():
         raise TokenizerError(
             f"vocab.json marks no special tokens, they are those that no merge makes; {shorten(token)} is "
-            "not told by that; "
-            "use save_huggingface"
+            f"not told by that; {_INSTEAD}"
         )
     vocab_name, merges_name = PAIRS[0]
-    write_text(folder / merges_name, "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges))
-    write_text(folder / vocab_name, json.dumps(vocab, ensure_ascii=False))
+    lines = ["#version: 0.2\n", *(f"{left} {right}\n" for left, right in merges)]
+    return {
+        folder / merges_name: "".join(lines).encode(),
+        folder / vocab_name: json.dumps(vocab, ensure_ascii=False).encode(),
+    }
+
+
+FORMAT = Format("gpt2", recognises, read, (BPETokenizer,), to_files)

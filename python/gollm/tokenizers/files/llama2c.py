@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from gollm.errors import TokenizerError
-from gollm.system.files import replacing
 from gollm.system.strict_json import shorten
-from gollm.tokenizers.base import Tokenizer
-from gollm.tokenizers.files.own import read_bytes
+from gollm.tokenizers.files.format import Format, TokenizerFile, naming, read_bytes
+from gollm.tokenizers.files.piece_scores import scores_of
 from gollm.tokenizers.sentencepiece import PieceType, SentencePieceTokenizer
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
@@ -27,13 +26,14 @@ _HEAD_TOKENS = [b"<unk>", b"<s>", b"</s>", *(bytes([byte]) for byte in range(256
 _HEAD_TYPES = [PieceType.UNKNOWN, PieceType.CONTROL, PieceType.CONTROL, *[PieceType.BYTE] * 256]
 
 
-def recognises(head: bytes) -> bool:
+def recognises(file: TokenizerFile) -> bool:
     """Whether a file may be a tokenizer.bin: the length of its longest token is below 65536, and no text has zeros."""
-    return len(head) >= 4 and head[2:4] == b"\0\0"
+    return len(file.head) >= 4 and file.head[2:4] == b"\0\0"
 
 
-def read(path: Path, vocab_size: int | None = None) -> SentencePieceTokenizer:
+def read(file: TokenizerFile, vocab_size: int | None = None) -> SentencePieceTokenizer:
     """The tokenizer of a file, which must have `vocab_size` tokens if that is given. Raises TokenizerError."""
+    path = file.path
     data = read_bytes(path)
     at = 4
     tokens: list[bytes] = []
@@ -64,28 +64,16 @@ def read(path: Path, vocab_size: int | None = None) -> SentencePieceTokenizer:
         )
     types = np.full(len(tokens), PieceType.NORMAL, np.uint8)
     types[: len(_HEAD)] = _HEAD_TYPES
-    try:
+    with naming(path):
         tokenizer = SentencePieceTokenizer(
             Vocabulary.of(_HEAD_TOKENS + tokens[len(_HEAD) :]), types, scores=np.array(scores, np.float32), prefix=(1,)
         )
         tokenizer.check()
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error}") from None
     return tokenizer
 
 
-def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
-    data = to_bytes(tokenizer, path)
-    with replacing(path, TokenizerError) as file:
-        file.write(data)
-
-
-def to_bytes(tokenizer: Tokenizer, path: Path) -> bytes:
-    """What is to be written to `path`. Raises TokenizerError for a tokenizer that llama2.c would not read as it is."""
-    from gollm.tokenizers.piece_scores import scores_of
-
-    if not isinstance(tokenizer, SentencePieceTokenizer):
-        raise TokenizerError(f"cannot write {path}: llama2.c has SentencePiece tokenizers only")
+def to_files(tokenizer: SentencePieceTokenizer, path: Path) -> dict[Path, bytes]:
+    """Raises TokenizerError for a tokenizer that llama2.c would not read as it is."""
     tokens = list(tokenizer.vocabulary)
     normal = tokenizer.types[len(_HEAD) :] == PieceType.NORMAL
     if (
@@ -104,6 +92,8 @@ def to_bytes(tokenizer: Tokenizer, path: Path) -> bytes:
         )
     tokens[: len(_HEAD)] = _HEAD
     entries = zip(tokens, scores_of(tokenizer).tolist(), strict=True)
-    return struct.pack("<I", max(map(len, tokens))) + b"".join(
-        _ENTRY.pack(score, len(token)) + token for token, score in entries
-    )
+    data = b"".join(_ENTRY.pack(score, len(token)) + token for token, score in entries)
+    return {path: struct.pack("<I", max(map(len, tokens))) + data}
+
+
+FORMAT = Format("llama2.c", recognises, read, (SentencePieceTokenizer,), to_files, ("tokenizer.bin",))

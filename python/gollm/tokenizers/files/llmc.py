@@ -10,19 +10,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
-from gollm.tokenizers.base import Tokenizer
-from gollm.tokenizers.files import tiktoken as tiktoken_file
-from gollm.tokenizers.files.own import read_bytes
+from gollm.tokenizers.bpe import BPETokenizer
+from gollm.tokenizers.files import tiktoken
+from gollm.tokenizers.files.format import Format, TokenizerFile, naming, read_bytes
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
-
-if TYPE_CHECKING:
-    from gollm.tokenizers.bpe import BPETokenizer
 
 MAGIC = 20240328
 _HEADER = 1024
@@ -31,14 +27,15 @@ _PATTERN = "gpt2"
 _MAX_WORK = 1 << 23  # the sum of all tokens' lengths squared, bytes that are looked at; GPT-2's is a third of it
 
 
-def recognises(head: bytes) -> bool:
-    return head.startswith(MAGIC.to_bytes(4, "little"))
+def recognises(file: TokenizerFile) -> bool:
+    return file.head.startswith(MAGIC.to_bytes(4, "little"))
 
 
-def read(path: Path, vocab_size: int | None = None) -> BPETokenizer:
+def read(file: TokenizerFile, vocab_size: int | None = None) -> BPETokenizer:
     """The tokenizer of a file, which has at most `vocab_size` tokens if that is given. Raises TokenizerError."""
+    path = file.path
     data = read_bytes(path)
-    if not recognises(data) or len(data) < _HEADER:
+    if not recognises(file) or len(data) < _HEADER:
         raise TokenizerError(f"{path} is no gpt2_tokenizer.bin of llm.c: it does not begin as one")
     version, n, end = (int(value) for value in np.frombuffer(data, "<i4", 3, 4))
     if version not in (1, 2):
@@ -66,14 +63,10 @@ def read(path: Path, vocab_size: int | None = None) -> BPETokenizer:
     ranks = {token: i for i, token in enumerate(tokens) if i != end}
     if len(ranks) != n - 1:
         raise TokenizerError(f"{path}: two of its tokens are the same")
-    from gollm.tokenizers.bpe import BPETokenizer
-
-    try:
+    with naming(path):
         merges = np.array(_merges(ranks), np.int32).reshape(-1, 3)
         tokenizer = BPETokenizer(Vocabulary.of(tokens), merges, {tokens[end].decode("utf-8", "replace"): end}, _PATTERN)
         tokenizer.check()
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error}") from None
     return tokenizer
 
 
@@ -105,26 +98,20 @@ def _merges(ranks: Mapping[bytes, int]) -> list[tuple[int, int, int]]:
     return rows
 
 
-def to_bytes(tokenizer: Tokenizer, path: Path, vocab_size: int | None = None) -> bytes:
-    """What is to be written to `path`. Raises TokenizerError for a tokenizer that would not come back as it is."""
-    from gollm.tokenizers.bpe import BPETokenizer
-
-    if not isinstance(tokenizer, BPETokenizer):
-        raise TokenizerError(f"cannot write {path}: llm.c has byte-level BPE tokenizers only")
+def to_files(tokenizer: BPETokenizer, path: Path) -> dict[Path, bytes]:
     if tokenizer.pattern != _PATTERN or len(tokenizer.special_tokens) != 1:
         raise TokenizerError(
             f"cannot write {path}: llm.c's tokenizer has GPT-2's pattern and one special token; this one has "
             f"{shorten(tokenizer.pattern)} and {list(tokenizer.special_tokens)}"
         )
-    if vocab_size is not None and tokenizer.vocab_size > vocab_size:
-        raise TokenizerError(
-            f"cannot write {path}: it has {tokenizer.vocab_size} tokens, and the model has only {vocab_size}"
-        )
-    tiktoken_file.check(tokenizer)
+    tiktoken.check(tokenizer)
     tokens = list(tokenizer.vocabulary)
     longest = max(tokens, key=len)
     if len(longest) > 255 or not all(tokens):
         raise TokenizerError(f"cannot write {path}: llm.c's tokens have 1 to 255 bytes, and one has {len(longest)}")
     header = np.zeros(_HEADER // 4, "<i4")
     header[:4] = (MAGIC, 2, len(tokens), *tokenizer.special_tokens.values())
-    return header.tobytes() + b"".join(bytes([len(token)]) + token for token in tokens)
+    return {path: header.tobytes() + b"".join(bytes([len(token)]) + token for token in tokens)}
+
+
+FORMAT = Format("llm.c", recognises, read, (BPETokenizer,), to_files, ("gpt2_tokenizer.bin",))

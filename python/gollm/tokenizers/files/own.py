@@ -4,93 +4,31 @@
      "pattern": "gpt2", "tokens": ["\\u0000", ..., {"hex": "ff"}, "aa", "th"],
      "merges": [[97, 97, 256], [116, 104, 257]]}
 
-A token that is not UTF-8 is written in hexadecimal. Files are read with care: at most 256 MB, no deep nesting, nothing
-but JSON.
+A token that is not UTF-8 is written in hexadecimal.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gollm.errors import TokenizerError
-from gollm.system.files import read_regular, reason, refuse_pointer, replacing
+from gollm.tokenizers.base import Tokenizer
+from gollm.tokenizers.files.format import Format, TokenizerFile, naming
+from gollm.tokenizers.kinds import KINDS, from_state
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
-if TYPE_CHECKING:
-    from gollm.tokenizers.base import Tokenizer
-
-FORMAT = "gollm-tokenizer"
-_MAX_BYTES = 256 << 20
+_MARK = "gollm-tokenizer"
 _NUMBERS = {"types": np.uint8, "scores": np.float32}
 """Arrays of numbers that some kinds of tokenizers have, beside merges and the bytes "charsmap"."""
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """A TokenizerError from within names the file, too."""
-    try:
-        yield
-    except TokenizerError as error:
-        message = str(error)
-        raise TokenizerError(message if str(path) in message else f"{path}: {message}") from None
-
-
-def read_head(path: Path) -> bytes:
-    """The first bytes of a file, which tell what it is. Raises TokenizerError if it can't be read."""
-    return _read(path, 256)
-
-
-def _read(path: Path, size: int) -> bytes:
-    try:
-        data = read_regular(path, size)
-    except OSError as error:
-        raise TokenizerError(f"cannot read {path}: {reason(error)}") from None
-    refuse_pointer(path, data, TokenizerError)
-    return data
-
-
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a file. Raises TokenizerError if it can't be read or is too long."""
-    data = _read(path, _MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-        raise TokenizerError(f"{path} is longer than {_MAX_BYTES >> 20} MB; no tokenizer is that large")
-    return data
-
-
-def read_text(path: Path) -> str:
-    """The text of a file. Raises TokenizerError as read_bytes does, and if it is not UTF-8."""
-    try:
-        return read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TokenizerError(f"{path} is not UTF-8 text (byte {error.start})") from None
-
-
-def read_json(path: Path) -> Any:
-    """The value of a JSON file. Raises TokenizerError if it isn't one."""
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise TokenizerError(f"{path}: nested too deeply for a tokenizer") from None
-    except ValueError as error:
-        raise TokenizerError(f"{path} is not JSON: {error}") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all. Raises TokenizerError."""
-    with replacing(path, TokenizerError) as file:
-        file.write(text.encode())
-
-
-def write(tokenizer: Tokenizer, path: Path) -> None:
+def to_files(tokenizer: Tokenizer, path: Path) -> dict[Path, bytes]:
     header, arrays = tokenizer.to_state()
-    document = {"format": FORMAT, **header, "tokens": [_spell(token) for token in tokenizer.vocabulary]}
+    document = {"format": _MARK, **header, "tokens": [_spell(token) for token in tokenizer.vocabulary]}
     lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items()]
     lines += [f'"{name}": {json.dumps(arrays[name].tolist())}' for name in _NUMBERS if name in arrays]
     if "charsmap" in arrays:
@@ -98,14 +36,16 @@ def write(tokenizer: Tokenizer, path: Path) -> None:
     if "merges" in arrays:
         rows = ",\n  ".join(map(str, arrays["merges"].tolist()))
         lines.append(f'"merges": [\n  {rows}\n ]')
-    write_text(path, "{" + ",\n ".join(lines) + "}\n")
+    return {path: ("{" + ",\n ".join(lines) + "}\n").encode()}
 
 
-def parse(document: dict[str, Any], path: Path) -> Tokenizer:
-    """The tokenizer that a parsed file describes."""
-    from gollm.tokenizers import from_state
+def recognises(file: TokenizerFile) -> bool:
+    return isinstance(file.document, dict) and file.document.get("format") == _MARK
 
-    try:
+
+def read(file: TokenizerFile) -> Tokenizer:
+    document = file.document
+    with naming(file.path):
         tokens = document.get("tokens")
         if not isinstance(tokens, list) or len(tokens) > MAX_TOKENS:
             raise TokenizerError(f"tokens must be a list of up to {MAX_TOKENS}")
@@ -118,8 +58,6 @@ def parse(document: dict[str, Any], path: Path) -> Tokenizer:
             arrays["charsmap"] = np.frombuffer(_hex("charsmap", document["charsmap"]), np.uint8)
         header = {key: value for key, value in document.items() if key not in ("format", *arrays)}
         return from_state(header, arrays)
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error}") from None
 
 
 def _spell(token: bytes) -> str | dict[str, str]:
@@ -167,3 +105,6 @@ def _hex(name: str, value: Any) -> bytes:
         return bytes.fromhex(value)
     except (TypeError, ValueError):
         raise TokenizerError(f"{name} must be hexadecimal digits") from None
+
+
+FORMAT = Format("gollm", recognises, read, tuple(KINDS.values()), to_files)

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from gollm.errors import TokenizerError
-from gollm.system.files import replacing
 from gollm.system.strict_json import shorten
-from gollm.tokenizers.added_tokens import place
 from gollm.tokenizers.files import side_files
-from gollm.tokenizers.files.own import naming, read_bytes
+from gollm.tokenizers.files.added_tokens import place
+from gollm.tokenizers.files.format import Format, TokenizerFile, naming, read_bytes
+from gollm.tokenizers.files.piece_scores import scores_of
 from gollm.tokenizers.files.protobuf import Value, bytes_field, fields, float_field, number_field
 from gollm.tokenizers.files.side_files import Beside
 from gollm.tokenizers.sentencepiece import MARK, PieceType, SentencePieceTokenizer
@@ -36,13 +36,15 @@ _BYTE_OF_NAME = {b"<0x%02X>" % byte: bytes([byte]) for byte in range(256)}
 _KNOWN_TYPES = frozenset(PieceType) - {PieceType.LITERAL}
 
 
-def recognises(head: bytes) -> bool:
+def recognises(file: TokenizerFile) -> bool:
     """Whether a file may be a ModelProto: it begins with a piece, which begins with its text."""
+    head = file.head
     return len(head) >= 3 and head[0] == head[2] == 0x0A and head[1] != ord("{")
 
 
-def read(path: Path) -> SentencePieceTokenizer:
+def read(file: TokenizerFile) -> SentencePieceTokenizer:
     """Raises TokenizerError for a file that is damaged or that needs what is not supported."""
+    path = file.path
     with naming(path):
         tokenizer = _parse(read_bytes(path))
         beside = side_files.read(path.parent) if path.name == "tokenizer.model" else None
@@ -184,9 +186,7 @@ def _check_trainer(trainer: dict[int, Value]) -> None:
         raise TokenizerError("the model has treat_whitespace_as_suffix on, which is not supported")
 
 
-def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
-    from gollm.tokenizers.piece_scores import scores_of
-
+def to_files(tokenizer: SentencePieceTokenizer, path: Path) -> dict[Path, bytes]:
     if tokenizer.dummy_prefix not in ("always", "never") or tokenizer.split_spaces or not tokenizer.fuse_unknown:
         raise TokenizerError(
             f"cannot write {path}: a SentencePiece model has no dummy_prefix {shorten(tokenizer.dummy_prefix)}, "
@@ -223,8 +223,7 @@ def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
         + number_field(_REMOVE_SPACES, int(tokenizer.remove_extra_spaces))
         + number_field(_ESCAPE_SPACES, 1),
     )
-    with replacing(path, TokenizerError) as file:
-        file.write(out)
+    return {path: bytes(out)}
 
 
 def piece_of(token: bytes, kind: int) -> bytes:
@@ -233,3 +232,6 @@ def piece_of(token: bytes, kind: int) -> bytes:
         return b"<0x%02X>" % token[0]
     as_it_is = kind in (PieceType.CONTROL, PieceType.UNKNOWN, PieceType.LITERAL)
     return token if as_it_is else token.replace(b" ", MARK.encode())
+
+
+FORMAT = Format("sentencepiece", recognises, read, (SentencePieceTokenizer,), to_files, (".model",))

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 from gollm.errors import TokenizerError, warn
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import MAX_ADDED_TOKENS, AddedToken
-from gollm.tokenizers.files.own import read_json
+from gollm.tokenizers.files.added_tokens import FLAGS
+from gollm.tokenizers.files.format import read_json
 from gollm.tokenizers.vocabulary import MAX_TOKENS
 
 _CONFIG, _MAP, _ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 class Beside(NamedTuple):
@@ -105,7 +105,7 @@ def _named(settings: Mapping[str, Any], folder: Path) -> Iterator[AddedToken]:
 def _token(value: Any, index: int, path: Path) -> Iterator[AddedToken]:
     """The token, or a warning that it is left out."""
     spelling = value.get("content") if isinstance(value, dict) else None
-    flags = {name: value.get(name, False) for name in _FLAGS} if isinstance(value, dict) else {}
+    flags = {name: value.get(name, False) for name in FLAGS} if isinstance(value, dict) else {}
     sound = isinstance(spelling, str) and spelling and _is_text(spelling) and -1 <= index < MAX_TOKENS
     if sound and all(type(flag) is bool for flag in flags.values()):
         yield AddedToken(str(spelling), index, **flags)

@@ -16,39 +16,39 @@ import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
-from gollm.tokenizers.files.own import read_bytes, write_text
+from gollm.tokenizers.bpe import BPETokenizer
+from gollm.tokenizers.files.format import Format, TokenizerFile, naming, read_bytes
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
-
-if TYPE_CHECKING:
-    from gollm.tokenizers.bpe import BPETokenizer
 
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]")  # tiktoken's loader passes over it, a byte order mark too
 _MAX_WORK = 1 << 32  # bytes looked at while tokens are divided: the sum of their lengths squared
 
 
-def recognises(head: bytes) -> bool:
-    """Whether a file that begins so is a rank file."""
-    return re.match(rb"(?:\xef\xbb\xbf)?[\r\n]*[ \t]*[A-Za-z0-9+/]*={0,2}[ \t]+\d+[ \t]*[\r\n]", head) is not None
+_LINE = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*[ \t]*[A-Za-z0-9+/]*={0,2}[ \t]+\d+[ \t]*[\r\n]")
+
+
+def recognises(file: TokenizerFile) -> bool:
+    return _LINE.match(file.head) is not None
 
 
 def read(
-    path: Path, pattern: str | Sequence[str] | None, special_tokens: Mapping[str, int] | Iterable[str] = ()
+    file: TokenizerFile,
+    pattern: str | Sequence[str] | None = None,
+    special_tokens: Mapping[str, int] | Iterable[str] = (),
 ) -> BPETokenizer:
-    from gollm.tokenizers.bpe import BPETokenizer
-
+    path = file.path
     if pattern is None:
         raise TokenizerError(
             f"{path} is a rank file of tiktoken, which does not say how text is cut into pieces; give its pattern, for "
             'example tokenizers.load(path, pattern="cl100k")'
         )
     ranks = _ranks(path)
-    try:
+    with naming(path):
         special = _special(special_tokens, ranks)
         tokens = [b""] * (max([*ranks.values(), *special.values()]) + 1)
         for token, rank in ranks.items():
@@ -62,8 +62,6 @@ def read(
             Vocabulary.of(tokens), merges, special, pattern, ignore_merges=True, lowest_id_first=True
         )
         tokenizer.check()
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error}") from None
     return tokenizer
 
 
@@ -126,10 +124,10 @@ def splits(ranks: Mapping[bytes, int]) -> list[tuple[int, int, int]]:
     return rows
 
 
-def write(tokenizer: BPETokenizer, path: Path) -> None:
+def to_files(tokenizer: BPETokenizer, path: Path) -> dict[Path, bytes]:
     check(tokenizer)
     lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in _ordinary(tokenizer).items()]
-    write_text(path, "".join(lines))
+    return {path: "".join(lines).encode()}
 
 
 def _ordinary(tokenizer: BPETokenizer) -> dict[bytes, int]:
@@ -177,3 +175,6 @@ def check(tokenizer: BPETokenizer) -> None:
             raise TokenizerError(
                 f"token {index}, {shorten(token)}, is made by no merges; tiktoken would make it wherever its bytes are"
             )
+
+
+FORMAT = Format("tiktoken", recognises, read, (BPETokenizer,), to_files, (".tiktoken",))

@@ -6,8 +6,8 @@ spaces; in the new one the pre-tokenizer Metaspace does. What is not supported i
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,24 @@ import numpy as np
 
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
+from gollm.tokenizers.files import added_tokens
+from gollm.tokenizers.files.format import naming
 from gollm.tokenizers.files.gpt2 import merge_table, vocab_of
-from gollm.tokenizers.files.huggingface.bpe import read_added_tokens, read_merges, warn_of_limits, write_head
-from gollm.tokenizers.files.huggingface.pipeline import read_template, type_of, write_post_processor
-from gollm.tokenizers.files.own import naming, write_text
-from gollm.tokenizers.piece_scores import merges_of
+from gollm.tokenizers.files.huggingface.document import (
+    in_order,
+    read_merges,
+    read_template,
+    refuse,
+    to_json,
+    type_of,
+    warn_of_limits,
+    write_template,
+)
+from gollm.tokenizers.files.piece_scores import merges_of
 from gollm.tokenizers.sentencepiece import MARK, DummyPrefix, PieceType, SentencePieceTokenizer
 from gollm.tokenizers.vocabulary import Vocabulary
+
+_refuse = partial(refuse, of="LLaMA-2's kind of BPE")
 
 _PREPEND = {"type": "Prepend", "prepend": MARK}
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
@@ -45,12 +56,6 @@ def _steps(part: Any, key: str) -> list[Any]:
     return steps if isinstance(steps, list) else [part]
 
 
-def _refuse(path: Path, what: str, value: Any, allowed: str) -> TokenizerError:
-    return TokenizerError(
-        f"{path}: {what} is {json.dumps(value)[:80]}; supported is LLaMA-2's kind of BPE with {allowed}"
-    )
-
-
 def parse(document: dict[str, Any], path: Path) -> SentencePieceTokenizer:
     """The tokenizer that a parsed tokenizer.json describes."""
     model = document["model"]
@@ -62,7 +67,7 @@ def parse(document: dict[str, Any], path: Path) -> SentencePieceTokenizer:
     _check_decoder(document.get("decoder"), dummy_prefix, path)
     prefix, suffix = read_template(document.get("post_processor"), path)
     vocab = dict(vocab_of(model.get("vocab"), path))
-    added = read_added_tokens(document.get("added_tokens") or [], vocab, path)
+    added = added_tokens.read_list(document.get("added_tokens") or [], vocab, path)
     unknown = model.get("unk_token")
     if unknown is not None and (not isinstance(unknown, str) or unknown not in vocab):
         raise _refuse(path, "the model's unk_token", unknown, "one of the vocabulary, or null")
@@ -124,32 +129,28 @@ def _tokens(
     vocab: dict[str, int], added: set[str], unknown: str | None, byte_fallback: bool, path: Path
 ) -> tuple[list[bytes], np.ndarray[Any, Any]]:
     """What each token stands for, and its type."""
-    tokens = [b""] * len(vocab)
+    tokens: list[bytes] = []
     types = np.full(len(vocab), PieceType.NORMAL, np.uint8)
-    for token, index in vocab.items():
-        if not 0 <= index < len(vocab) or tokens[index]:
-            raise TokenizerError(
-                f"{path}: token {shorten(token)} has id {index}; {len(vocab)} tokens need an id each, from 0 on"
-            )
+    for index, token in enumerate(in_order(vocab, path)):
         if token == unknown or token in added:
             types[index] = PieceType.UNKNOWN if token == unknown else PieceType.CONTROL
-            tokens[index] = token.encode("utf-8", "replace")
+            tokens.append(token.encode("utf-8", "replace"))
         elif byte_fallback and token in _BYTE_OF_NAME:
             types[index] = PieceType.BYTE
-            tokens[index] = _BYTE_OF_NAME[token]
+            tokens.append(_BYTE_OF_NAME[token])
         elif " " in token:
             raise TokenizerError(
                 f"{path}: token {shorten(token)} (id {index}) has a space, which must be written as U+2581"
             )
         else:
             try:
-                tokens[index] = token.replace(MARK, " ").encode()
+                tokens.append(token.replace(MARK, " ").encode())
             except UnicodeEncodeError:
                 raise TokenizerError(f"{path}: token {shorten(token)} (id {index}) is no text") from None
     return tokens, types
 
 
-def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
+def to_files(tokenizer: SentencePieceTokenizer, path: Path) -> dict[Path, bytes]:
     """In the old form where a space stands before every text, else in the new one."""
     if tokenizer.charsmap is not None or tokenizer.remove_extra_spaces:
         raise TokenizerError(
@@ -165,22 +166,21 @@ def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
             "added token in tokenizer.json, where no space is put before a text that begins with one"
         )
     names = [_spell(token, kind) for token, kind in zip(tokenizer.vocabulary, kinds, strict=True)]
-    template = {index: names[index] for index in (*tokenizer.prefix, *tokenizer.suffix)}
+    vocab = {name: i for i, name in enumerate(names)}
     unknown = kinds.index(PieceType.UNKNOWN) if PieceType.UNKNOWN in kinds else None
-    head = write_head(tokenizer)
-    head["added_tokens"] += [_added(names[i], i) for i in user_defined]
-    head["added_tokens"].sort(key=lambda token: token["id"])
-    document = {
-        **head,
-        **_write_prefix(tokenizer),
-        "post_processor": write_post_processor(tokenizer.prefix, tokenizer.suffix, template)["processors"][-1]
-        if template
-        else None,
-        "decoder": {
-            "type": "Sequence",
-            "decoders": _JOIN + ([] if tokenizer.dummy_prefix == "never" else [_STRIP]),
-        },
-        "model": {
+    normalizer, pre_tokenizer = _write_prefix(tokenizer)
+    merges = [[names[left], names[right]] for left, right, _ in merges_of(tokenizer)]
+    if len(vocab) < len(names):
+        raise TokenizerError(f"cannot write {path}: two tokens have the same spelling there")
+    return to_json(
+        tokenizer,
+        path,
+        [added_tokens.entry(names[i], i) for i in user_defined],  # found in every text
+        normalizer=normalizer,
+        pre_tokenizer=pre_tokenizer,
+        post_processor=write_template(tokenizer, names),
+        decoder={"type": "Sequence", "decoders": _JOIN + ([] if tokenizer.dummy_prefix == "never" else [_STRIP])},
+        model={
             "type": "BPE",
             "dropout": None,
             "unk_token": None if unknown is None else names[unknown],
@@ -189,29 +189,23 @@ def write(tokenizer: SentencePieceTokenizer, path: Path) -> None:
             "fuse_unk": tokenizer.fuse_unknown,
             "byte_fallback": PieceType.BYTE in kinds,
             "ignore_merges": False,
-            "vocab": {name: i for i, name in enumerate(names)},
-            "merges": [[names[left], names[right]] for left, right, _ in merges_of(tokenizer)],
+            "vocab": vocab,
+            "merges": merges,
         },
-    }
-    if len(document["model"]["vocab"]) < len(names):
-        raise TokenizerError(f"cannot write {path}: two tokens have the same spelling there")
-    write_text(path, json.dumps(document, ensure_ascii=False))
+    )
 
 
-def _write_prefix(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
+def _write_prefix(tokenizer: SentencePieceTokenizer) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """(normalizer, pre_tokenizer)"""
     schemes = {"missing": "always", "first": "first", "never": "never"}
     if tokenizer.dummy_prefix == "always" and not tokenizer.split_spaces:
-        return {"normalizer": {"type": "Sequence", "normalizers": [_PREPEND, _REPLACE]}, "pre_tokenizer": None}
+        return {"type": "Sequence", "normalizers": [_PREPEND, _REPLACE]}, None
     if tokenizer.dummy_prefix == "never" and any(token.normalized for token in tokenizer.added_tokens):
-        return {"normalizer": _REPLACE, "pre_tokenizer": None}
+        return _REPLACE, None
     if tokenizer.dummy_prefix == "always":
         raise TokenizerError("tokenizer.json can't put a space before every text and cut the text at spaces")
-    metaspace = {
-        "replacement": MARK,
-        "prepend_scheme": schemes[tokenizer.dummy_prefix],
-        "split": tokenizer.split_spaces,
-    }
-    return {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", **metaspace}}
+    scheme = schemes[tokenizer.dummy_prefix]
+    return None, {"type": "Metaspace", "replacement": MARK, "prepend_scheme": scheme, "split": tokenizer.split_spaces}
 
 
 def _without_rules(token: bytes, kind: int) -> int:
@@ -227,9 +221,3 @@ def _spell(token: bytes, kind: int) -> str:
     except UnicodeDecodeError:
         raise TokenizerError(f"token {shorten(token)} is no text; tokenizer.json can't hold it") from None
     return text.replace(" ", MARK) if kind == PieceType.NORMAL else text
-
-
-def _added(spelling: str, index: int) -> dict[str, Any]:
-    """A user-defined piece as an added token, which is looked for in every text."""
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
-    return {"id": index, "content": spelling, **flags}

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
+from gollm.tokenizers.files import added_tokens
+from gollm.tokenizers.files.added_tokens import without_added
+from gollm.tokenizers.files.format import naming
 from gollm.tokenizers.files.gpt2 import vocab_of
-from gollm.tokenizers.files.huggingface.bpe import read_added_tokens, warn_of_limits, without_added, write_head
-from gollm.tokenizers.files.huggingface.pipeline import read_template, type_of, write_post_processor
-from gollm.tokenizers.files.own import naming, write_text
+from gollm.tokenizers.files.huggingface.document import (
+    in_order,
+    read_template,
+    refuse,
+    to_json,
+    type_of,
+    warn_of_limits,
+    write_template,
+)
 from gollm.tokenizers.vocabulary import Vocabulary
 from gollm.tokenizers.wordpiece import CONTINUING, WordPieceTokenizer
+
+_refuse = partial(refuse, of="BERT's WordPiece")
 
 
 def recognises(document: dict[str, Any]) -> bool:
     """Whether a parsed tokenizer.json is WordPiece."""
     return type_of(document["model"]) == "WordPiece"
-
-
-def _refuse(path: Path, what: str, value: Any, allowed: str) -> TokenizerError:
-    return TokenizerError(f"{path}: {what} is {json.dumps(value)[:80]}; supported is BERT's WordPiece with {allowed}")
 
 
 def parse(document: dict[str, Any], path: Path) -> WordPieceTokenizer:
@@ -39,7 +46,7 @@ def parse(document: dict[str, Any], path: Path) -> WordPieceTokenizer:
     switches = _read_normalizer(document.get("normalizer"), path)
     prefix, suffix = read_template(document.get("post_processor"), path)
     vocab = dict(vocab_of(model.get("vocab"), path))
-    added = read_added_tokens(document.get("added_tokens") or [], vocab, path)
+    added = added_tokens.read_list(document.get("added_tokens") or [], vocab, path)
     added = [replace(token, ordinary=token.ordinary and _is_word(token.spelling, switches)) for token in added]
     unknown = model.get("unk_token", "[UNK]")
     if not isinstance(unknown, str) or unknown not in vocab:
@@ -96,45 +103,36 @@ def _read_decoder(part: Any, path: Path) -> bool:
 
 
 def _tokens(vocab: dict[str, int], path: Path) -> list[bytes]:
-    tokens = [b""] * len(vocab)
-    for token, index in vocab.items():
-        if not 0 <= index < len(vocab) or tokens[index]:
-            raise TokenizerError(
-                f"{path}: token {shorten(token)} has id {index}; {len(vocab)} tokens need an id each, from 0 on"
-            )
-        try:
-            tokens[index] = token.encode()
-        except UnicodeEncodeError:
-            raise TokenizerError(f"{path}: token {shorten(token)} (id {index}) is no text") from None
-    return tokens
+    names = in_order(vocab, path)
+    try:
+        return [name.encode() for name in names]
+    except UnicodeEncodeError as error:
+        raise TokenizerError(f"{path}: token {shorten(error.object)} (id {vocab[error.object]}) is no text") from None
 
 
-def write(tokenizer: WordPieceTokenizer, path: Path) -> None:
+def to_files(tokenizer: WordPieceTokenizer, path: Path) -> dict[Path, bytes]:
     try:
         names = [token.decode() for token in tokenizer.vocabulary]
     except UnicodeDecodeError as error:
         raise TokenizerError(f"cannot write {path}: the token {shorten(error.object)} is no text") from None
-    template = {index: names[index] for index in (*tokenizer.prefix, *tokenizer.suffix)}
-    document = {
-        **write_head(tokenizer),
-        "normalizer": {
+    return to_json(
+        tokenizer,
+        path,
+        normalizer={
             "type": "BertNormalizer",
             "clean_text": tokenizer.clean_text,
             "handle_chinese_chars": tokenizer.space_chinese,
             "strip_accents": tokenizer.strip_accents,
             "lowercase": tokenizer.lowercase,
         },
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": write_post_processor(tokenizer.prefix, tokenizer.suffix, template)["processors"][-1]
-        if template
-        else None,
-        "decoder": {"type": "WordPiece", "prefix": CONTINUING, "cleanup": tokenizer.cleanup},
-        "model": {
+        pre_tokenizer={"type": "BertPreTokenizer"},
+        post_processor=write_template(tokenizer, names),
+        decoder={"type": "WordPiece", "prefix": CONTINUING, "cleanup": tokenizer.cleanup},
+        model={
             "type": "WordPiece",
             "unk_token": tokenizer.unknown_token,
             "continuing_subword_prefix": CONTINUING,
             "max_input_chars_per_word": tokenizer.max_word,
             "vocab": without_added({name: i for i, name in enumerate(names)}, tokenizer, tokenizer.unknown_token),
         },
-    }
-    write_text(path, json.dumps(document, ensure_ascii=False))
+    )

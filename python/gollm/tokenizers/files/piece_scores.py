@@ -6,16 +6,11 @@ scores has every pair of pieces that make a piece, in the order of the pieces' s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 
 from gollm.errors import TokenizerError
-from gollm.tokenizers.sentencepiece import PieceType
-
-if TYPE_CHECKING:
-    from gollm.tokenizers.sentencepiece import SentencePieceTokenizer
+from gollm.tokenizers.sentencepiece import PieceType, SentencePieceTokenizer
 
 
 def merges_of(tokenizer: SentencePieceTokenizer) -> list[tuple[int, int, int]]:
