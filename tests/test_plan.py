@@ -19,7 +19,7 @@ from gollm.nn.ops import Activation, Add, Linear, cross_entropy
 from gollm.nn.optimizer import SGD, AdamW
 from gollm.nn.tape import no_grad
 from gollm.nn.tensor import empty, tensor
-from gollm.training.trainer import compute_gradients
+from gollm.training.objective import compute_gradients
 from test_tape import OPERATIONS
 
 CONFIG = gollm.ModelConfig(n_layers=2, n_heads=2, d_model=32, context=8, vocab_size=23, dropout=0.2)

@@ -17,7 +17,7 @@ from gollm.nn.optimizer import AdamW
 from gollm.nn.recompute import recompute
 from gollm.nn.tape import activations_as, no_grad
 from gollm.nn.tensor import tensor
-from gollm.training.trainer import compute_gradients
+from gollm.training.objective import compute_gradients
 
 BASE = {"n_layers": 3, "n_heads": 4, "d_model": 32, "vocab_size": 61, "context": 48}
 KINDS = {

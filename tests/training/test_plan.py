@@ -80,13 +80,13 @@ def test_a_token_outside_of_the_vocabulary_is_named_as_ever(options):
     class Spoil(Callback):
         def on_step(self, trainer, metrics):
             if trainer.step == 2:
-                next_batch = trainer.sampler.next_batch
+                next_batch = trainer.batches.next_batch
 
                 def spoilt(out):
                     next_batch(out)
                     out[0][0, 3] = 999
 
-                trainer.sampler.next_batch = spoilt
+                trainer.batches.next_batch = spoilt
 
     with pytest.raises(KernelError, match="embedding_forward: a token id"):
         gollm.train(options(steps=5), [Spoil()])

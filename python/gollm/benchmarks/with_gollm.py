@@ -15,7 +15,7 @@ from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn.optimizer import AdamW
 from gollm.nn.plan import Plan
-from gollm.training.trainer import compute_gradients
+from gollm.training.objective import compute_gradients
 
 Prepared = tuple[Callable[..., object], int]
 RNG = np.random.default_rng(0)

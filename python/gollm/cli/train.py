@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gollm.options import given
-from gollm.training import Callback, Trainer, TrainOptions, TrainResult
+from gollm.training import Callback, Training, TrainOptions, TrainResult
 from gollm.training.console import Console, Output
 
 SIGNAL_STATUS = 128  # a shell's status of a process that a signal ended, less the signal's number
@@ -27,10 +27,10 @@ class JsonLines(Callback):
     def __init__(self) -> None:
         self.output = Output()
 
-    def on_step(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def on_step(self, trainer: Training, metrics: dict[str, Any]) -> None:
         self.output.put(json.dumps(metrics))
 
-    def on_end(self, trainer: Trainer, result: TrainResult) -> None:
+    def on_end(self, trainer: Training, result: TrainResult) -> None:
         self.output.put(json.dumps({"result": dataclasses.asdict(result)}, default=str))
 
 

@@ -4,28 +4,52 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from gollm.training.trainer import Trainer
+from gollm.model.decoder import Decoder
+from gollm.nn.optimizer import Optimizer
+from gollm.nn.plan import Plan
+from gollm.nn.tensor import Tensor
+from gollm.training.options import TrainOptions
 
 
-class Callback:
-    """A base class with nothing to do; every method may be left out.
+class Training(Protocol):
+    """What a callback is given: the trainer (gollm.training.Trainer), of which it may use this.
 
     Steps are replayed from a recording (gollm.nn.plan). Arrays may be changed, weights and moments too; after changing
     a number of the model, such as `trainer.model.dropout.p`, call `trainer.gradients.forget()`."""
 
-    def on_start(self, trainer: Trainer) -> None:
+    model: Decoder
+    options: TrainOptions
+    optimizer: Optimizer
+    gradients: Plan[list[Tensor]]
+    total_steps: int
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+
+    @property
+    def best_validation_loss(self) -> float | None:
+        """The lowest so far, or None before the first evaluation."""
+
+    def evaluate(self) -> float:
+        """The mean loss over the validation batches, now."""
+
+
+class Callback:
+    """A base class with nothing to do; every method may be left out."""
+
+    def on_start(self, trainer: Training) -> None:
         """Before the first step; trainer.step is 0, or the step that the run goes on from."""
 
-    def on_step(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def on_step(self, trainer: Training, metrics: dict[str, Any]) -> None:
         """After each step, with its line of metrics.jsonl."""
 
-    def on_checkpoint(self, trainer: Trainer, path: Path) -> None:
+    def on_checkpoint(self, trainer: Training, path: Path) -> None:
         """After a checkpoint was written."""
 
-    def on_end(self, trainer: Trainer, result: TrainResult) -> None:
+    def on_end(self, trainer: Training, result: TrainResult) -> None:
         """After the last step, or after an interruption."""
 
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from gollm import _native
 from gollm.system.machine import fma_peak
-from gollm.training.callbacks import Callback, TrainResult
+from gollm.training.callbacks import Callback, Training, TrainResult
 from gollm.training.estimate import SHARE_OF_PEAK, available_bytes, flops_per_token
 from gollm.training.run_folder import resume_command
 
 if TYPE_CHECKING:
     from gollm.training.job import Job
-    from gollm.training.trainer import Trainer
 
 
 class Output:
@@ -76,7 +75,7 @@ class Console(Callback):
             "run": str(job.options.out),
         }
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: Training) -> None:
         self.flops_per_token = flops_per_token(trainer.model.config)
         if trainer.step:
             self._print(f"{'resumed':<10} after step {trainer.step:,} of {trainer.total_steps:,}")
@@ -87,7 +86,7 @@ class Console(Callback):
                 total=trainer.total_steps, initial=trainer.step, unit="step", dynamic_ncols=True, leave=False
             )
 
-    def on_step(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def on_step(self, trainer: Training, metrics: dict[str, Any]) -> None:
         step = metrics["step"]
         if self._bar is not None:
             self._bar.update(1)
@@ -112,7 +111,7 @@ class Console(Callback):
             f"{metrics['ms']:.1f} ms | {share:.1%} of peak | {rate:,.0f} tok/s"
         )
 
-    def on_end(self, trainer: Trainer, result: TrainResult) -> None:
+    def on_end(self, trainer: Training, result: TrainResult) -> None:
         if self._bar is not None:
             self._bar.close()
         if result.interrupted is not None:

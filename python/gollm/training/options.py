@@ -137,6 +137,11 @@ class TrainOptions(ModelOptions, DataOptions, Given):
         """The learning rate of the last step."""
         return self.lr / 10 if self.min_lr is None else self.min_lr
 
+    @property
+    def samples_every(self) -> int:
+        """Steps between samples."""
+        return self.eval_every if self.sample_every is None else self.sample_every
+
     def resolved(self, config: ModelConfig, total_steps: int) -> TrainOptions:
         """With every value that was left open: the model's shape, and what follows from other options."""
         shape = {name: getattr(config, name) for name in MODEL_FIELDS}
@@ -146,7 +151,7 @@ class TrainOptions(ModelOptions, DataOptions, Given):
             steps=total_steps if self.epochs is None else None,
             min_lr=self.lowest_lr,
             warmup_steps=self.warm_up(total_steps),
-            sample_every=self.eval_every if self.sample_every is None else self.sample_every,
+            sample_every=self.samples_every,
         )
 
     def to_dict(self) -> dict[str, Any]:

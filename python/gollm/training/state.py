@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gollm.data import Sampler, Tokens
+from gollm.data import Tokens
 from gollm.errors import CheckpointError, ConfigError, DataError, warn
 from gollm.formats.golm.checkpoint import open_checkpoint, write_checkpoint
 from gollm.formats.golm.model import copy_weights
@@ -26,6 +26,7 @@ from gollm.model.decoder import Decoder
 from gollm.nn.optimizer import Optimizer
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
+from gollm.training.objective import Batches
 from gollm.training.run_folder import RunFolder
 
 METRICS = ("step", "loss", "grad_norm", "lr", "ms", "tokens_per_second")  # of a step alone
@@ -40,13 +41,24 @@ class Progress:
     best_validation_loss: float | None = None
     unfinished: dict[str, Any] | None = None  # metrics of a step whose evaluation or sample is still to be made
 
+    def finish(self, validation_loss: float | None) -> bool:
+        """The step is over; returns whether its validation loss is the lowest so far."""
+        self.unfinished = None
+        if validation_loss is None:
+            return False
+        self.validation_loss = validation_loss
+        if self.best_validation_loss is not None and validation_loss >= self.best_validation_loss:
+            return False
+        self.best_validation_loss = validation_loss
+        return True
+
 
 def write_state(
     path: Path,
     model: Decoder,
     tokenizer: Tokenizer,
     optimizer: Optimizer,
-    sampler: Sampler,
+    batches: Batches,
     validation: Tokens,
     progress: Progress,
 ) -> None:
@@ -66,7 +78,7 @@ def write_state(
         tokenizer_state=tokenizer.to_state(),
         training={
             "step": progress.step,
-            "sampler": sampler.state(),
+            "sampler": batches.state(),
             "best_validation_loss": progress.best_validation_loss,
             "validation": validation.fingerprint,
             **({} if progress.unfinished is None else {"unfinished": progress.unfinished}),
@@ -75,7 +87,7 @@ def write_state(
     )
 
 
-def read_state(path: Path, model: Decoder, optimizer: Optimizer, sampler: Sampler, validation: Tokens) -> Progress:
+def read_state(path: Path, model: Decoder, optimizer: Optimizer, batches: Batches, validation: Tokens) -> Progress:
     """Puts a checkpoint's weights and state into place.
 
     Raises CheckpointError for a file that does not fit, DataError for data that is not the run's."""
@@ -99,7 +111,7 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, sampler: Sample
             raise CheckpointError(f"{path}: its unfinished step is {shorten(unfinished)}, not metrics of step {step}")
         if not isinstance(position, dict):
             raise CheckpointError(f"{path}: its training state has no position in the data")
-        sampler.restore(position)
+        batches.restore(position)
         if state.get("validation", validation.fingerprint) != validation.fingerprint:
             raise DataError(
                 "the validation data is not what the interrupted run had, so its losses could not be compared; resume "
@@ -125,14 +137,14 @@ def _are_metrics(values: object, step: int) -> bool:
 
 
 def read_newest_state(
-    folder: RunFolder, model: Decoder, optimizer: Optimizer, sampler: Sampler, validation: Tokens
+    folder: RunFolder, model: Decoder, optimizer: Optimizer, batches: Batches, validation: Tokens
 ) -> Progress:
     """read_state() of the newest checkpoint. One that is damaged is set aside with a warning where an older one
     serves; else the error is the newest's, and all stay as they are."""
     failures: dict[Path, CheckpointError] = {}
     for path in reversed(folder.checkpoints().values()):
         try:
-            progress = read_state(path, model, optimizer, sampler, validation)
+            progress = read_state(path, model, optimizer, batches, validation)
         except CheckpointError as failure:
             failures[path] = failure
             continue

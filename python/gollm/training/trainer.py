@@ -27,11 +27,11 @@ from gollm.model.decoder import Decoder
 from gollm.nn.optimizer import SGD, AdamW, Optimizer
 from gollm.nn.plan import Plan
 from gollm.nn.schedule import learning_rate
-from gollm.nn.tape import no_grad
 from gollm.nn.tensor import Tensor
 from gollm.tokenizers import Tokenizer
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.interruption import Interruption, Stopped
+from gollm.training.objective import Batches, NextToken, Objective, compute_gradients, evaluate
 from gollm.training.options import TrainOptions
 from gollm.training.resume import resumed_options
 from gollm.training.run_folder import RunFolder
@@ -45,7 +45,9 @@ class Trainer:
 
     >>> Trainer(model, tokenizer, TrainOptions(steps=100, out="runs/mine")).fit(data)     # doctest: +SKIP
 
-    Of the options, those about the model and the tokenizer are already decided by what is given here.
+    Of the options, those about the model and the tokenizer are already decided by what is given here. `objective` says
+    what the loss is (default: the next token's cross-entropy), `batches` where micro-batches come from (default: a
+    Sampler of the training data).
     """
 
     def __init__(
@@ -54,18 +56,24 @@ class Trainer:
         tokenizer: Tokenizer,
         options: TrainOptions,
         callbacks: Sequence[Callback] = (),
+        *,
+        objective: Objective | None = None,
+        batches: Batches | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.options = options if options.resume is None else resumed_options(options)
         self.callbacks = list(callbacks)
+        self.objective: Objective = NextToken() if objective is None else objective
+        self._given_batches = batches
         self.progress = Progress()
         self.total_steps = 0
         self.interruption = Interruption()
         self.optimizer: Optimizer
         self.data: TokenDataset
-        self.sampler: Sampler
+        self.batches: Batches
         self.gradients: Plan[list[Tensor]]  # the recorded part of a step
+        self.losses: Array  # (k, B, T) float32: of each target in the last step
         self.validation: list[tuple[Array, Array]] = []  # (inputs, targets) of each evaluation batch
 
     @property
@@ -96,60 +104,113 @@ class Trainer:
         Raises TrainingError for a loss that is not finite or a folder that cannot be used, CheckpointError for a
         checkpoint that cannot be written or resumed from, DataError for data that does not serve."""
         options, started = self.options, time.perf_counter()
-        with folder or RunFolder.claim(options, "run") as folder:
-            if not isinstance(data, TokenDataset):
-                source = data if isinstance(data, DataSource) else open_source(data)
-                data = prepare(
-                    source, self.tokenizer, validation_fraction=options.validation_fraction, cache_dir=options.cache_dir
-                )
-            with self.interruption as interruption:
-                prompt = self._prompt(data)
-                metrics = self._prepare(folder, data)
-                for callback in self.callbacks:
-                    callback.on_start(self)
-                while not self.finished and interruption.signal is None:
-                    metrics = self.progress.unfinished or self._step()
-                    self._after_step(folder, metrics, prompt)
-                self._save_unless_saved(folder)
-                folder.keep_newest(options.keep_checkpoints)  # a kill may have come between saving the last and this
-                result = TrainResult(
-                    folder=folder.path,
-                    steps=self.step,
-                    loss=metrics.get("loss"),
-                    validation_loss=self.progress.validation_loss,
-                    best_validation_loss=self.best_validation_loss,
-                    checkpoint=folder.checkpoint_path(self.step),
-                    interrupted=None if self.finished else interruption.signal,
-                    seconds=time.perf_counter() - started,
-                )
-                for callback in self.callbacks:
-                    callback.on_end(self, result)
-                return result
+        with folder or RunFolder.claim(options, "run") as folder, self.interruption as interruption:
+            prompt = self._prepare(folder, data)
+            metrics = self._resume(folder)
+            progress = self.progress
+            for callback in self.callbacks:
+                callback.on_start(self)
 
-    def _prepare(self, folder: RunFolder, data: TokenDataset) -> dict[str, Any]:
-        """Everything before the first step; returns the metrics of the last step that was done."""
+            while not self.finished and interruption.signal is None:
+                if progress.unfinished is None:
+                    # One optimiser step.
+                    clock, step = time.perf_counter(), self.step + 1
+                    inputs, targets, count = self._next_batches(step)
+                    loss = sum(part.item() for part in self.gradients(inputs, targets, count))
+                    self._refuse_divergence(step, "loss", loss)
+                    lr = self.learning_rate(step)
+                    norm = self.optimizer.step(lr)  # clips the gradient
+                    self._refuse_divergence(step, "gradient's norm", norm)
+                    seconds = time.perf_counter() - clock
+                    progress.step = step
+                    progress.unfinished = {
+                        "step": step,
+                        "loss": loss,
+                        "grad_norm": norm,
+                        "lr": lr,
+                        "ms": round(seconds * 1e3, 3),
+                        "tokens_per_second": round(self.tokens_per_step / seconds, 1),
+                    }
+                # What follows a step. A signal breaks off evaluating and sampling, and leaves the step unfinished.
+                metrics = dict(progress.unfinished)
+                try:
+                    if self.validation and self._due(options.eval_every):
+                        metrics["validation_loss"] = self.evaluate()
+                        self._refuse_divergence(self.step, "validation loss", metrics["validation_loss"])
+                    if options.sample_tokens and self._due(options.samples_every):
+                        metrics["sample"] = self.sample(prompt)
+                except Stopped:
+                    break
+                folder.write_metrics(metrics)
+                if progress.finish(metrics.get("validation_loss")):
+                    LanguageModel(self.model, self.tokenizer).save(folder.best_path)
+                if self._due(options.checkpoint_every):
+                    self._save(folder)
+                try:
+                    for callback in self.callbacks:
+                        callback.on_step(self, metrics)
+                except Exception:  # of a program, or because nobody reads what is printed: the step is not lost
+                    self._save_unless_saved(folder)
+                    raise
+
+            self._save_unless_saved(folder)
+            folder.keep_newest(options.keep_checkpoints)  # a kill may have come between saving the last and this
+            result = TrainResult(
+                folder=folder.path,
+                steps=self.step,
+                loss=metrics.get("loss"),
+                validation_loss=progress.validation_loss,
+                best_validation_loss=self.best_validation_loss,
+                checkpoint=folder.checkpoint_path(self.step),
+                interrupted=None if self.finished else interruption.signal,
+                seconds=time.perf_counter() - started,
+            )
+            for callback in self.callbacks:
+                callback.on_end(self, result)
+            return result
+
+    # -- before the first step
+
+    def _prepare(self, folder: RunFolder, data: TokenDataset | DataSource | str | Path) -> Array:
+        """Data, batches, optimiser and the recorded gradients; returns the prompt of samples."""
         options, model = self.options, self.model
         context = model.config.context
+        if not isinstance(data, TokenDataset):
+            source = data if isinstance(data, DataSource) else open_source(data)
+            data = prepare(
+                source, self.tokenizer, validation_fraction=options.validation_fraction, cache_dir=options.cache_dir
+            )
         self.data = data
-        self.sampler = Sampler(data.train, batch_size=options.batch_size, context=context, seed=options.seed)
+        prompt = self._prompt(data)
+        sampler = Sampler(data.train, batch_size=options.batch_size, context=context, seed=options.seed)
+        self.batches = sampler if self._given_batches is None else self._given_batches
+        self.total_steps = options.total_steps(sampler)
         self.validation = (
             list(evaluation_batches(data.validation, options.batch_size, context, options.eval_batches))
             if len(data.validation) > context
             else []
         )
-        self.total_steps = options.total_steps(self.sampler)
-        self.progress = Progress()
         self.optimizer = make_optimizer(model, options)
-        self._counters = np.zeros(options.grad_accumulation, np.int64)
-        self.gradients = Plan(partial(compute_gradients, model, self._counters))
         model.dropout.seed = options.seed
         model.recompute, model.activation_dtype = options.recompute or "none", options.activation_dtype
-        if options.resume is not None:
+        self._counters = np.zeros(options.grad_accumulation, np.int64)
+        self.losses = np.empty((options.grad_accumulation, options.batch_size, context), np.float32)
+        self.gradients = Plan(
+            partial(compute_gradients, model, self._counters, objective=self.objective, losses=self.losses)
+        )
+        return prompt
+
+    def _resume(self, folder: RunFolder) -> dict[str, Any]:
+        """Puts the state of a resumed run into place; returns the metrics of the last step that was done."""
+        self.progress = Progress()
+        if self.options.resume is not None:
             if folder.checkpoints():
-                self.progress = read_newest_state(folder, model, self.optimizer, self.sampler, data.validation)
+                self.progress = read_newest_state(
+                    folder, self.model, self.optimizer, self.batches, self.data.validation
+                )
             else:
                 folder.refuse_lost()  # killed before its first: it starts over
-        record = options.resolved(model.config, self.total_steps)
+        record = self.options.resolved(self.model.config, self.total_steps)
         folder.write_config(record.replace(out=str(folder.path), resume=None).to_dict())
         if not folder.tokenizer_path.exists():
             tokenizers.save(self.tokenizer, folder.tokenizer_path)
@@ -172,20 +233,21 @@ class Trainer:
         known = bool(framing.end) and framing.end[0] in data.train[:MANY_TOKENS]
         return np.array(framing.start, np.int32) if known else data.train[:1]
 
-    # -- a step, and what follows it
+    # -- parts of the loop
 
-    def _step(self) -> dict[str, Any]:
-        """One optimiser step; returns its metrics."""
-        options, started = self.options, time.perf_counter()
-        step, micro_batches, n_tokens = self.step + 1, options.grad_accumulation, self.tokens_per_step
-        inputs, targets = np.empty((2, micro_batches, options.batch_size, self.model.config.context), np.int32)
-        for i in range(micro_batches):
-            self.sampler.next_batch((inputs[i], targets[i]))
-            self._counters[i] = (step - 1) * micro_batches + i
-        loss = sum(part.item() for part in self.gradients(inputs, targets))
-        if not math.isfinite(loss):
-            raise self._diverged(step, "loss", loss)
-        lr = learning_rate(
+    def _next_batches(self, step: int) -> tuple[Array, Array, Array]:
+        """A step's inputs and targets, (k, B, T), and how many losses its mean is over, (1,) float64."""
+        k, context = self.options.grad_accumulation, self.model.config.context
+        inputs, targets = np.empty((2, k, self.options.batch_size, context), np.int32)
+        for i in range(k):
+            self.batches.next_batch((inputs[i], targets[i]))
+            self._counters[i] = (step - 1) * k + i
+        return inputs, targets, np.array([max(1, self.objective.count(targets))], np.float64)
+
+    def learning_rate(self, step: int) -> float:
+        """Of step 1 ... total_steps."""
+        options = self.options
+        return learning_rate(
             step,
             schedule=options.schedule,
             peak=options.lr,
@@ -193,71 +255,22 @@ class Trainer:
             warmup_steps=options.warm_up(self.total_steps),
             total_steps=self.total_steps,
         )
-        norm = self.optimizer.step(lr)
-        if not math.isfinite(norm):
-            raise self._diverged(step, "gradient's norm", norm)
-        self.progress.step = step
-        seconds = time.perf_counter() - started
-        return {
-            "step": step,
-            "loss": loss,
-            "grad_norm": norm,
-            "lr": lr,
-            "ms": round(seconds * 1e3, 3),
-            "tokens_per_second": round(n_tokens / seconds, 1),
-        }
-
-    def _after_step(self, folder: RunFolder, metrics: dict[str, Any], prompt: Array) -> None:
-        """Evaluates, samples, logs and saves where it is time to. A signal breaks off evaluating and sampling, and
-        leaves the step unfinished."""
-        options, progress = self.options, self.progress
-        sample_every = options.eval_every if options.sample_every is None else options.sample_every
-        improved = False
-        progress.unfinished = dict(metrics)
-        try:
-            if self.validation and self._due(options.eval_every):
-                loss = metrics["validation_loss"] = self.evaluate()
-                if not math.isfinite(loss):
-                    raise self._diverged(self.step, "validation loss", loss)
-                improved = progress.best_validation_loss is None or loss < progress.best_validation_loss
-            if options.sample_tokens and self._due(sample_every):
-                metrics["sample"] = self.sample(prompt)
-        except Stopped:
-            return
-        folder.write_metrics(metrics)
-        progress.unfinished = None
-        progress.validation_loss = metrics.get("validation_loss", progress.validation_loss)
-        if improved:
-            progress.best_validation_loss = progress.validation_loss
-            LanguageModel(self.model, self.tokenizer).save(folder.best_path)
-        if self._due(options.checkpoint_every):
-            self._save(folder)
-        try:
-            for callback in self.callbacks:
-                callback.on_step(self, metrics)
-        except Exception:  # of a program, or because nobody reads what is printed: the step is not lost
-            self._save_unless_saved(folder)
-            raise
 
     def _due(self, every: int) -> bool:
         """Every so many steps (0: never), and after the last one."""
         return self.step == self.total_steps or (every > 0 and self.step % every == 0)
 
-    def _diverged(self, step: int, what: str, value: float) -> TrainingError:
-        return TrainingError(
-            f"the {what} at step {step} is {value}: training has diverged; the checkpoints are untouched. "
-            f"Try a lower --lr (now {self.options.lr:g}), more --warmup-steps, or a lower --max-grad-norm"
-        )
+    def _refuse_divergence(self, step: int, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {what} at step {step} is {value}: training has diverged; the checkpoints are untouched. "
+                f"Try a lower --lr (now {self.options.lr:g}), more --warmup-steps, or a lower --max-grad-norm"
+            )
 
     def evaluate(self) -> float:
-        """Mean cross-entropy over the fixed validation batches, in nats per token."""
-        total, count = 0.0, 0
-        with no_grad(), self.gradients.lend_memory():
-            for inputs, targets in self.validation:
-                self.interruption.check()
-                total += self.model.loss(inputs, targets).item() * targets.size
-                count += targets.size
-        return total / count
+        """The mean loss over the fixed validation batches."""
+        with self.gradients.lend_memory():
+            return evaluate(self.objective, self.model, self.validation, self.interruption.check)
 
     def sample(self, prompt: Array) -> str:
         """The text that the model now makes of some tokens, from the same draws each time."""
@@ -280,29 +293,11 @@ class Trainer:
     def _save(self, folder: RunFolder) -> None:
         folder.sync_metrics()
         path = folder.checkpoint_path(self.step)
-        write_state(path, self.model, self.tokenizer, self.optimizer, self.sampler, self.data.validation, self.progress)
+        write_state(path, self.model, self.tokenizer, self.optimizer, self.batches, self.data.validation, self.progress)
         folder.note_checkpoint(path)
         folder.keep_newest(self.options.keep_checkpoints)
         for callback in self.callbacks:
             callback.on_checkpoint(self, path)
-
-
-def compute_gradients(model: Decoder, counters: Array, inputs: Array, targets: Array) -> list[Tensor]:
-    """The part of a step that the trainer records: the gradient of the mean loss over all micro-batches.
-
-    inputs, targets: (k, B, T) int32, counters: (k,) int64, for the dropout -> k parts of the loss"""
-    model.parameters.zero_grad()
-    model.dropout.training = True
-    losses = []
-    try:
-        for i in range(len(inputs)):
-            model.dropout.counter = counters[i : i + 1]
-            loss = model.loss(inputs[i], targets[i], denominator=targets.size)
-            loss.backward()
-            losses.append(loss)
-    finally:
-        model.dropout.training = False
-    return losses
 
 
 def make_optimizer(model: Decoder, options: TrainOptions) -> Optimizer:
