@@ -20,7 +20,7 @@ from gollm.training.estimate import Estimate, estimate
 from gollm.training.options import TrainOptions
 from gollm.training.resume import resumed_options
 from gollm.training.run_folder import RunFolder
-from gollm.training.trainer import Trainer
+from gollm.training.trainer import Trainer, sampler_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Job:
     source: DataSource
     tokenizer: Tokenizer
     dataset: TokenDataset
+    batches: Sampler
     config: ModelConfig
     n_steps: int
     n_done: int
@@ -48,7 +49,8 @@ class Job:
     def run(self, callbacks: Sequence[Callback] = ()) -> TrainResult:
         with self:
             model = Decoder(self.config).initialise(self.options.seed)
-            return Trainer(model, self.tokenizer, self.options, callbacks).fit(self.dataset, self.folder)
+            trainer = Trainer(model, self.tokenizer, self.options, callbacks, batches=self.batches)
+            return trainer.fit(self.dataset, self.folder)
 
     def __enter__(self) -> Job:
         return self
@@ -91,10 +93,10 @@ def _prepared(options: TrainOptions, folder: RunFolder) -> Job:
         cache_dir=options.cache_dir,
     )
     config = options.base_config().replace(vocab_size=tokenizer.vocab_size)
-    sampler = Sampler(dataset.train, batch_size=options.batch_size, context=config.context, seed=options.seed)
-    n_steps = options.total_steps(sampler)
+    batches = sampler_of(dataset, options, config.context)
+    n_steps = options.total_steps(batches)
     needs = estimate(config, options, dataset, n_steps - n_done)
-    return Job(options, folder, source, tokenizer, dataset, config, n_steps, n_done, needs)
+    return Job(options, folder, source, tokenizer, dataset, batches, config, n_steps, n_done, needs)
 
 
 def _source(options: TrainOptions, data: Sequence[str], patterns: Sequence[str]) -> DataSource:

@@ -25,6 +25,9 @@ class Batches(Protocol):
     def next_batch(self, out: tuple[Array, Array]) -> object:
         """Fills a pair of arrays with inputs and targets: (B, T) int32 each."""
 
+    def steps(self, epochs: float, batches_per_step: int) -> int:
+        """How many steps see everything `epochs` times."""
+
     def state(self) -> dict[str, Any]:
         """The position, as JSON can hold it."""
 

@@ -23,7 +23,7 @@ from gollm.options import (
 )
 
 if TYPE_CHECKING:
-    from gollm.data import Sampler
+    from gollm.training.objective import Batches
 
 DEFAULT_STEPS = 1500
 MAX_STEP_TOKENS = 1 << 40  # far beyond any memory; larger arrays have no size
@@ -120,13 +120,14 @@ class TrainOptions(ModelOptions, DataOptions, Given):
         """The model's configuration, but for the vocabulary's size, which the tokenizer knows. Raises ConfigError."""
         return self.model_config()
 
-    def total_steps(self, sampler: Sampler) -> int:
+    def total_steps(self, batches: Batches) -> int:
         """The number of the last step."""
-        if self.epochs is not None:
-            if self.epochs * sampler.windows_per_epoch > MAX_STEPS:
-                raise ConfigError(f"--epochs is {self.epochs:g}, which is more than 2^62 steps; use fewer")
-            return sampler.steps(self.epochs, self.grad_accumulation)
-        return DEFAULT_STEPS if self.steps is None else self.steps
+        if self.epochs is None:
+            return DEFAULT_STEPS if self.steps is None else self.steps
+        n_steps = batches.steps(self.epochs, self.grad_accumulation)
+        if n_steps > MAX_STEPS:
+            raise ConfigError(f"--epochs is {self.epochs:g}, which is more than 2^62 steps; use fewer")
+        return n_steps
 
     def warm_up(self, total_steps: int) -> int:
         """The step at which the learning rate reaches its peak."""

@@ -65,7 +65,7 @@ class Trainer:
         self.options = options if options.resume is None else resumed_options(options)
         self.callbacks = list(callbacks)
         self.objective: Objective = NextToken() if objective is None else objective
-        self._given_batches = batches
+        self._batches = batches
         self.progress = Progress()
         self.total_steps = 0
         self.interruption = Interruption()
@@ -182,9 +182,8 @@ class Trainer:
             )
         self.data = data
         prompt = self._prompt(data)
-        sampler = Sampler(data.train, batch_size=options.batch_size, context=context, seed=options.seed)
-        self.batches = sampler if self._given_batches is None else self._given_batches
-        self.total_steps = options.total_steps(sampler)
+        self.batches = self._batches or sampler_of(data, options, context)
+        self.total_steps = options.total_steps(self.batches)
         self.validation = (
             list(evaluation_batches(data.validation, options.batch_size, context, options.eval_batches))
             if len(data.validation) > context
@@ -298,6 +297,11 @@ class Trainer:
         folder.keep_newest(self.options.keep_checkpoints)
         for callback in self.callbacks:
             callback.on_checkpoint(self, path)
+
+
+def sampler_of(data: TokenDataset, options: TrainOptions, context: int) -> Sampler:
+    """The windows of the training data, in the order that the seed gives."""
+    return Sampler(data.train, batch_size=options.batch_size, context=context, seed=options.seed)
 
 
 def make_optimizer(model: Decoder, options: TrainOptions) -> Optimizer:
