@@ -8,25 +8,31 @@
  */
 #include "activation.h"
 
-int KERNEL_FN(activation_forward)(const struct activation_forward_args *a, const struct gollm_team *team) {
-    if (!activation_is_known(a->kind)) return GOLLM_BAD_VALUE;
-    const struct range part = thread_range(a->N, 16, team);
+int KERNEL_FN(activation_forward_check)(const struct activation_forward_args *args) {
+    return activation_is_known(args->kind) ? GOLLM_OK : GOLLM_BAD_VALUE;
+}
+
+int KERNEL_FN(activation_forward)(const struct activation_forward_args *args, const struct gollm_team *team) {
+    const struct range part = thread_range(args->N, 16, team);
     for (int64_t i = part.begin; i < part.end; i += VL) {
         const int64_t left = part.end - i;
-        vec_store_n(a->y + i, activation(a->kind, vec_load_n(a->x + i, left)), left);
+        vec_store_n(args->y + i, activation(args->kind, vec_load_n(args->x + i, left)), left);
     }
     return GOLLM_OK;
 }
 
-int KERNEL_FN(activation_backward)(const struct activation_backward_args *a, const struct gollm_team *team) {
-    if (!activation_is_known(a->kind)) return GOLLM_BAD_VALUE;
-    if (!a->dx) return GOLLM_OK;
-    const struct range part = thread_range(a->N, 16, team);
+int KERNEL_FN(activation_backward_check)(const struct activation_backward_args *args) {
+    return activation_is_known(args->kind) ? GOLLM_OK : GOLLM_BAD_VALUE;
+}
+
+int KERNEL_FN(activation_backward)(const struct activation_backward_args *args, const struct gollm_team *team) {
+    if (!args->dx) return GOLLM_OK;
+    const struct range part = thread_range(args->N, 16, team);
     for (int64_t i = part.begin; i < part.end; i += VL) {
         const int64_t left = part.end - i;
-        vec dx = vec_load_n(a->dy + i, left) * activation_gradient(a->kind, vec_load_n(a->x + i, left));
-        if (a->dx_accumulate) dx += vec_load_n(a->dx + i, left);
-        vec_store_n(a->dx + i, dx, left);
+        vec dx = vec_load_n(args->dy + i, left) * activation_gradient(args->kind, vec_load_n(args->x + i, left));
+        if (args->dx_accumulate) dx += vec_load_n(args->dx + i, left);
+        vec_store_n(args->dx + i, dx, left);
     }
     return GOLLM_OK;
 }

@@ -30,39 +30,43 @@ static inline void update(const struct coefficients *c, real *w, real *m, real *
 }
 
 /* Parameters begin ... end - 1; the last few through copies that are padded to a vector. */
-static void update_range(const struct coefficients *c, const struct adamw_args *a, struct range range) {
+static void update_range(const struct coefficients *c, const struct adamw_args *args, struct range range) {
     int64_t i = range.begin;
-    for (; i + VL <= range.end; i += VL) update(c, a->w + i, a->m + i, a->v + i, a->g + i);
+    for (; i + VL <= range.end; i += VL) update(c, args->w + i, args->m + i, args->v + i, args->g + i);
     int64_t left = range.end - i;
     if (left <= 0) return;
     real w[VL], m[VL], v[VL], g[VL];
-    vec_store(w, vec_load_n(a->w + i, left));
-    vec_store(m, vec_load_n(a->m + i, left));
-    vec_store(v, vec_load_n(a->v + i, left));
-    vec_store(g, vec_load_n(a->g + i, left));
+    vec_store(w, vec_load_n(args->w + i, left));
+    vec_store(m, vec_load_n(args->m + i, left));
+    vec_store(v, vec_load_n(args->v + i, left));
+    vec_store(g, vec_load_n(args->g + i, left));
     update(c, w, m, v, g);
-    vec_store_n(a->w + i, vec_load(w), left);
-    vec_store_n(a->m + i, vec_load(m), left);
-    vec_store_n(a->v + i, vec_load(v), left);
+    vec_store_n(args->w + i, vec_load(w), left);
+    vec_store_n(args->m + i, vec_load(m), left);
+    vec_store_n(args->v + i, vec_load(v), left);
 }
 
-int KERNEL_FN(adamw)(const struct adamw_args *a, const struct gollm_team *team) {
-    const double t = (double)a->step[0], lr = a->lr[0];
-    if (a->step[0] < 1 || a->n_decay < 0 || a->n_decay > a->N) return GOLLM_BAD_VALUE;
+int KERNEL_FN(adamw_check)(const struct adamw_args *args) {
+    return args->n_decay < 0 || args->n_decay > args->N ? GOLLM_BAD_VALUE : GOLLM_OK;
+}
+
+int KERNEL_FN(adamw)(const struct adamw_args *args, const struct gollm_team *team) {
+    const double t = (double)args->step[0], lr = args->lr[0];
+    if (args->step[0] < 1) return GOLLM_BAD_VALUE;
     struct coefficients c = {
-        .keep = (real)(1 - lr * a->weight_decay),
-        .grad_scale = (real)a->grad_scale[0],
-        .beta1_rest = (real)(1 - a->beta1),
-        .beta2 = (real)a->beta2,
-        .beta2_rest = (real)(1 - a->beta2),
-        .step_size = (real)(lr / (1 - pow(a->beta1, t))),
-        .v_scale = (real)(1 / sqrt(1 - pow(a->beta2, t))),
-        .eps = (real)a->eps,
+        .keep = (real)(1 - lr * args->weight_decay),
+        .grad_scale = (real)args->grad_scale[0],
+        .beta1_rest = (real)(1 - args->beta1),
+        .beta2 = (real)args->beta2,
+        .beta2_rest = (real)(1 - args->beta2),
+        .step_size = (real)(lr / (1 - pow(args->beta1, t))),
+        .v_scale = (real)(1 / sqrt(1 - pow(args->beta2, t))),
+        .eps = (real)args->eps,
     };
-    struct range mine = thread_range(a->N, 16, team);
-    int64_t border = max_i64(mine.begin, min_i64(mine.end, a->n_decay));
-    update_range(&c, a, (struct range){mine.begin, border});
+    struct range mine = thread_range(args->N, 16, team);
+    int64_t border = max_i64(mine.begin, min_i64(mine.end, args->n_decay));
+    update_range(&c, args, (struct range){mine.begin, border});
     c.keep = 1;
-    update_range(&c, a, (struct range){border, mine.end});
+    update_range(&c, args, (struct range){border, mine.end});
     return GOLLM_OK;
 }

@@ -36,13 +36,18 @@ static inline int attention_heads_are_good(int64_t H, int64_t G, int64_t D) {
            H + 2 * G <= GOLLM_MAX_SIZE / D;
 }
 
-/* Whether `positions` have a row each among the A rotations, of pairs, the window is none or some (at most what lengths
- * go to, so that sums with it do not overflow), and the scale is a finite number. */
-static inline int attention_positions_status(const real *rotations, int64_t A, int64_t D, int64_t positions,
-                                             int64_t window, double scale) {
-    if (window < 0 || window > INT32_MAX || !isfinite((real)scale)) return GOLLM_BAD_VALUE;
-    if (positions > INT32_MAX || (rotations && D % 2)) return GOLLM_BAD_SHAPE;
-    return rotations && positions > A ? GOLLM_BAD_INDEX : GOLLM_OK;
+/* What every call of attention is checked for before it runs: heads, pairs to turn where there are rotations, a window of
+ * at most what lengths go to, so that sums with it do not overflow, and a finite scale. */
+static inline int attention_check(int64_t H, int64_t G, int64_t D, const real *rotations, int64_t window,
+                                  double scale) {
+    if (!attention_heads_are_good(H, G, D) || (rotations && D % 2)) return GOLLM_BAD_SHAPE;
+    return window < 0 || window > INT32_MAX || !isfinite((real)scale) ? GOLLM_BAD_VALUE : GOLLM_OK;
+}
+
+/* And for positions 0 ... T - 1, which have a rotation each where there are any. */
+static inline int attention_check_positions(int64_t T, const real *rotations, int64_t A) {
+    if (T > INT32_MAX) return GOLLM_BAD_SHAPE;
+    return rotations && T > A ? GOLLM_BAD_INDEX : GOLLM_OK;
 }
 
 /* The first position that a query at `position` sees. */

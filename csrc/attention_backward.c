@@ -332,10 +332,12 @@ int64_t KERNEL_FN(attention_backward_workspace)(const args *a, int n_threads) {
     return times_i64(sizeof(real), plus_i64(n_threads * buffers_size(a->D), times_i64(parts, gradient_size(a->D))));
 }
 
+int KERNEL_FN(attention_backward_check)(const args *a) {
+    const int status = attention_check(a->H, a->G, a->D, a->rotations, a->window, a->scale);
+    return status != GOLLM_OK ? status : attention_check_positions(a->T, a->rotations, a->A);
+}
+
 int KERNEL_FN(attention_backward)(const args *a, const struct gollm_team *team) {
-    if (!attention_heads_are_good(a->H, a->G, a->D)) return GOLLM_BAD_SHAPE;
-    const int status = attention_positions_status(a->rotations, a->A, a->D, a->T, a->window, a->scale);
-    if (status != GOLLM_OK) return status;
     if (!a->dqkv) return GOLLM_OK;
     real *workspace = team->workspace;
     struct buffers w = lay_out(workspace + team->thread * buffers_size(a->D), a->D);

@@ -288,10 +288,12 @@ int64_t KERNEL_FN(attention_forward_workspace)(const struct attention_forward_ar
     return attention_run_size(&all, n_threads);
 }
 
+int KERNEL_FN(attention_forward_check)(const struct attention_forward_args *a) {
+    const int status = attention_check(a->H, a->G, a->D, a->rotations, a->window, a->scale);
+    return status != GOLLM_OK ? status : attention_check_positions(a->T, a->rotations, a->A);
+}
+
 int KERNEL_FN(attention_forward)(const struct attention_forward_args *a, const struct gollm_team *team) {
-    if (!attention_heads_are_good(a->H, a->G, a->D)) return GOLLM_BAD_SHAPE;
-    const int status = attention_positions_status(a->rotations, a->A, a->D, a->T, a->window, a->scale);
-    if (status != GOLLM_OK) return status;
     const struct attention all = attention_of(a);
     attention_run(&all, team);
     return GOLLM_OK;

@@ -11,7 +11,8 @@
  * A row of y has the bits of attention_forward, whatever the chunks, the page size, and the other sequences of the
  * call: attention_forward.c states the rule and does the work.
  *
- * Before anything is written, every thread checks all of it: GOLLM_BAD_INDEX for offsets that do not cut up the N rows,
+ * Lengths and pages change from call to call, so each call checks all of them, on every thread, before anything is written:
+ * GOLLM_BAD_INDEX for offsets that do not cut up the N rows,
  * for a length that is shorter than its rows or longer than its L pages, for a page that is not there, and
  * for a position without a rotation.
  */
@@ -23,8 +24,7 @@ struct pages {
     int64_t N, S, L, Z, R;
     const int32_t *query_offsets, *lengths, *page_table; // (S + 1), (S), (S, L)
     const real *rotations;                               // (A, D) or NULL
-    int64_t A, D, window;
-    double scale;
+    int64_t A;
 };
 
 static int check_pages(const struct pages *p) {
@@ -32,8 +32,7 @@ static int check_pages(const struct pages *p) {
     for (int64_t s = 0; s < p->S; s++) {
         const int64_t queries = (int64_t)p->query_offsets[s + 1] - p->query_offsets[s], length = p->lengths[s];
         if (queries < 0 || length < queries || length > times_i64(p->L, p->Z)) return GOLLM_BAD_INDEX;
-        const int status = attention_positions_status(p->rotations, p->A, p->D, length, p->window, p->scale);
-        if (status != GOLLM_OK) return status;
+        if (p->rotations && length > p->A) return GOLLM_BAD_INDEX;
         for (int64_t j = 0; j * p->Z < length; j++) {
             const int32_t page = p->page_table[s * p->L + j];
             if (page < 0 || page >= p->R) return GOLLM_BAD_INDEX;
@@ -42,10 +41,13 @@ static int check_pages(const struct pages *p) {
     return GOLLM_OK;
 }
 
+int KERNEL_FN(kv_cache_write_check)(const struct kv_cache_write_args *a) {
+    return attention_check(a->H, a->G, a->D, a->rotations, 0, 0);
+}
+
 int KERNEL_FN(kv_cache_write)(const struct kv_cache_write_args *a, const struct gollm_team *team) {
-    if (!attention_heads_are_good(a->H, a->G, a->D)) return GOLLM_BAD_SHAPE;
-    const struct pages pages = {a->N,         a->S, a->L, a->Z, a->R, a->query_offsets, a->lengths, a->page_table,
-                                a->rotations, a->A, a->D, 0,    0};
+    const struct pages pages = {a->N,       a->S,          a->L,         a->Z, a->R, a->query_offsets,
+                                a->lengths, a->page_table, a->rotations, a->A};
     const int status = check_pages(&pages);
     if (status != GOLLM_OK) return status;
     const int64_t W = a->G * a->D;
@@ -96,10 +98,13 @@ int64_t KERNEL_FN(attention_paged_workspace)(const struct attention_paged_args *
     return attention_run_size(&all, n_threads);
 }
 
+int KERNEL_FN(attention_paged_check)(const struct attention_paged_args *a) {
+    return attention_check(a->H, a->G, a->D, a->rotations, a->window, a->scale);
+}
+
 int KERNEL_FN(attention_paged)(const struct attention_paged_args *a, const struct gollm_team *team) {
-    if (!attention_heads_are_good(a->H, a->G, a->D)) return GOLLM_BAD_SHAPE;
-    const struct pages pages = {a->N,          a->S,         a->L, a->Z, a->R,      a->query_offsets, a->lengths,
-                                a->page_table, a->rotations, a->A, a->D, a->window, a->scale};
+    const struct pages pages = {a->N,       a->S,          a->L,         a->Z, a->R, a->query_offsets,
+                                a->lengths, a->page_table, a->rotations, a->A};
     const int status = check_pages(&pages);
     if (status != GOLLM_OK) return status;
     const struct attention all = attention_of(a);

@@ -6,8 +6,8 @@
 
 #include "kernel.h"
 
-int KERNEL_FN(copy)(const struct copy_args *a, const struct gollm_team *team) {
-    struct range mine = thread_range(a->N, 16, team);
-    memcpy(a->y + mine.begin, a->x + mine.begin, (size_t)(mine.end - mine.begin) * sizeof(real));
+int KERNEL_FN(copy)(const struct copy_args *args, const struct gollm_team *team) {
+    struct range mine = thread_range(args->N, 16, team);
+    memcpy(args->y + mine.begin, args->x + mine.begin, (size_t)(mine.end - mine.begin) * sizeof(real));
     return GOLLM_OK;
 }

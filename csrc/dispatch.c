@@ -84,6 +84,15 @@ const struct gollm_kernel *gollm_kernels(enum gollm_dtype dtype) {
     return dtype == GOLLM_FLOAT64 ? gollm_table_f64 : variants[chosen].table;
 }
 
+static const struct gollm_backend cpu = {.name = "cpu",
+                                         .kernels = gollm_kernels,
+                                         .run_plan = gollm_run_plan,
+                                         .workspace_size = gollm_workspace_size,
+                                         .reserve_workspace = gollm_reserve_workspace,
+                                         .release_workspace = gollm_release_workspace};
+
+const struct gollm_backend *gollm_cpu(void) { return &cpu; }
+
 #define GOLLM_KERNEL(name, fields)                                                                                     \
     int gollm_##name(const struct gollm_##name##_args *args) {                                                         \
         return gollm_run(&variants[chosen].table[INDEX_##name], args);                                                 \
@@ -97,6 +106,7 @@ const char *gollm_status_message(int status) {
     case GOLLM_BAD_INDEX: return "a token id, position or page outside of its table";
     case GOLLM_BAD_VALUE: return "a value outside of its range";
     case GOLLM_OUT_OF_MEMORY: return "not enough memory for the workspace";
+    case GOLLM_UNSUPPORTED: return "this device has no such kernel";
     default: return "an unknown status";
     }
 }

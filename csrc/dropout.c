@@ -26,19 +26,19 @@ struct generator {
     real scale;        // of the elements kept
 };
 
-static int make_generator(int64_t N, const int64_t *counter, double p, int64_t seed, int64_t stream,
-                          struct generator *g) {
+static struct generator make_generator(int64_t counter, double p, int64_t seed, int64_t stream) {
+    const double limit = p * 4294967296.0 + 0.5;
+    return (struct generator){
+        .key = {(uint32_t)seed, (uint32_t)((uint64_t)seed >> 32)},
+        .fixed = {(uint32_t)stream, (uint32_t)counter, (uint32_t)((uint64_t)counter >> 32)},
+        .limit = limit < 4294967295.0 ? (uint32_t)limit : UINT32_MAX,
+        .scale = p < 1 ? (real)(1 / (1 - p)) : 0,
+    };
+}
+
+static int check(int64_t N, double p, int64_t stream) {
     if (!(p >= 0 && p <= 1) || stream < 0 || stream > UINT32_MAX) return GOLLM_BAD_VALUE;
-    if (N / GROUP * LANES > UINT32_MAX) return GOLLM_BAD_SHAPE; // a counter's number is one word
-    double limit = p * 4294967296.0 + 0.5;
-    g->key[0] = (uint32_t)seed;
-    g->key[1] = (uint32_t)((uint64_t)seed >> 32);
-    g->fixed[0] = (uint32_t)stream;
-    g->fixed[1] = (uint32_t)counter[0];
-    g->fixed[2] = (uint32_t)((uint64_t)counter[0] >> 32);
-    g->limit = limit < 4294967295.0 ? (uint32_t)limit : UINT32_MAX;
-    g->scale = p < 1 ? (real)(1 / (1 - p)) : 0;
-    return GOLLM_OK;
+    return N / GROUP * LANES > UINT32_MAX ? GOLLM_BAD_SHAPE : GOLLM_OK; // a counter's number is one word
 }
 
 /* The words of counters first ... first + 15: out[w * LANES + b] is word w of counter first + b.
@@ -85,37 +85,42 @@ static void draw(const struct generator *g, int64_t first, real *restrict factor
     for (int i = 0; i < GROUP; i++) factors[i] = words[i] >= g->limit ? g->scale : 0;
 }
 
-int KERNEL_FN(dropout_forward)(const struct dropout_forward_args *a, const struct gollm_team *team) {
-    struct generator g;
-    int status = make_generator(a->N, a->counter, a->p, a->seed, a->stream, &g);
-    if (status != GOLLM_OK) return status;
-    struct range mine = thread_range(a->N, GROUP, team);
+int KERNEL_FN(dropout_forward_check)(const struct dropout_forward_args *args) {
+    return check(args->N, args->p, args->stream);
+}
+
+int KERNEL_FN(dropout_forward)(const struct dropout_forward_args *args, const struct gollm_team *team) {
+    const struct generator g = make_generator(args->counter[0], args->p, args->seed, args->stream);
+    struct range mine = thread_range(args->N, GROUP, team);
     for (int64_t first = mine.begin; first < mine.end; first += GROUP) {
         real factors[GROUP];
         draw(&g, first, factors);
         int64_t end = min_i64(GROUP, mine.end - first);
         for (int64_t i = 0; i < end; i += VL) {
-            vec y = vec_load_n(a->x + first + i, end - i) * vec_load(factors + i);
-            if (a->residual) y += vec_load_n(a->residual + first + i, end - i);
-            vec_store_n(a->y + first + i, y, end - i);
+            vec y = vec_load_n(args->x + first + i, end - i) * vec_load(factors + i);
+            if (args->residual) y += vec_load_n(args->residual + first + i, end - i);
+            vec_store_n(args->y + first + i, y, end - i);
         }
     }
     return GOLLM_OK;
 }
 
-int KERNEL_FN(dropout_backward)(const struct dropout_backward_args *a, const struct gollm_team *team) {
-    struct generator g;
-    int status = make_generator(a->N, a->counter, a->p, a->seed, a->stream, &g);
-    if (status != GOLLM_OK || !a->dx) return status;
-    struct range mine = thread_range(a->N, GROUP, team);
+int KERNEL_FN(dropout_backward_check)(const struct dropout_backward_args *args) {
+    return check(args->N, args->p, args->stream);
+}
+
+int KERNEL_FN(dropout_backward)(const struct dropout_backward_args *args, const struct gollm_team *team) {
+    if (!args->dx) return GOLLM_OK;
+    const struct generator g = make_generator(args->counter[0], args->p, args->seed, args->stream);
+    struct range mine = thread_range(args->N, GROUP, team);
     for (int64_t first = mine.begin; first < mine.end; first += GROUP) {
         real factors[GROUP];
         draw(&g, first, factors);
         int64_t end = min_i64(GROUP, mine.end - first);
         for (int64_t i = 0; i < end; i += VL) {
-            vec dx = vec_load_n(a->dy + first + i, end - i) * vec_load(factors + i);
-            if (a->dx_accumulate) dx += vec_load_n(a->dx + first + i, end - i);
-            vec_store_n(a->dx + first + i, dx, end - i);
+            vec dx = vec_load_n(args->dy + first + i, end - i) * vec_load(factors + i);
+            if (args->dx_accumulate) dx += vec_load_n(args->dx + first + i, end - i);
+            vec_store_n(args->dx + first + i, dx, end - i);
         }
     }
     return GOLLM_OK;

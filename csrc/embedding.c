@@ -3,8 +3,8 @@
  *   forward    tokens (N), token_table (V, C), positions (N) and position_table (T, C) or NULL      ->  y (N, C)
  *   backward   dy (N, C), tokens (N), positions (N)         ->  dtoken_table (V, C), dposition_table (T, C)
  *
- * Backward adds each row of dy to its token's and its position's row. Every id of a table that is given is checked, by
- * every thread, before anything is written: one outside of it is GOLLM_BAD_INDEX.
+ * Backward adds each row of dy to its token's and its position's row. Ids change from call to call, so each call checks
+ * those of every table that is given, on every thread, before anything is written: GOLLM_BAD_INDEX for one outside its table.
  * Bound by memory. Forward splits the rows among threads; backward the columns, so that whoever owns a column adds the
  * rows in order and the result does not depend on how many threads there are.
  */
@@ -16,17 +16,20 @@ static int all_below(const int32_t *ids, int64_t n, int64_t limit) {
     return 1;
 }
 
-int KERNEL_FN(embedding_forward)(const struct embedding_forward_args *a, const struct gollm_team *team) {
-    const int64_t C = a->C;
-    if (a->position_table && !a->positions) return GOLLM_BAD_SHAPE;
-    if (!all_below(a->tokens, a->N, a->V)) return GOLLM_BAD_INDEX;
-    if (a->position_table && !all_below(a->positions, a->N, a->T)) return GOLLM_BAD_INDEX;
-    struct range rows = thread_range(a->N, 1, team);
+int KERNEL_FN(embedding_forward_check)(const struct embedding_forward_args *args) {
+    return args->position_table && !args->positions ? GOLLM_BAD_SHAPE : GOLLM_OK;
+}
+
+int KERNEL_FN(embedding_forward)(const struct embedding_forward_args *args, const struct gollm_team *team) {
+    const int64_t C = args->C;
+    if (!all_below(args->tokens, args->N, args->V)) return GOLLM_BAD_INDEX;
+    if (args->position_table && !all_below(args->positions, args->N, args->T)) return GOLLM_BAD_INDEX;
+    struct range rows = thread_range(args->N, 1, team);
     for (int64_t n = rows.begin; n < rows.end; n++) {
-        const real *token = a->token_table + a->tokens[n] * C; // (C)
-        real *y = a->y + n * C;                                // (C)
-        if (a->position_table) {
-            const real *position = a->position_table + a->positions[n] * C; // (C)
+        const real *token = args->token_table + args->tokens[n] * C; // (C)
+        real *y = args->y + n * C;                                   // (C)
+        if (args->position_table) {
+            const real *position = args->position_table + args->positions[n] * C; // (C)
             for (int64_t i = 0; i < C; i++) y[i] = token[i] + position[i];
         } else {
             memcpy(y, token, (size_t)C * sizeof(real));
@@ -45,7 +48,7 @@ static void zero_rows(real *table, int64_t rows, int64_t C, const struct gollm_t
 static void add_rows(real *restrict table,                                 // (rows, C)
                      const real *restrict dy, const int32_t *restrict ids, // (N, C), (N)
                      int64_t N, int64_t C, struct range columns) {
-    enum { AHEAD = 4, LINE = 64 / sizeof(real) };
+    enum { AHEAD = 4, LINE = GOLLM_ALIGNMENT / sizeof(real) };
     for (int64_t n = 0; n < N; n++) {
         real *row = table + ids[n] * C;
         const real *later = table + ids[min_i64(n + AHEAD, N - 1)] * C;
@@ -54,15 +57,19 @@ static void add_rows(real *restrict table,                                 // (r
     }
 }
 
-int KERNEL_FN(embedding_backward)(const struct embedding_backward_args *a, const struct gollm_team *team) {
-    if (a->dposition_table && !a->positions) return GOLLM_BAD_SHAPE;
-    if (a->dtoken_table && !all_below(a->tokens, a->N, a->V)) return GOLLM_BAD_INDEX;
-    if (a->dposition_table && !all_below(a->positions, a->N, a->T)) return GOLLM_BAD_INDEX;
-    if (a->dtoken_table && !a->dtoken_table_accumulate) zero_rows(a->dtoken_table, a->V, a->C, team);
-    if (a->dposition_table && !a->dposition_table_accumulate) zero_rows(a->dposition_table, a->T, a->C, team);
+int KERNEL_FN(embedding_backward_check)(const struct embedding_backward_args *args) {
+    return args->dposition_table && !args->positions ? GOLLM_BAD_SHAPE : GOLLM_OK;
+}
+
+int KERNEL_FN(embedding_backward)(const struct embedding_backward_args *args, const struct gollm_team *team) {
+    if (args->dtoken_table && !all_below(args->tokens, args->N, args->V)) return GOLLM_BAD_INDEX;
+    if (args->dposition_table && !all_below(args->positions, args->N, args->T)) return GOLLM_BAD_INDEX;
+    if (args->dtoken_table && !args->dtoken_table_accumulate) zero_rows(args->dtoken_table, args->V, args->C, team);
+    if (args->dposition_table && !args->dposition_table_accumulate)
+        zero_rows(args->dposition_table, args->T, args->C, team);
     gollm_team_wait(team); // rows were zeroed by one thread and are added to by others
-    struct range columns = thread_range(a->C, 16, team);
-    if (a->dtoken_table) add_rows(a->dtoken_table, a->dy, a->tokens, a->N, a->C, columns);
-    if (a->dposition_table) add_rows(a->dposition_table, a->dy, a->positions, a->N, a->C, columns);
+    struct range columns = thread_range(args->C, 16, team);
+    if (args->dtoken_table) add_rows(args->dtoken_table, args->dy, args->tokens, args->N, args->C, columns);
+    if (args->dposition_table) add_rows(args->dposition_table, args->dy, args->positions, args->N, args->C, columns);
     return GOLLM_OK;
 }

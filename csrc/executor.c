@@ -1,7 +1,7 @@
 /* The executor: the one place that owns threads and workspace. A call, or a plan of many, runs in one parallel region.
  *
- * Between the calls of a plan the threads meet at the barrier, which costs a fraction of ending a region and starting the
- * next; the workspace is as large as the call that needs most. Calls from several threads queue on a mutex, so the
+ * Between the calls of a plan the threads meet at the barrier, unless a call overlaps the one before it: that costs a
+ * fraction of ending a region and starting the next. The workspace is as large as the call that needs most. Calls from several threads queue on a mutex, so the
  * workspace belongs to the one that runs. OpenMP's threads do not survive fork(): the child computes alone, on one thread,
  * which gives the same results. */
 #define _GNU_SOURCE
@@ -15,18 +15,18 @@
 
 #include "gollm.h"
 
-enum { CACHE_LINE = 64, MAX_THREADS = 1024, SPINS_BEFORE_YIELD = 4000 };
+enum { MAX_THREADS = 1024, SPINS_BEFORE_YIELD = 4000 };
 
 /* Counts arrivals; the last one of n starts the next phase. A line each: waiting threads read only `phase`. */
 struct gollm_barrier {
-    _Alignas(CACHE_LINE) atomic_int arrived;
-    _Alignas(CACHE_LINE) atomic_uint phase; /* wraps around */
+    _Alignas(GOLLM_ALIGNMENT) atomic_int arrived;
+    _Alignas(GOLLM_ALIGNMENT) atomic_uint phase; /* wraps around */
 };
 
 static pthread_mutex_t queue = PTHREAD_MUTEX_INITIALIZER;
 static struct gollm_barrier barrier;
 static void *workspace;
-static int64_t workspace_bytes;
+static _Atomic int64_t workspace_bytes; // read by whoever asks, written with the queue locked
 static atomic_int num_threads;
 static int forked;
 
@@ -88,16 +88,60 @@ int gollm_set_num_threads(int n) {
     return GOLLM_OK;
 }
 
-static int reserve(int64_t bytes) {
-    if (bytes <= workspace_bytes) return GOLLM_OK;
+/* The following two with the queue locked. */
+static void release(void) {
     free(workspace);
     workspace = NULL;
     workspace_bytes = 0;
-    if (bytes > INT64_MAX - CACHE_LINE) return GOLLM_OUT_OF_MEMORY;
-    bytes = (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-    workspace = aligned_alloc(CACHE_LINE, (size_t)bytes);
+}
+
+static int reserve(int64_t bytes) {
+    if (bytes <= workspace_bytes) return GOLLM_OK;
+    release();
+    if (bytes > INT64_MAX - GOLLM_ALIGNMENT) return GOLLM_OUT_OF_MEMORY;
+    bytes = (bytes + GOLLM_ALIGNMENT - 1) / GOLLM_ALIGNMENT * GOLLM_ALIGNMENT;
+    workspace = aligned_alloc(GOLLM_ALIGNMENT, (size_t)bytes);
     if (!workspace) return GOLLM_OUT_OF_MEMORY;
     workspace_bytes = bytes;
+    return GOLLM_OK;
+}
+
+int64_t gollm_workspace_size(void) { return workspace_bytes; }
+
+int gollm_reserve_workspace(int64_t bytes) {
+    pthread_mutex_lock(&queue);
+    const int status = reserve(bytes);
+    pthread_mutex_unlock(&queue);
+    return status;
+}
+
+void gollm_release_workspace(void) {
+    pthread_mutex_lock(&queue);
+    release();
+    pthread_mutex_unlock(&queue);
+}
+
+int gollm_check(const struct gollm_kernel *kernel, const void *args) {
+    return kernel->run ? kernel->check(args) : GOLLM_UNSUPPORTED;
+}
+
+/* The bytes that the call which needs most needs, for n threads. */
+static void measure_workspace(struct gollm_plan *plan, int n) {
+    plan->workspace = 0;
+    plan->n_threads = n;
+    for (int64_t i = 0; i < plan->n_calls; i++) {
+        const struct gollm_kernel *kernel = plan->calls[i].kernel;
+        const int64_t bytes = kernel->workspace ? kernel->workspace(plan->calls[i].args, n) : 0;
+        if (bytes > plan->workspace) plan->workspace = bytes;
+    }
+}
+
+int gollm_prepare_plan(struct gollm_plan *plan, int64_t *failed) {
+    for (*failed = 0; *failed < plan->n_calls; ++*failed) {
+        const int status = gollm_check(plan->calls[*failed].kernel, plan->calls[*failed].args);
+        if (status != GOLLM_OK) return status;
+    }
+    measure_workspace(plan, gollm_num_threads());
     return GOLLM_OK;
 }
 
@@ -107,41 +151,48 @@ struct outcome {
     atomic_llong failed; /* the call that did, or n_calls */
 };
 
-/* What each thread of the team does. After a call that failed all leave at the same place: one that has passed the barrier
- * already and failed at the next call has written a number that the others, still looking at this call, let pass. */
-static void run_calls(const struct gollm_call *calls, int64_t n_calls, struct outcome *outcome,
-                      const struct gollm_team *team) {
-    for (int64_t i = 0; i < n_calls; i++) {
-        const int status = calls[i].kernel->run(calls[i].args, team);
+/* What each thread of the team does. A call's status is the same on every thread, so after one that failed all leave at the
+ * same place: at once where the next call overlaps it, else at the barrier. There a thread may have failed at the next call
+ * already, and have written its number, which the others, still looking at this call, let pass. */
+static void run_calls(const struct gollm_plan *plan, struct outcome *outcome, const struct gollm_team *team) {
+    for (int64_t i = 0; i < plan->n_calls; i++) {
+        const int status = plan->calls[i].kernel->run(plan->calls[i].args, team);
         if (status != GOLLM_OK) {
             atomic_store(&outcome->status, status);
             atomic_store(&outcome->failed, i);
         }
-        if (i + 1 == n_calls) return; /* the end of the region is the last barrier */
+        if (i + 1 == plan->n_calls) return; /* the end of the region is the last barrier */
+        if (plan->calls[i + 1].overlaps) {
+            if (status != GOLLM_OK) return;
+            continue;
+        }
         gollm_team_wait(team);
         if (atomic_load_explicit(&outcome->failed, memory_order_relaxed) <= i) return;
     }
 }
 
-int gollm_run_plan(const struct gollm_call *calls, int64_t n_calls, int64_t *failed) {
-    struct outcome outcome = {GOLLM_OK, n_calls};
+int gollm_run_plan(struct gollm_plan *plan, int64_t *failed) {
+    struct outcome outcome = {GOLLM_OK, plan->n_calls};
     pthread_mutex_lock(&queue);
     const int n = gollm_num_threads();
-    for (int64_t i = 0; i < n_calls && outcome.status == GOLLM_OK; i++) {
-        const struct gollm_kernel *kernel = calls[i].kernel;
-        outcome.status = reserve(kernel->workspace ? kernel->workspace(calls[i].args, n) : 0);
-        if (outcome.status != GOLLM_OK) outcome.failed = i;
-    }
-    if (outcome.status == GOLLM_OK && n == 1) {
+    if (n != plan->n_threads) measure_workspace(plan, n);
+    if (reserve(plan->workspace) != GOLLM_OK) {
+        outcome.status = GOLLM_OUT_OF_MEMORY;
+        for (int64_t i = plan->n_calls; i-- > 0;) { // the first call that there is no room for
+            const struct gollm_call *call = &plan->calls[i];
+            if (call->kernel->workspace && call->kernel->workspace(call->args, n) == plan->workspace)
+                outcome.failed = i;
+        }
+    } else if (n == 1) {
         struct gollm_team alone = {0, 1, &barrier, workspace, NULL};
-        run_calls(calls, n_calls, &outcome, &alone);
+        run_calls(plan, &outcome, &alone);
     }
 #ifdef _OPENMP
-    else if (outcome.status == GOLLM_OK) {
+    else {
 #pragma omp parallel num_threads(n)
         {
             struct gollm_team team = {omp_get_thread_num(), omp_get_num_threads(), &barrier, workspace, NULL};
-            run_calls(calls, n_calls, &outcome, &team);
+            run_calls(plan, &outcome, &team);
         }
     }
 #endif
@@ -151,7 +202,9 @@ int gollm_run_plan(const struct gollm_call *calls, int64_t n_calls, int64_t *fai
 }
 
 int gollm_run(const struct gollm_kernel *kernel, const void *args) {
-    const struct gollm_call call = {kernel, args};
+    const struct gollm_call call = {kernel, args, 0};
+    struct gollm_plan plan = {&call, 1, 0, 0};
     int64_t failed;
-    return gollm_run_plan(&call, 1, &failed);
+    const int status = gollm_check(kernel, args);
+    return status != GOLLM_OK ? status : gollm_run_plan(&plan, &failed);
 }

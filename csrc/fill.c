@@ -4,8 +4,9 @@
  */
 #include "vec.h"
 
-int KERNEL_FN(fill)(const struct fill_args *a, const struct gollm_team *team) {
-    struct range mine = thread_range(a->N, 16, team);
-    for (int64_t i = mine.begin; i < mine.end; i += VL) vec_store_n(a->y + i, vec_set((real)a->value), mine.end - i);
+int KERNEL_FN(fill)(const struct fill_args *args, const struct gollm_team *team) {
+    struct range mine = thread_range(args->N, 16, team);
+    for (int64_t i = mine.begin; i < mine.end; i += VL)
+        vec_store_n(args->y + i, vec_set((real)args->value), mine.end - i);
     return GOLLM_OK;
 }

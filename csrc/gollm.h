@@ -24,10 +24,11 @@ extern "C" {
 
 enum gollm_status {
     GOLLM_OK = 0,
-    GOLLM_BAD_SHAPE = 1,    /* sizes that contradict each other, or that the kernel does not take */
-    GOLLM_BAD_INDEX = 2,    /* a token id, position or page outside of its table */
-    GOLLM_BAD_VALUE = 3,    /* a scalar outside of its range */
-    GOLLM_OUT_OF_MEMORY = 4 /* no memory for the workspace */
+    GOLLM_BAD_SHAPE = 1,     /* sizes that contradict each other, or that the kernel does not take */
+    GOLLM_BAD_INDEX = 2,     /* a token id, position or page outside of its table */
+    GOLLM_BAD_VALUE = 3,     /* a scalar outside of its range */
+    GOLLM_OUT_OF_MEMORY = 4, /* no memory for the workspace */
+    GOLLM_UNSUPPORTED = 5    /* the device has no such kernel */
 };
 
 enum gollm_activation { GOLLM_NONE = 0, GOLLM_GELU_TANH = 1, GOLLM_GELU_ERF = 2, GOLLM_RELU = 3, GOLLM_SILU = 4 };
@@ -73,26 +74,60 @@ struct gollm_team {
 };
 GOLLM_API void gollm_team_wait(const struct gollm_team *team); /* returns when every thread of the team has called it */
 
-/* A kernel as a row of its variant's table: called by every thread of a team with the same args, and with the same status
- * for all of them: what a kernel refuses, every thread finds out before any has waited for another. */
+/* A kernel as a row of its device's table. args is its argument struct. */
 struct gollm_kernel {
     const char *name;
     const char *contract; /* its entry's text in kernels.def */
+    /* 0, or why a call with these sizes and scalars is refused, whatever the buffers hold. */
+    int (*check)(const void *args);
+    /* Called by every thread of a team with the same args, which `check` has passed. Checks nothing but data, such as token
+     * ids, and returns the same status to every thread. NULL: the device does not have this kernel. */
     int (*run)(const void *args, const struct gollm_team *team);
-    int64_t (*workspace)(const void *args, int n_threads); /* bytes that the team needs, NULL for none */
+    int64_t (*workspace)(const void *args, int n_threads); /* bytes that the team needs; NULL for none */
 };
 
 GOLLM_API int gollm_kernel_count(void);
 GOLLM_API const struct gollm_kernel *gollm_kernels(enum gollm_dtype dtype); /* the chosen variant's table */
+
+/* 0, or why the call would be refused before it runs. */
+GOLLM_API int gollm_check(const struct gollm_kernel *kernel, const void *args);
 GOLLM_API int gollm_run(const struct gollm_kernel *kernel, const void *args);
 
-/* A plan: calls that run one after the other without leaving the team, with the bits of as many gollm_run. Returns 0, or the
- * status of the first call that failed, whose number is then in *failed; those after it are not run. */
+/* A plan: calls that run one after the other without leaving the team, with the bits of as many gollm_run. */
 struct gollm_call {
     const struct gollm_kernel *kernel;
     const void *args;
+    /* Not 0: the call may begin before the one in front of it has ended on every thread. Allowed where, among the calls since
+     * the last that waited, none reads or writes what another writes, and at most one has a workspace. */
+    int overlaps;
 };
-GOLLM_API int gollm_run_plan(const struct gollm_call *calls, int64_t n_calls, int64_t *failed);
+struct gollm_plan {
+    const struct gollm_call *calls;
+    int64_t n_calls;
+    int64_t workspace; /* bytes for n_threads; gollm_prepare_plan and gollm_run_plan set both */
+    int n_threads;
+};
+
+/* Checks every call, once. gollm_run_plan then runs the plan, any number of times, and checks nothing but data. Both return 0,
+ * or the status of the first call that failed, whose number is then in *failed; those after it are not run. */
+GOLLM_API int gollm_prepare_plan(struct gollm_plan *plan, int64_t *failed);
+GOLLM_API int gollm_run_plan(struct gollm_plan *plan, int64_t *failed);
+
+/* The workspace, which grows as calls need it: its bytes, room for at least so many, and giving it back. */
+GOLLM_API int64_t gollm_workspace_size(void);
+GOLLM_API int gollm_reserve_workspace(int64_t bytes); /* 0, or GOLLM_OUT_OF_MEMORY */
+GOLLM_API void gollm_release_workspace(void);
+
+/* A device: what is above for the CPU. Another device is another one of these, with a row for each kernel. */
+struct gollm_backend {
+    const char *name;
+    const struct gollm_kernel *(*kernels)(enum gollm_dtype dtype);
+    int (*run_plan)(struct gollm_plan *plan, int64_t *failed);
+    int64_t (*workspace_size)(void);
+    int (*reserve_workspace)(int64_t bytes);
+    void (*release_workspace)(void);
+};
+GOLLM_API const struct gollm_backend *gollm_cpu(void);
 
 GOLLM_API const char *gollm_status_message(int status);
 GOLLM_API const char *gollm_version(void);

@@ -69,7 +69,6 @@ static real row_loss(real *logits, // (V)
 /* dx, dw and dloss are NULL in the forward pass. */
 static int run(const struct head_backward_args *a, const struct gollm_team *team) {
     const int64_t N = a->N, V = a->V, C = a->C;
-    if (C == 0) return GOLLM_BAD_SHAPE; // V would have no bound
     int64_t counted = 0;
     for (int64_t n = 0; n < N; n++) { // every thread looks at all, so that all leave together
         if (a->targets[n] == a->ignore_index) continue;
@@ -141,6 +140,10 @@ static int run(const struct head_backward_args *a, const struct gollm_team *team
     return GOLLM_OK;
 }
 
+int KERNEL_FN(head_forward_check)(const struct head_forward_args *a) {
+    return a->C == 0 ? GOLLM_BAD_SHAPE : GOLLM_OK; // V would have no bound
+}
+
 int KERNEL_FN(head_forward)(const struct head_forward_args *a, const struct gollm_team *team) {
     const struct head_backward_args args = {.loss = a->loss,
                                             .losses = a->losses,
@@ -153,6 +156,10 @@ int KERNEL_FN(head_forward)(const struct head_forward_args *a, const struct goll
                                             .C = a->C,
                                             .V = a->V};
     return run(&args, team);
+}
+
+int KERNEL_FN(head_backward_check)(const struct head_backward_args *a) {
+    return a->C == 0 ? GOLLM_BAD_SHAPE : GOLLM_OK;
 }
 
 int KERNEL_FN(head_backward)(const struct head_backward_args *a, const struct gollm_team *team) { return run(a, team); }

@@ -24,7 +24,14 @@ typedef uint8_t u8;
 #define GOLLM_PASTE(a, b) GOLLM_PASTE2(a, b)
 #define KERNEL_FN(name) GOLLM_PASTE(name, GOLLM_VARIANT)
 
-/* struct NAME_args is struct gollm_NAME_args with buffers of real, and a kernel is a function of it. */
+/* struct NAME_args is struct gollm_NAME_args with buffers of real, and a kernel is a function of it.
+ *
+ * NAME_check      0, or why the call is refused whatever its buffers hold: sizes and scalars. It is called once, before a
+ *                 call is run or recorded, and after the sizes were found to be from 0 to GOLLM_MAX_SIZE
+ * NAME_workspace  bytes of workspace; the sizes may be any from 0 to GOLLM_MAX_SIZE, and scalars anything
+ * NAME            checks nothing but data: token ids, targets, pages. What it refuses, every thread refuses, before any has
+ *                 waited for another
+ */
 #define GOLLM_DIM(name) int64_t name;
 #define GOLLM_SCALAR(type, name) type name;
 #define GOLLM_IN(type, name, ...) const type *name;
@@ -37,6 +44,7 @@ typedef uint8_t u8;
         fields                                                                                                         \
     };                                                                                                                 \
     int KERNEL_FN(name)(const struct name##_args *args, const struct gollm_team *team);
+#define GOLLM_CHECK(name) int KERNEL_FN(name##_check)(const struct name##_args *args);
 #define GOLLM_WORKSPACE(name) int64_t KERNEL_FN(name##_workspace)(const struct name##_args *args, int n_threads);
 #include "kernels.def"
 

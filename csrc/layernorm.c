@@ -10,12 +10,12 @@
  */
 #include "vec.h"
 
-int KERNEL_FN(layernorm_forward)(const struct layernorm_forward_args *a, const struct gollm_team *team) {
-    const int64_t C = a->C;
-    struct range rows = thread_range(a->N, 1, team);
+int KERNEL_FN(layernorm_forward)(const struct layernorm_forward_args *args, const struct gollm_team *team) {
+    const int64_t C = args->C;
+    struct range rows = thread_range(args->N, 1, team);
     for (int64_t n = rows.begin; n < rows.end; n++) {
-        const real *x = a->x + n * C; // (C)
-        real *y = a->y + n * C;       // (C)
+        const real *x = args->x + n * C; // (C)
+        real *y = args->y + n * C;       // (C)
         vec sum = vec_set(0), squares = vec_set(0);
         for (int64_t i = 0; i < C; i += VL) sum += vec_load_n(x + i, C - i);
         real mean = vec_sum(sum) / (real)C;
@@ -25,62 +25,62 @@ int KERNEL_FN(layernorm_forward)(const struct layernorm_forward_args *a, const s
         }
         real variance = vec_sum(squares);
         for (int64_t i = C / VL * VL; i < C; i++) variance += (x[i] - mean) * (x[i] - mean);
-        real rstd = 1 / (real)sqrt(variance / (real)C + (real)a->eps);
+        real rstd = 1 / (real)sqrt(variance / (real)C + (real)args->eps);
         for (int64_t i = 0; i < C; i += VL) {
-            vec h = (vec_load_n(x + i, C - i) - vec_set(mean)) * vec_set(rstd) * vec_load_n(a->w + i, C - i);
-            if (a->b) h += vec_load_n(a->b + i, C - i);
+            vec h = (vec_load_n(x + i, C - i) - vec_set(mean)) * vec_set(rstd) * vec_load_n(args->w + i, C - i);
+            if (args->b) h += vec_load_n(args->b + i, C - i);
             vec_store_n(y + i, h, C - i);
         }
-        if (a->mean) a->mean[n] = mean;
-        if (a->rstd) a->rstd[n] = rstd;
+        if (args->mean) args->mean[n] = mean;
+        if (args->rstd) args->rstd[n] = rstd;
     }
     return GOLLM_OK;
 }
 
 /* Partial sums of dw and db: (ROW_BLOCKS, 2, C) */
-int64_t KERNEL_FN(layernorm_backward_workspace)(const struct layernorm_backward_args *a, int n_threads) {
+int64_t KERNEL_FN(layernorm_backward_workspace)(const struct layernorm_backward_args *args, int n_threads) {
     (void)n_threads;
-    return (int64_t)sizeof(real) * ROW_BLOCKS * 2 * a->C;
+    return times_i64(sizeof(real) * ROW_BLOCKS * 2, args->C);
 }
 
-static void backward_row(const struct layernorm_backward_args *a, int64_t n,
+static void backward_row(const struct layernorm_backward_args *args, int64_t n,
                          real *dw, // (C), added to
                          real *db  // (C), added to
 ) {
-    const int64_t C = a->C;
-    const real *dy = a->dy + n * C, *x = a->x + n * C; // (C)
-    const vec mean = vec_set(a->mean[n]), rstd = vec_set(a->rstd[n]);
+    const int64_t C = args->C;
+    const real *dy = args->dy + n * C, *x = args->x + n * C; // (C)
+    const vec mean = vec_set(args->mean[n]), rstd = vec_set(args->rstd[n]);
     vec sum_g = vec_set(0), sum_gh = vec_set(0);
     for (int64_t i = 0; i < C; i += VL) {
         int64_t left = C - i;
         vec d = vec_load_n(dy + i, left), h = (vec_load_n(x + i, left) - mean) * rstd,
-            g = d * vec_load_n(a->w + i, left);
+            g = d * vec_load_n(args->w + i, left);
         sum_g += g;
         sum_gh += g * h;
         vec_store_n(dw + i, vec_load_n(dw + i, left) + d * h, left);
         vec_store_n(db + i, vec_load_n(db + i, left) + d, left);
     }
-    if (!a->dx) return;
+    if (!args->dx) return;
     const vec mean_g = vec_set(vec_sum(sum_g) / (real)C), mean_gh = vec_set(vec_sum(sum_gh) / (real)C);
-    real *dx = a->dx + n * C; // (C)
+    real *dx = args->dx + n * C; // (C)
     for (int64_t i = 0; i < C; i += VL) {
         int64_t left = C - i;
-        vec h = (vec_load_n(x + i, left) - mean) * rstd, g = vec_load_n(dy + i, left) * vec_load_n(a->w + i, left);
+        vec h = (vec_load_n(x + i, left) - mean) * rstd, g = vec_load_n(dy + i, left) * vec_load_n(args->w + i, left);
         vec d = rstd * (g - mean_g - h * mean_gh);
-        if (a->dx_accumulate) d += vec_load_n(dx + i, left);
+        if (args->dx_accumulate) d += vec_load_n(dx + i, left);
         vec_store_n(dx + i, d, left);
     }
 }
 
-int KERNEL_FN(layernorm_backward)(const struct layernorm_backward_args *a, const struct gollm_team *team) {
-    const int64_t C = a->C;
+int KERNEL_FN(layernorm_backward)(const struct layernorm_backward_args *args, const struct gollm_team *team) {
+    const int64_t C = args->C;
     real *partial = team->workspace; // (ROW_BLOCKS, 2, C)
     struct range blocks = thread_range(ROW_BLOCKS, 1, team);
     for (int64_t block = blocks.begin; block < blocks.end; block++) {
         real *dw = partial + block * 2 * C, *db = dw + C; // (C)
         memset(dw, 0, (size_t)(2 * C) * sizeof(real));
-        struct range rows = split(a->N, 1, block, ROW_BLOCKS);
-        for (int64_t n = rows.begin; n < rows.end; n++) backward_row(a, n, dw, db);
+        struct range rows = split(args->N, 1, block, ROW_BLOCKS);
+        for (int64_t n = rows.begin; n < rows.end; n++) backward_row(args, n, dw, db);
     }
     gollm_team_wait(team);
     struct range columns = thread_range(C, 16, team);
@@ -91,8 +91,8 @@ int KERNEL_FN(layernorm_backward)(const struct layernorm_backward_args *a, const
             dw += vec_load_n(partial + block * 2 * C + i, left);
             db += vec_load_n(partial + block * 2 * C + C + i, left);
         }
-        if (a->dw) vec_store_n(a->dw + i, a->dw_accumulate ? vec_load_n(a->dw + i, left) + dw : dw, left);
-        if (a->db) vec_store_n(a->db + i, a->db_accumulate ? vec_load_n(a->db + i, left) + db : db, left);
+        if (args->dw) vec_store_n(args->dw + i, args->dw_accumulate ? vec_load_n(args->dw + i, left) + dw : dw, left);
+        if (args->db) vec_store_n(args->db + i, args->db_accumulate ? vec_load_n(args->db + i, left) + db : db, left);
     }
     return GOLLM_OK;
 }

@@ -20,7 +20,6 @@
 #include "gemm.h"
 
 static int run(const struct gemm *g, const struct gollm_team *team) {
-    if (!activation_is_known(g->activation)) return GOLLM_BAD_VALUE;
     char *workspace = (char *)team->workspace + team->thread * gemm_workspace(g);
     gemm(g, gemm_share(g->M, g->N, team->thread, team->n_threads), workspace);
     return GOLLM_OK;
@@ -43,6 +42,10 @@ static struct gemm gemm_of_nt(const struct matmul_nt_args *a) {
                          .activation = a->activation,
                          .factor = a->factor,
                          .residual = a->residual};
+}
+
+int KERNEL_FN(matmul_nt_check)(const struct matmul_nt_args *a) {
+    return activation_is_known(a->activation) ? GOLLM_OK : GOLLM_BAD_VALUE;
 }
 
 int64_t KERNEL_FN(matmul_nt_workspace)(const struct matmul_nt_args *a, int n_threads) {
@@ -74,13 +77,17 @@ static struct gemm gemm_of_nn(const struct matmul_nn_args *a) {
                          .product = a->product};
 }
 
+int KERNEL_FN(matmul_nn_check)(const struct matmul_nn_args *a) {
+    if (!a->pre && (a->dfactor || a->product)) return GOLLM_BAD_VALUE;
+    return !a->pre || activation_is_known(a->activation) ? GOLLM_OK : GOLLM_BAD_VALUE;
+}
+
 int64_t KERNEL_FN(matmul_nn_workspace)(const struct matmul_nn_args *a, int n_threads) {
     const struct gemm g = gemm_of_nn(a);
     return n_threads * gemm_workspace(&g);
 }
 
 int KERNEL_FN(matmul_nn)(const struct matmul_nn_args *a, const struct gollm_team *team) {
-    if (!a->pre && (a->dfactor || a->product)) return GOLLM_BAD_VALUE;
     const struct gemm g = gemm_of_nn(a);
     if (!g.c && !g.dfactor && !g.product) return GOLLM_OK;
     return run(&g, team);

@@ -12,40 +12,43 @@
 /* Two units with a latency of up to 5 are busy with 10 chains; 12 and the constant fit into 16 registers. */
 enum { CHAINS = 12, LANES = 16 };
 
-int64_t KERNEL_FN(measure_fma_workspace)(const struct measure_fma_args *a, int n_threads) {
-    (void)a;
-    return n_threads * 64;
+int64_t KERNEL_FN(measure_fma_workspace)(const struct measure_fma_args *args, int n_threads) {
+    (void)args;
+    return n_threads * GOLLM_ALIGNMENT;
 }
 
-int KERNEL_FN(measure_fma)(const struct measure_fma_args *a, const struct gollm_team *team) {
-    if (a->iterations < 0 || a->iterations > INT32_MAX) return GOLLM_BAD_VALUE;
+int KERNEL_FN(measure_fma_check)(const struct measure_fma_args *args) {
+    return args->iterations < 0 || args->iterations > INT32_MAX ? GOLLM_BAD_VALUE : GOLLM_OK;
+}
+
+int KERNEL_FN(measure_fma)(const struct measure_fma_args *args, const struct gollm_team *team) {
     vec x[CHAINS];
     const vec half = vec_set((real)0.5);
     for (int i = 0; i < CHAINS; i++) x[i] = vec_set(0);
-    for (int64_t k = 0; k < a->iterations * (LANES / VL); k++)
+    for (int64_t k = 0; k < args->iterations * (LANES / VL); k++)
         for (int i = 0; i < CHAINS; i++) x[i] = x[i] * half + half;
     vec sum = vec_set(0);
     for (int i = 0; i < CHAINS; i++) sum += x[i];
-    real *mine =
-        (real *)((char *)team->workspace + team->thread * 64); // stored, so that no thread's work can be left out
+    real *mine = (real *)((char *)team->workspace +
+                          team->thread * GOLLM_ALIGNMENT); // stored, so that no thread's work can be left out
     *mine = vec_sum(sum) / (CHAINS * VL);
     if (team->thread == 0) {
-        a->result[0] = *mine;
-        a->flops[0] = 2.0 * CHAINS * LANES * (double)a->iterations;
+        args->result[0] = *mine;
+        args->flops[0] = 2.0 * CHAINS * LANES * (double)args->iterations;
     }
     return GOLLM_OK;
 }
 
-int KERNEL_FN(measure_read)(const struct measure_read_args *a, const struct gollm_team *team) {
+int KERNEL_FN(measure_read)(const struct measure_read_args *args, const struct gollm_team *team) {
     const struct range parts = thread_range(ROW_BLOCKS, 1, team);
     for (int64_t part = parts.begin; part < parts.end; part++) {
-        const struct range r = split(a->N, 16, part, ROW_BLOCKS);
+        const struct range r = split(args->N, 16, part, ROW_BLOCKS);
         vec sums[4] = {vec_set(0), vec_set(0), vec_set(0), vec_set(0)};
         int64_t i = r.begin;
         for (; i + 4 * VL <= r.end; i += 4 * VL)
-            for (int j = 0; j < 4; j++) sums[j] += vec_load(a->x + i + j * VL);
-        for (; i < r.end; i += VL) sums[0] += vec_load_n(a->x + i, r.end - i);
-        a->sums[part] = vec_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+            for (int j = 0; j < 4; j++) sums[j] += vec_load(args->x + i + j * VL);
+        for (; i < r.end; i += VL) sums[0] += vec_load_n(args->x + i, r.end - i);
+        args->sums[part] = vec_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
     }
     return GOLLM_OK;
 }
@@ -66,19 +69,23 @@ static inline __attribute__((always_inline)) void stream_range(const int64_t rea
     }
 }
 
-int KERNEL_FN(measure_stream)(const struct measure_stream_args *a, const struct gollm_team *team) {
-    const int64_t S = a->S, N = a->N;
-    if (a->reads < 0 || a->reads > S || a->writes < 0 || a->writes > S) return GOLLM_BAD_VALUE;
+int KERNEL_FN(measure_stream_check)(const struct measure_stream_args *args) {
+    const int64_t S = args->S;
+    return args->reads < 0 || args->reads > S || args->writes < 0 || args->writes > S ? GOLLM_BAD_VALUE : GOLLM_OK;
+}
+
+int KERNEL_FN(measure_stream)(const struct measure_stream_args *args, const struct gollm_team *team) {
+    const int64_t S = args->S, N = args->N;
     const struct range mine = thread_range(N, 16, team);
-    if (a->reads == 1 && a->writes == 1)
-        stream_range(1, 1, a->x, S, N, mine);
-    else if (a->reads == 2 && a->writes == 1)
-        stream_range(2, 1, a->x, S, N, mine);
-    else if (a->reads == 3 && a->writes == 1)
-        stream_range(3, 1, a->x, S, N, mine);
-    else if (a->reads == 4 && a->writes == 3)
-        stream_range(4, 3, a->x, S, N, mine);
+    if (args->reads == 1 && args->writes == 1)
+        stream_range(1, 1, args->x, S, N, mine);
+    else if (args->reads == 2 && args->writes == 1)
+        stream_range(2, 1, args->x, S, N, mine);
+    else if (args->reads == 3 && args->writes == 1)
+        stream_range(3, 1, args->x, S, N, mine);
+    else if (args->reads == 4 && args->writes == 3)
+        stream_range(4, 3, args->x, S, N, mine);
     else
-        stream_range(a->reads, a->writes, a->x, S, N, mine);
+        stream_range(args->reads, args->writes, args->x, S, N, mine);
     return GOLLM_OK;
 }

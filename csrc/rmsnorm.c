@@ -9,74 +9,74 @@
  */
 #include "vec.h"
 
-int KERNEL_FN(rmsnorm_forward)(const struct rmsnorm_forward_args *a, const struct gollm_team *team) {
-    const int64_t C = a->C;
-    const struct range rows = thread_range(a->N, 1, team);
+int KERNEL_FN(rmsnorm_forward)(const struct rmsnorm_forward_args *args, const struct gollm_team *team) {
+    const int64_t C = args->C;
+    const struct range rows = thread_range(args->N, 1, team);
     for (int64_t n = rows.begin; n < rows.end; n++) {
-        const real *x = a->x + n * C; // (C)
-        real *y = a->y + n * C;       // (C)
+        const real *x = args->x + n * C; // (C)
+        real *y = args->y + n * C;       // (C)
         vec squares = vec_set(0);
         for (int64_t i = 0; i < C; i += VL) {
             const vec v = vec_load_n(x + i, C - i);
             squares += v * v;
         }
-        const real r = 1 / (real)sqrt(vec_sum(squares) / (real)C + (real)a->eps);
+        const real r = 1 / (real)sqrt(vec_sum(squares) / (real)C + (real)args->eps);
         for (int64_t i = 0; i < C; i += VL) {
             const int64_t left = C - i;
-            vec_store_n(y + i, vec_load_n(x + i, left) * vec_set(r) * vec_load_n(a->w + i, left), left);
+            vec_store_n(y + i, vec_load_n(x + i, left) * vec_set(r) * vec_load_n(args->w + i, left), left);
         }
-        if (a->r) a->r[n] = r;
+        if (args->r) args->r[n] = r;
     }
     return GOLLM_OK;
 }
 
 /* Partial sums of dw: (ROW_BLOCKS, C) */
-int64_t KERNEL_FN(rmsnorm_backward_workspace)(const struct rmsnorm_backward_args *a, int n_threads) {
+int64_t KERNEL_FN(rmsnorm_backward_workspace)(const struct rmsnorm_backward_args *args, int n_threads) {
     (void)n_threads;
-    return (int64_t)sizeof(real) * ROW_BLOCKS * a->C;
+    return times_i64(sizeof(real) * ROW_BLOCKS, args->C);
 }
 
-static void backward_row(const struct rmsnorm_backward_args *a, int64_t n, real *dw /* (C), added to */) {
-    const int64_t C = a->C;
-    const real *dy = a->dy + n * C, *x = a->x + n * C; // (C)
-    const vec r = vec_set(a->r[n]);
+static void backward_row(const struct rmsnorm_backward_args *args, int64_t n, real *dw /* (C), added to */) {
+    const int64_t C = args->C;
+    const real *dy = args->dy + n * C, *x = args->x + n * C; // (C)
+    const vec r = vec_set(args->r[n]);
     vec sum = vec_set(0);
     for (int64_t i = 0; i < C; i += VL) {
         const int64_t left = C - i;
         const vec d = vec_load_n(dy + i, left), h = vec_load_n(x + i, left) * r;
-        sum += d * vec_load_n(a->w + i, left) * h;
+        sum += d * vec_load_n(args->w + i, left) * h;
         vec_store_n(dw + i, vec_load_n(dw + i, left) + d * h, left);
     }
-    if (!a->dx) return;
+    if (!args->dx) return;
     const vec mean = vec_set(vec_sum(sum) / (real)C); // of g * x * r
-    real *dx = a->dx + n * C;                         // (C)
+    real *dx = args->dx + n * C;                      // (C)
     for (int64_t i = 0; i < C; i += VL) {
         const int64_t left = C - i;
-        const vec h = vec_load_n(x + i, left) * r, g = vec_load_n(dy + i, left) * vec_load_n(a->w + i, left);
+        const vec h = vec_load_n(x + i, left) * r, g = vec_load_n(dy + i, left) * vec_load_n(args->w + i, left);
         vec d = r * (g - h * mean);
-        if (a->dx_accumulate) d += vec_load_n(dx + i, left);
+        if (args->dx_accumulate) d += vec_load_n(dx + i, left);
         vec_store_n(dx + i, d, left);
     }
 }
 
-int KERNEL_FN(rmsnorm_backward)(const struct rmsnorm_backward_args *a, const struct gollm_team *team) {
-    const int64_t C = a->C;
+int KERNEL_FN(rmsnorm_backward)(const struct rmsnorm_backward_args *args, const struct gollm_team *team) {
+    const int64_t C = args->C;
     real *partial = team->workspace; // (ROW_BLOCKS, C)
     const struct range blocks = thread_range(ROW_BLOCKS, 1, team);
     for (int64_t block = blocks.begin; block < blocks.end; block++) {
         real *dw = partial + block * C; // (C)
         memset(dw, 0, (size_t)C * sizeof(real));
-        const struct range rows = split(a->N, 1, block, ROW_BLOCKS);
-        for (int64_t n = rows.begin; n < rows.end; n++) backward_row(a, n, dw);
+        const struct range rows = split(args->N, 1, block, ROW_BLOCKS);
+        for (int64_t n = rows.begin; n < rows.end; n++) backward_row(args, n, dw);
     }
     gollm_team_wait(team);
-    if (!a->dw) return GOLLM_OK;
+    if (!args->dw) return GOLLM_OK;
     const struct range columns = thread_range(C, 16, team);
     for (int64_t i = columns.begin; i < columns.end; i += VL) {
         const int64_t left = columns.end - i;
         vec dw = vec_set(0);
         for (int64_t block = 0; block < ROW_BLOCKS; block++) dw += vec_load_n(partial + block * C + i, left);
-        vec_store_n(a->dw + i, a->dw_accumulate ? vec_load_n(a->dw + i, left) + dw : dw, left);
+        vec_store_n(args->dw + i, args->dw_accumulate ? vec_load_n(args->dw + i, left) + dw : dw, left);
     }
     return GOLLM_OK;
 }

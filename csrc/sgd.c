@@ -12,24 +12,27 @@
  */
 #include "vec.h"
 
-static void update_range(const struct sgd_args *a, double weight_decay, struct range range) {
-    const vec lr = vec_set((real)a->lr[0]), grad_scale = vec_set((real)a->grad_scale[0]);
-    const vec momentum = vec_set((real)a->momentum), decay = vec_set((real)weight_decay);
+static void update_range(const struct sgd_args *args, double weight_decay, struct range range) {
+    const vec lr = vec_set((real)args->lr[0]), grad_scale = vec_set((real)args->grad_scale[0]);
+    const vec momentum = vec_set((real)args->momentum), decay = vec_set((real)weight_decay);
     for (int64_t i = range.begin; i < range.end; i += VL) {
         int64_t left = range.end - i;
-        vec w = vec_load_n(a->w + i, left), g = vec_load_n(a->g + i, left) * grad_scale;
+        vec w = vec_load_n(args->w + i, left), g = vec_load_n(args->g + i, left) * grad_scale;
         if (weight_decay != 0) g += decay * w;
-        vec m = vec_flush(vec_load_n(a->m + i, left) * momentum + g);
-        vec_store_n(a->m + i, m, left);
-        vec_store_n(a->w + i, w - lr * m, left);
+        vec m = vec_flush(vec_load_n(args->m + i, left) * momentum + g);
+        vec_store_n(args->m + i, m, left);
+        vec_store_n(args->w + i, w - lr * m, left);
     }
 }
 
-int KERNEL_FN(sgd)(const struct sgd_args *a, const struct gollm_team *team) {
-    if (a->n_decay < 0 || a->n_decay > a->N) return GOLLM_BAD_VALUE;
-    struct range mine = thread_range(a->N, 16, team);
-    int64_t border = max_i64(mine.begin, min_i64(mine.end, a->n_decay));
-    update_range(a, a->weight_decay, (struct range){mine.begin, border});
-    update_range(a, 0, (struct range){border, mine.end});
+int KERNEL_FN(sgd_check)(const struct sgd_args *args) {
+    return args->n_decay < 0 || args->n_decay > args->N ? GOLLM_BAD_VALUE : GOLLM_OK;
+}
+
+int KERNEL_FN(sgd)(const struct sgd_args *args, const struct gollm_team *team) {
+    struct range mine = thread_range(args->N, 16, team);
+    int64_t border = max_i64(mine.begin, min_i64(mine.end, args->n_decay));
+    update_range(args, args->weight_decay, (struct range){mine.begin, border});
+    update_range(args, 0, (struct range){border, mine.end});
     return GOLLM_OK;
 }

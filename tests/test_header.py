@@ -69,9 +69,7 @@ def test_every_kernel_through_its_public_function(library, row):
         if real == np.float32:
             status = getattr(lib, f"gollm_{row.name}")(args)
         else:  # the public functions take float; double is reached through the table
-            table = lib.gollm_kernels(lib.GOLLM_FLOAT64)
-            (kernel,) = (table + i for i in range(lib.gollm_kernel_count()) if name_of(ffi, table[i]) == row.name)
-            status = lib.gollm_run(kernel, args)
+            status = lib.gollm_run(kernels_by_name(ffi, lib, real)[row.name], args)
         assert status == lib.GOLLM_OK, ffi.string(lib.gollm_status_message(status))
         outputs = {field.name: arrays[field.name] for field in row.contract.outputs}
         same_bits(f"{row.name} {case}", outputs, run(row, build, case, inputs))
@@ -107,28 +105,99 @@ def test_a_refused_call_returns_its_status(library):
     assert lib.gollm_sgd(args) == lib.GOLLM_BAD_VALUE
 
 
-def test_a_plan_runs_its_calls_in_order_until_one_is_refused(library):
-    """y = 2; y = y + y; ...; then a refused call, whose number is given, and one that is not reached."""
-    ffi, lib, real = library
+def kernels_by_name(ffi, lib, real):
     table = lib.gollm_kernels(lib.GOLLM_FLOAT64 if real == np.float64 else lib.GOLLM_FLOAT32)
-    kernels = {name_of(ffi, table[i]): table + i for i in range(lib.gollm_kernel_count())}
-    y = np.zeros(1000, real)
-    pointer = ffi.cast("void *", y.ctypes.data)
-    fill = ffi.new("struct gollm_fill_args *", {"y": pointer, "value": 2.0, "N": y.size})
-    add = ffi.new("struct gollm_add_args *", {"c": pointer, "a": pointer, "b": pointer, "N": y.size})
+    return {name_of(ffi, table[i]): table + i for i in range(lib.gollm_kernel_count())}
+
+
+def plan_of(ffi, steps, overlaps=()):
+    """A struct gollm_plan of (kernel, argument struct), with what it points to."""
+    calls = ffi.new("struct gollm_call[]", [(*step, i in overlaps) for i, step in enumerate(steps)])
+    return ffi.new("struct gollm_plan *", {"calls": calls, "n_calls": len(steps)}), calls
+
+
+def test_a_call_that_a_check_refuses_is_found_before_a_plan_runs(library):
+    ffi, lib, real = library
+    kernels = kernels_by_name(ffi, lib, real)
+    y = np.zeros(10, real)
+    fill = ffi.new("struct gollm_fill_args *", {"y": ffi.cast("void *", y.ctypes.data), "value": 2.0, "N": y.size})
     bad = ffi.new("struct gollm_sgd_args *", {"n_decay": 1})
-    steps = [("fill", fill), ("add", add), ("add", add), ("sgd", bad), ("add", add)]
-    calls = ffi.new("struct gollm_call[]", [(kernels[name], args) for name, args in steps])
+    huge = ffi.new("struct gollm_fill_args *", {"N": 2**40 + 1})
+    failed = ffi.new("int64_t *")
+    for name, args, status in (("sgd", bad, lib.GOLLM_BAD_VALUE), ("fill", huge, lib.GOLLM_BAD_SHAPE)):
+        assert lib.gollm_check(kernels[name], args) == status
+        plan, _calls = plan_of(ffi, [(kernels["fill"], fill), (kernels[name], args)])
+        assert lib.gollm_prepare_plan(plan, failed) == status and failed[0] == 1
+    assert (y == 0).all()
+
+
+def test_a_plan_runs_its_calls_in_order_until_one_is_refused(library):
+    """y = 2; z = 3; y = y + y; ...; then a call that its data refuse, and one that is not reached."""
+    ffi, lib, real = library
+    kernels = kernels_by_name(ffi, lib, real)
+    y, z, ids, row = np.zeros(1000, real), np.zeros(1000, real), np.full(1, 5, np.int32), np.zeros(1, real)
+    pointer, other, token, table = (ffi.cast("void *", array.ctypes.data) for array in (y, z, ids, row))
+    fill = ffi.new("struct gollm_fill_args *", {"y": pointer, "value": 2.0, "N": y.size})
+    fill_z = ffi.new("struct gollm_fill_args *", {"y": other, "value": 3.0, "N": z.size})
+    add = ffi.new("struct gollm_add_args *", {"c": pointer, "a": pointer, "b": pointer, "N": y.size})
+    sizes = {"N": 1, "C": 1, "V": 1}
+    bad = ffi.new("struct gollm_embedding_forward_args *", {"y": table, "tokens": token, "token_table": table, **sizes})
+    steps = [("fill", fill), ("fill", fill_z), ("add", add), ("add", add), ("embedding_forward", bad), ("add", add)]
+    steps = [(kernels[name], args) for name, args in steps]
     failed, before = ffi.new("int64_t *"), lib.gollm_num_threads()
-    for n_threads in (1, 2, 5):
-        assert lib.gollm_set_num_threads(n_threads) == lib.GOLLM_OK
-        assert lib.gollm_run_plan(calls, 3, failed) == lib.GOLLM_OK
-        assert (y == 8).all() and failed[0] == 3
-        for _ in range(100):
-            assert lib.gollm_run_plan(calls, 5, failed) == lib.GOLLM_BAD_VALUE
-            assert (y == 8).all() and failed[0] == 3
-    assert lib.gollm_run_plan(calls, 0, failed) == lib.GOLLM_OK
+    for overlaps in ((), (1,), (1, 4)):
+        good, _calls = plan_of(ffi, steps[:4], overlaps)
+        refused, _others = plan_of(ffi, steps, overlaps)
+        for plan in (good, refused):
+            assert lib.gollm_prepare_plan(plan, failed) == lib.GOLLM_OK and failed[0] == plan.n_calls
+        for n_threads in (1, 2, 5):
+            assert lib.gollm_set_num_threads(n_threads) == lib.GOLLM_OK
+            assert lib.gollm_run_plan(good, failed) == lib.GOLLM_OK
+            assert (y == 8).all() and (z == 3).all() and failed[0] == 4
+            for _ in range(100):
+                assert lib.gollm_run_plan(refused, failed) == lib.GOLLM_BAD_INDEX
+                assert (y == 8).all() and failed[0] == 4
+    empty, _calls = plan_of(ffi, [])
+    assert lib.gollm_prepare_plan(empty, failed) == lib.GOLLM_OK
+    assert lib.gollm_run_plan(empty, failed) == lib.GOLLM_OK
     lib.gollm_set_num_threads(before)
+
+
+def test_a_kernel_that_the_device_lacks(library):
+    ffi, lib, _ = library
+    kernel, failed = ffi.new("struct gollm_kernel *"), ffi.new("int64_t *")
+    assert lib.gollm_check(kernel, ffi.NULL) == lib.GOLLM_UNSUPPORTED
+    assert lib.gollm_run(kernel, ffi.NULL) == lib.GOLLM_UNSUPPORTED
+    plan, _calls = plan_of(ffi, [(kernel, ffi.NULL)])
+    assert lib.gollm_prepare_plan(plan, failed) == lib.GOLLM_UNSUPPORTED and failed[0] == 0
+
+
+def test_the_workspace_is_reserved_and_released(library):
+    ffi, lib, real = library
+    lib.gollm_release_workspace()
+    assert lib.gollm_workspace_size() == 0
+    assert lib.gollm_reserve_workspace(1000) == lib.GOLLM_OK
+    assert lib.gollm_workspace_size() == 1024
+    assert lib.gollm_reserve_workspace(2**62) == lib.GOLLM_OUT_OF_MEMORY
+    lib.gollm_release_workspace()
+    g, norm, scale = np.ones(100, real), np.zeros(1), np.zeros(1)
+    addresses = {name: ffi.cast("void *", a.ctypes.data) for name, a in (("g", g), ("norm", norm), ("scale", scale))}
+    args = ffi.new("struct gollm_gradient_norm_args *", {**addresses, "N": 100})
+    plan, _calls = plan_of(ffi, [(kernels_by_name(ffi, lib, real)["gradient_norm"], args)])
+    failed = ffi.new("int64_t *")
+    assert lib.gollm_prepare_plan(plan, failed) == lib.GOLLM_OK
+    assert plan.workspace == 512 and plan.n_threads == lib.gollm_num_threads() and lib.gollm_workspace_size() == 0
+    for _ in range(2):  # after a release, too
+        assert lib.gollm_run_plan(plan, failed) == lib.GOLLM_OK and norm[0] == 10
+        assert lib.gollm_workspace_size() == 512
+        lib.gollm_release_workspace()
+
+
+def test_the_backend_of_the_cpu(library):
+    ffi, lib, _ = library
+    assert ffi.string(lib.gollm_cpu().name) == b"cpu"
+    assert lib.gollm_cpu().kernels(lib.GOLLM_FLOAT64) == lib.gollm_kernels(lib.GOLLM_FLOAT64)
+    assert lib.gollm_cpu().workspace_size() == lib.gollm_workspace_size()
 
 
 def test_variants(library):

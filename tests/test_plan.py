@@ -57,7 +57,7 @@ def threads():
 
 
 @pytest.mark.parametrize("optimizer", [AdamW, SGD])
-@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_fifty_steps_have_the_bits_of_the_function(threads, optimizer, n):
     threads(n)
     eager, planned = Step(lambda function: function, optimizer), Step(Plan, optimizer)
@@ -81,6 +81,83 @@ def test_what_is_recorded_is_every_kernel_call_in_order():
     assert plan.kernels == ["add", "activation_forward"]
     plan.forget()
     assert plan.kernels == []
+
+
+class Recorded:
+    """A native plan of calls on arrays by name; spans() are the names of what each call writes."""
+
+    def __init__(self, *calls):
+        rng = np.random.default_rng(0)
+        self.arrays = {name: rng.standard_normal(4099).astype(np.float32) for name in "abcdef"}
+        self.start = {name: array.copy() for name, array in self.arrays.items()}
+        self.written = [call[1] for call in calls]
+        self.plan = _native.Plan()
+        self.plan.begin()
+        for kernel, *names in calls:
+            getattr(self, kernel)(*(self.arrays[name] for name in names))
+        self.plan.end()
+
+    def add(self, c, a, b):
+        _native.add(c=c, a=a, b=b)
+
+    def copy(self, y, x):
+        _native.copy(y=y, x=x)
+
+    def half(self, y, x):
+        _native.copy(y=y[:2000], x=x[2000:4000])
+
+    def norm(self, norm, g):
+        _native.gradient_norm(norm=norm[:2].view(np.float64), scale=norm[2:4].view(np.float64), g=g, max_norm=1.0)
+
+    def spans(self):
+        written = iter(self.written)
+        return ["".join(next(written) for _ in span) for span in self.plan.spans()]
+
+    def results(self):
+        for name, array in self.arrays.items():
+            array[...] = self.start[name]
+        self.plan.run()
+        return b"".join(array.tobytes() for array in self.arrays.values())
+
+
+SPANS = [
+    ([("add", "a", "e", "f"), ("add", "b", "e", "f"), ("copy", "c", "d")], ["abc"]),  # both only read e and f
+    (
+        [("add", "a", "e", "f"), ("add", "b", "a", "f"), ("add", "c", "b", "a")],
+        ["a", "b", "c"],
+    ),  # read what was written
+    ([("copy", "a", "b"), ("copy", "b", "c"), ("copy", "c", "d")], ["a", "b", "c"]),  # write what was read
+    ([("copy", "a", "b"), ("copy", "a", "c")], ["a", "a"]),  # write what was written
+    ([("copy", "a", "b"), ("copy", "c", "d"), ("copy", "e", "a"), ("copy", "f", "d")], ["ac", "ef"]),
+    (
+        [("copy", "a", "b"), ("copy", "c", "d"), ("copy", "e", "f"), ("copy", "d", "b")],
+        ["ace", "d"],
+    ),  # of the span's 2nd
+    ([("half", "a", "b"), ("half", "b", "c"), ("copy", "d", "a")], ["ab", "d"]),  # other parts of one array
+    ([("norm", "a", "b"), ("copy", "c", "d"), ("norm", "e", "f")], ["ac", "e"]),  # one workspace
+    ([("norm", "a", "b"), ("copy", "c", "a")], ["a", "c"]),
+    ([("copy", "a", "b"), ("norm", "c", "b"), ("copy", "d", "b")], ["acd"]),
+]
+
+
+@pytest.mark.parametrize(("calls", "spans"), SPANS)
+def test_calls_that_do_not_meet_share_a_span(threads, calls, spans):
+    recorded = Recorded(*calls)
+    assert recorded.spans() == spans
+    threads(1)
+    alone = recorded.results()
+    for n in (2, 3, 7):
+        threads(n)
+        for _ in range(20):
+            assert recorded.results() == alone
+
+
+def test_a_plan_without_results_has_no_spans():
+    plan = _native.Plan()
+    plan.begin()
+    plan.end()
+    plan.run()
+    assert plan.spans() == []
 
 
 def test_an_argument_comes_anew_and_memory_is_read_anew():
@@ -307,6 +384,87 @@ def test_lending_changes_nothing():
     assert undisturbed.state() == lending.state()
 
 
+# -- measuring
+
+
+@contextlib.contextmanager
+def measured():
+    measure = _native.Measure()
+    measure.begin()
+    try:
+        yield measure
+    finally:
+        measure.end()
+
+
+def gradients_of(model):
+    def gradients(tokens, targets):
+        model.parameters.zero_grad()
+        loss = model.loss(tokens, targets)
+        loss.backward()
+        return loss
+
+    return gradients
+
+
+@pytest.mark.parametrize("recompute", ["none", "mlp", "block"])
+def test_a_measured_step_holds_what_its_plan_holds(recompute):
+    tokens, models = np.zeros((4, 8), np.int32), [Decoder(CONFIG).initialise(1) for _ in range(2)]
+    for model in models:
+        model.recompute = recompute
+    gc.collect()  # earlier plans
+    _native.release_pool()
+    start = _native.pool_statistics()
+    with measured() as measure:
+        _ = gradients_of(models[0])(tokens, tokens).data
+    assert _native.pool_statistics() == start  # no memory was taken
+    planned = Plan(gradients_of(models[1]))
+    planned(tokens, tokens)
+    held = _native.pool_statistics()["bytes_held"] - start["bytes_held"]
+    assert measure.bytes_held == held > 0
+    _native.release_workspace()
+    planned(tokens, tokens)
+    assert 0 <= _native.workspace_size() - measure.workspace_bytes < 64
+
+
+def test_kernels_are_checked_but_not_run_while_a_step_is_measured():
+    y, x = np.zeros(3, np.float32), np.ones(3, np.float32)
+    with measured() as measure:
+        assert _native.plan_is_recording()
+        _native.copy(y=y, x=x)
+        with pytest.raises(KernelError, match="activation_forward: a value outside"):
+            _native.activation_forward(y=y, x=x, kind=99)
+        huge = [_native.empty((1 << 44,), np.dtype(np.uint8)) for _ in range(2)]
+        assert measure.bytes_held == 1 << 45
+        assert huge[0][-1] == 0
+    assert (y == 0).all() and measure.workspace_bytes == 0
+    assert not _native.plan_is_recording()
+    del huge
+    measure.begin()
+    assert measure.bytes_held == 0
+    measure.end()
+
+
+def test_what_cannot_be_done_while_a_step_is_measured():
+    plan, other = _native.Plan(), _native.Measure()
+    with measured() as measure:
+        with pytest.raises(GollmError, match="a plan cannot be used while a step is measured"):
+            plan.begin()
+        with pytest.raises(GollmError, match="a plan cannot run while a step is measured"):
+            plan.run()
+        for inner in (measure, other):
+            with pytest.raises(GollmError, match="a step cannot be measured while a step is measured"):
+                inner.begin()
+        with pytest.raises(GollmError, match="no step is being measured by this here"):
+            other.end()
+    plan.begin()
+    with pytest.raises(GollmError, match="a step cannot be measured while one is recorded or lends its memory"):
+        other.begin()
+    plan.end()
+    with pytest.raises(GollmError, match="no step is being measured by this here"):
+        other.end()
+
+
 # -- what is refused
 
 
@@ -444,7 +602,7 @@ def test_a_native_plan_that_runs_is_not_cleared_nor_recorded_under_its_feet():
             with contextlib.suppress(GollmError):
                 plan.run()
             with contextlib.suppress(GollmError):
-                plan.kernels()
+                plan.spans()
 
     record()
     workers = [threading.Thread(target=replay) for _ in range(2)]

@@ -49,9 +49,13 @@ struct Array {
     py::object object;
     const char *data;
     py::ssize_t bytes;
+    bool written;
+    bool meets(const Array &other) const { return data < other.data + other.bytes && other.data < data + bytes; }
 };
 using Arrays = std::vector<Array>;
 
+// Where this thread measures a step (plan.cpp): notes the call's workspace, and returns true; the call is not run.
+bool measure_call(const gollm_kernel *kernel, const int64_t *words);
 // Adds a call that has just succeeded to the plan that this thread records, if it records one.
 void record_call(const gollm_kernel *kernel, const int64_t *words, int n_words, const Arrays &arrays);
 

@@ -148,7 +148,7 @@ class Kernel {
             }
             const py::array array = array_of(field, std::move(value));
             check_array(field, array, words, arrays, real_field, real_bytes);
-            arrays[i] = {array, static_cast<const char *>(array.data()), array.nbytes()};
+            arrays[i] = {array, static_cast<const char *>(array.data()), array.nbytes(), field.is_written()};
             words[field.word] = reinterpret_cast<int64_t>(arrays[i].data);
         }
         if (used != PyDict_Size(kwargs.ptr())) fail_unknown(kwargs, "argument", false);
@@ -157,8 +157,9 @@ class Kernel {
         check_expressions(arrays, words);
         check_overlap(arrays);
         const gollm_kernel *kernel = gollm_kernels(real_bytes == 8 ? GOLLM_FLOAT64 : GOLLM_FLOAT32) + index_;
-        int status;
-        {
+        int status = gollm_check(kernel, words);
+        if (status == GOLLM_OK) {
+            if (measure_call(kernel, words)) return;
             WithoutGil released;
             status = gollm_run(kernel, words);
         }
@@ -355,7 +356,7 @@ class Kernel {
             const Array &a = arrays[i];
             for (size_t j = 0; j < arrays_.size(); j++) {
                 const Array &b = arrays[j];
-                if (i == j || a.data >= b.data + b.bytes || b.data >= a.data + a.bytes) continue;
+                if (i == j || !a.meets(b)) continue;
                 if (a.data == b.data && a.bytes == b.bytes && may_alias(arrays_[i].name, arrays_[j].name)) continue;
                 fail("ShapeError", arrays_[i].name + " and " + arrays_[j].name + " overlap in memory");
             }

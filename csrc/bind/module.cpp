@@ -83,6 +83,14 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.def("num_threads", gollm_num_threads, "The number of threads that kernels use.");
     m.def("set_num_threads", set_num_threads, py::arg("n"),
           "Sets the number of threads, 1 to 1024; raises ConfigError.");
+    m.def("workspace_size", gollm_workspace_size, "Bytes of workspace that kernels hold between calls.");
+    m.def(
+        "release_workspace",
+        [] {
+            WithoutGil released; // it waits for the end of running calls
+            gollm_release_workspace();
+        },
+        "Returns the kernels' workspace to the system; the next call that needs one takes it anew.");
     m.def("isa", gollm_isa, "The instruction-set variant in use.");
     m.def("isa_variants", isa_variants, "The variants that were built, from the least to the most demanding.");
     m.def("isa_supported", isa_supported, "The variants that this CPU can run.");

@@ -1,4 +1,5 @@
-// A plan: the kernel calls of a step, recorded once and then run again by one call of gollm_run_plan.
+// A plan: the kernel calls of a step, recorded once and then run again by one call of gollm_run_plan. And a measurement of
+// what a plan of that step would take, without running it.
 //
 // The calls hold addresses, so the memory behind them has to stay. What a step allocates while it is recorded comes from a
 // pool of the plan's own: arrays that Python lets go of are used again by later calls, as ever, but no block leaves the pool
@@ -8,6 +9,7 @@
 
 #include <pybind11/typing.h>
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <string>
@@ -15,11 +17,20 @@
 namespace {
 
 class Plan;
-struct Use {
-    Plan *plan;
-    bool recording; // else lending
+class Measure;
+struct Use { // of a thread, by one of the two
+    Plan *plan = nullptr;
+    bool recording = false; // else lending
+    Measure *measure = nullptr;
 };
 thread_local Use current;
+
+// Raises GollmError where this thread records, lends or measures, which `what` cannot be done in.
+void refuse_inside(const char *what) {
+    const std::string cannot(what);
+    if (current.plan) raise_error("GollmError", cannot + " while one is recorded or lends its memory");
+    if (current.measure) raise_error("GollmError", cannot + " while a step is measured");
+}
 
 // What a plan is used for: by any number of runs at once, or by one thread for something that a run must not meet.
 class Usage {
@@ -52,6 +63,7 @@ class Plan : public Made {
 
     void end() {
         if (current.plan != this) raise_error("GollmError", "this plan is not being recorded, nor lending, here");
+        if (current.recording) prepare();
         current = {};
         usage_.end_alone();
         py::cast(this).dec_ref();
@@ -59,7 +71,7 @@ class Plan : public Made {
 
     void append(const gollm_kernel *kernel, const int64_t *words, int n_words, const Arrays &arrays) {
         words_.emplace_back(words, words + n_words);
-        calls_.push_back({kernel, words_.back().data()});
+        calls_.push_back({kernel, words_.back().data(), joins_span(kernel, arrays)});
         for (const Array &array : arrays)
             if (array.object && !pool_->owns(array.data)) keep(array.object);
     }
@@ -71,7 +83,7 @@ class Plan : public Made {
     }
 
     void run() {
-        if (current.plan) raise_error("GollmError", "a plan cannot run while one is recorded or lends its memory");
+        refuse_inside("a plan cannot run");
         if (pool_->lent()) raise_error("GollmError", "a plan cannot run while memory that it has lent is in use");
         if (!usage_.start_run()) raise_error("GollmError", IN_USE);
         const Running running(&usage_);
@@ -79,20 +91,21 @@ class Plan : public Made {
         int status;
         {
             WithoutGil released;
-            status = gollm_run_plan(calls_.data(), (int64_t)calls_.size(), &failed);
+            status = gollm_run_plan(&plan_, &failed);
         }
-        if (status != GOLLM_OK)
-            raise_error("KernelError",
-                        std::string(calls_[(size_t)failed].kernel->name) + ": " + gollm_status_message(status));
+        if (status != GOLLM_OK) fail(status, failed);
     }
 
-    py::typing::List<py::str> kernels() {
+    py::typing::List<py::typing::List<py::str>> spans() {
         const bool own = current.plan == this;
         if (!own && !usage_.start_run()) raise_error("GollmError", IN_USE);
         const Running running(own ? nullptr : &usage_);
-        py::typing::List<py::str> names;
-        for (const gollm_call &call : calls_) names.append(call.kernel->name);
-        return names;
+        py::typing::List<py::typing::List<py::str>> spans;
+        for (const gollm_call &call : calls_) {
+            if (!call.overlaps) spans.append(py::list());
+            py::list(spans[spans.size() - 1]).append(call.kernel->name);
+        }
+        return spans;
     }
 
     Pool *pool() const { return pool_.get(); }
@@ -110,6 +123,30 @@ class Plan : public Made {
         }
     };
 
+    // Whether a call may overlap those since the last barrier: none of them reads or writes what another writes, and at most
+    // one has a workspace. Else it begins the next span.
+    bool joins_span(const gollm_kernel *kernel, const Arrays &arrays) {
+        bool joins = !calls_.empty() && !(kernel->workspace && span_has_workspace_);
+        for (const Array &a : arrays)
+            for (const Array &b : span_) joins &= !(a.written || b.written) || !a.meets(b);
+        if (!joins) span_.clear(), span_has_workspace_ = false;
+        for (const Array &array : arrays) span_.push_back({{}, array.data, array.bytes, array.written});
+        span_has_workspace_ |= kernel->workspace != nullptr;
+        return joins;
+    }
+
+    void prepare() {
+        plan_ = {calls_.data(), (int64_t)calls_.size(), 0, 0};
+        int64_t failed;
+        const int status = gollm_prepare_plan(&plan_, &failed);
+        if (status != GOLLM_OK) fail(status, failed);
+    }
+
+    [[noreturn]] void fail(int status, int64_t failed) const {
+        raise_error("KernelError",
+                    std::string(calls_[(size_t)failed].kernel->name) + ": " + gollm_status_message(status));
+    }
+
     void start_alone() {
         if (!usage_.start_alone()) raise_error("GollmError", IN_USE);
     }
@@ -122,32 +159,82 @@ class Plan : public Made {
     }
 
     void forget() {
+        plan_ = {};
         calls_.clear();
         words_.clear();
+        span_.clear();
+        span_has_workspace_ = false;
         kept_.clear();
         pool_->release();
     }
 
     void use(bool recording) { // keeps the plan alive until end()
-        if (current.plan) raise_error("GollmError", "a plan cannot be used while one is recorded or lends its memory");
+        refuse_inside("a plan cannot be used");
         start_alone();
         if (recording) forget();
         py::cast(this).inc_ref();
-        current = {this, recording};
+        current = {this, recording, nullptr};
     }
 
     std::shared_ptr<Pool> pool_ = std::make_shared<Pool>();
+    gollm_plan plan_{};
     std::vector<gollm_call> calls_;
     std::deque<std::vector<int64_t>> words_; // the calls' arguments
     std::vector<py::object> kept_;
+    Arrays span_; // what the calls since the last barrier read and write, without references
+    bool span_has_workspace_ = false;
     Usage usage_;
+};
+
+// What a plan of a step takes, without running it: between begin() and end(), this thread's arrays lie in address space that
+// takes no memory as long as nobody writes to it, and its kernel calls are checked but not run.
+class Measure : public Made {
+  public:
+    ~Measure() { pool_->release(); }
+
+    void begin() { // keeps it alive until end()
+        refuse_inside("a step cannot be measured");
+        if (in_use_.exchange(true)) raise_error("GollmError", "this measurement is in use by another thread");
+        pool_->release();
+        pool_ = std::make_shared<Pool>(Pool::Memory::Imaginary);
+        workspace_bytes_ = 0;
+        py::cast(this).inc_ref();
+        current = {nullptr, false, this};
+    }
+
+    void end() {
+        if (current.measure != this) raise_error("GollmError", "no step is being measured by this here");
+        current = {};
+        in_use_ = false;
+        py::cast(this).dec_ref();
+    }
+
+    void note(const gollm_kernel *kernel, const int64_t *words) {
+        const int64_t bytes = kernel->workspace ? kernel->workspace(words, gollm_num_threads()) : 0;
+        if (bytes > workspace_bytes_) workspace_bytes_ = bytes;
+    }
+
+    size_t bytes_held() const { return pool_->held(); }
+    int64_t workspace_bytes() const { return workspace_bytes_; }
+    Pool *pool() const { return pool_.get(); }
+
+  private:
+    std::shared_ptr<Pool> pool_ = std::make_shared<Pool>(Pool::Memory::Imaginary);
+    std::atomic<int64_t> workspace_bytes_{0};
+    std::atomic<bool> in_use_{false};
 };
 
 } // namespace
 
 PoolInUse pool_in_use() {
+    if (current.measure) return {current.measure->pool(), false};
     if (!current.plan) return {nullptr, false};
     return {current.plan->pool(), !current.recording};
+}
+
+bool measure_call(const gollm_kernel *kernel, const int64_t *words) {
+    if (current.measure) current.measure->note(kernel, words);
+    return current.measure;
 }
 
 void record_call(const gollm_kernel *kernel, const int64_t *words, int n_words, const Arrays &arrays) {
@@ -162,8 +249,18 @@ void bind_plan(py::module_ &m) {
         .def("end", &Plan::end)
         .def("clear", &Plan::clear, "Forgets what was recorded and frees the memory.")
         .def("run", &Plan::run, "Runs the recorded calls; raises KernelError as the one that failed would.")
-        .def("kernels", &Plan::kernels, "The names of the recorded calls' kernels.");
+        .def("spans", &Plan::spans,
+             "The names of the recorded calls' kernels, in lists of those that no barrier separates.");
+    py::class_<Measure>(m, "Measure")
+        .def(made<Measure>())
+        .def("begin", &Measure::begin,
+             "Until end(), this thread's kernel calls are checked but not run, and its arrays take no memory.")
+        .def("end", &Measure::end)
+        .def_property_readonly("bytes_held", &Measure::bytes_held,
+                               "Bytes that the pool of a plan of the same step holds.")
+        .def_property_readonly("workspace_bytes", &Measure::workspace_bytes,
+                               "Bytes of the largest workspace of a call, with the number of threads at that time.");
     m.def(
-        "plan_is_recording", [] { return current.plan && current.recording; },
-        "Whether this thread's kernel calls are recorded.");
+        "plan_is_recording", [] { return current.measure || (current.plan && current.recording); },
+        "Whether this thread's kernel calls are recorded, or measured.");
 }

@@ -5,23 +5,24 @@
 #include <cstdlib>
 #include <new>
 #include <string>
-#if defined(__linux__)
-#include <sys/mman.h> // madvise
-#endif
+#include <sys/mman.h> // madvise, mmap
 
 namespace {
 
-constexpr size_t CACHE_LINE = 64, PAGE = 4096, HUGE_PAGE = 2 << 20;
+constexpr size_t LINE = GOLLM_ALIGNMENT, PAGE = 4096, HUGE_PAGE = 2 << 20;
 constexpr int HOLDS_OBJECTS = 1; // NumPy's NPY_ITEM_REFCOUNT
 
 std::mutex mutex; // of all pools
-size_t system_allocations, held, in_use, peak;
+// Of all pools of real memory.
+struct {
+    size_t allocations, held, in_use, peak;
+} total;
 
 } // namespace
 
 Pool::Block *Pool::take(size_t bytes, bool lent) {
-    bytes = std::max(bytes, CACHE_LINE);
-    const size_t grain = bytes < PAGE ? CACHE_LINE : PAGE;
+    bytes = std::max(bytes, LINE);
+    const size_t grain = bytes < PAGE ? LINE : PAGE;
     bytes = (bytes + grain - 1) / grain * grain;
     std::lock_guard<std::mutex> lock(mutex);
     auto found = free_.lower_bound(bytes);
@@ -30,29 +31,25 @@ Pool::Block *Pool::take(size_t bytes, bool lent) {
         block = found->second;
         free_.erase(found);
     } else {
-        const size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : CACHE_LINE;
-        void *data = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+        void *data = allocate(bytes);
         if (!data) throw std::bad_alloc();
-#if defined(__linux__)
-        if (bytes >= HUGE_PAGE) madvise(data, bytes, MADV_HUGEPAGE);
-#endif
         block = new Block{static_cast<char *>(data), bytes, false, nullptr};
         blocks_[block->data] = block;
-        system_allocations++;
-        held += bytes;
+        held_ += bytes;
+        if (memory_ == Memory::Real) total.allocations++, total.held += bytes;
     }
     block->pool = shared_from_this();
     block->lent = lent;
     lent_ += lent;
-    in_use += block->bytes;
-    peak = std::max(peak, in_use);
+    if (memory_ == Memory::Real) total.in_use += block->bytes;
+    total.peak = std::max(total.peak, total.in_use);
     return block;
 }
 
 void Pool::give_back(Block *block) {
     const std::shared_ptr<Pool> pool = std::move(block->pool); // goes last: it may be the pool's last reference
     std::lock_guard<std::mutex> lock(mutex);
-    in_use -= block->bytes;
+    if (pool->memory_ == Memory::Real) total.in_use -= block->bytes;
     pool->lent_ -= block->lent;
     pool->free_.emplace(block->bytes, block);
 }
@@ -60,12 +57,38 @@ void Pool::give_back(Block *block) {
 void Pool::release() {
     std::lock_guard<std::mutex> lock(mutex);
     for (auto &[bytes, block] : free_) {
-        held -= bytes;
+        held_ -= bytes;
+        if (memory_ == Memory::Real) total.held -= bytes;
         blocks_.erase(block->data);
-        std::free(block->data);
-        delete block;
+        free(block);
     }
     free_.clear();
+}
+
+void *Pool::allocate(size_t bytes) const {
+    if (memory_ == Memory::Imaginary) {
+        void *data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        return data == MAP_FAILED ? nullptr : data;
+    }
+    const size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : LINE;
+    void *data = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+#if defined(__linux__)
+    if (data && bytes >= HUGE_PAGE) madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+    return data;
+}
+
+void Pool::free(Block *block) const {
+    if (memory_ == Memory::Imaginary)
+        munmap(block->data, block->bytes);
+    else
+        std::free(block->data);
+    delete block;
+}
+
+size_t Pool::held() const {
+    std::lock_guard<std::mutex> lock(mutex);
+    return held_;
 }
 
 size_t Pool::lent() const {
@@ -89,10 +112,10 @@ Pool &shared_pool() {
 py::dict statistics() {
     std::lock_guard<std::mutex> lock(mutex);
     py::dict d;
-    d["system_allocations"] = system_allocations;
-    d["bytes_held"] = held;
-    d["bytes_in_use"] = in_use;
-    d["peak_bytes_in_use"] = peak;
+    d["system_allocations"] = total.allocations;
+    d["bytes_held"] = total.held;
+    d["bytes_in_use"] = total.in_use;
+    d["peak_bytes_in_use"] = total.peak;
     return d;
 }
 

@@ -10,6 +10,7 @@
 
 class Pool : public std::enable_shared_from_this<Pool> {
   public:
+    enum class Memory { Real, Imaginary }; // Imaginary: address space that takes memory only where it is written to
     struct Block {
         char *data;
         size_t bytes;
@@ -17,7 +18,7 @@ class Pool : public std::enable_shared_from_this<Pool> {
         std::shared_ptr<Pool> pool; // while it is in use: blocks may outlive their plan
     };
 
-    Pool() = default;
+    explicit Pool(Memory memory = Memory::Real) : memory_(memory) {}
     Pool(const Pool &) = delete;
     ~Pool() { release(); }
 
@@ -25,10 +26,16 @@ class Pool : public std::enable_shared_from_this<Pool> {
     Block *take(size_t bytes, bool lent);
     static void give_back(Block *block);
     void release();                       // returns the free blocks to the system
+    size_t held() const;                  // bytes of all blocks, free or not
     size_t lent() const;                  // blocks that were lent and have not come back
     bool owns(const char *address) const; // whether it is inside of a block, free or not
 
   private:
+    void *allocate(size_t bytes) const; // nullptr where there is no memory
+    void free(Block *block) const;
+
+    const Memory memory_;
+    size_t held_ = 0;
     std::multimap<size_t, Block *> free_;
     std::map<const char *, Block *> blocks_; // all, by address
     size_t lent_ = 0;

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import gollm
@@ -29,6 +30,7 @@ def test_json_agrees_with_the_library(capsys: pytest.CaptureFixture[str]) -> Non
     assert found["version"] == gollm.__version__
     assert found["compiler"] == _native.compiler()
     assert found["openmp"] == _native.has_openmp()
+    assert found["workspace_bytes"] == _native.workspace_size()
     isa = found["isa"]
     assert isinstance(isa, dict)
     assert isa["chosen"] == _native.isa() and isa["chosen"] in isa["usable"]
@@ -50,8 +52,11 @@ def test_measures_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_lines_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    _native.release_workspace()
+    _native.gradient_norm(norm=np.empty(1), scale=np.empty(1), g=np.ones(3), max_norm=1.0)
     assert main(["doctor", "--no-measure"]) == 0
     out = capsys.readouterr().out
+    assert f"workspace  {_native.workspace_size():,} bytes" in out and _native.workspace_size() > 0
     for part in (gollm.__version__, _native.compiler(), f"chosen {_native.isa()}", "threads", "OpenMP", "CUDA"):
         assert part in out
 

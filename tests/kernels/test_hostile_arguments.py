@@ -162,3 +162,14 @@ def test_no_memory_bounds_the_sizes_of_empty_arrays(row, large, optional):
         arguments |= {field.name: np.ones(field.shape(case), field.dtype(np.float32)) for field in arrays}
         with refused_or_computed():
             getattr(_native, row.name)(**arguments)
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
+def test_workspace_bytes_of_any_sizes_is_a_number(row):
+    names = [*row.contract.dims, *(field.name for field in row.contract.scalars if field.type == "i64")]
+    rng = np.random.default_rng(0)
+    for threads in (1, 3, 1024):
+        with using(BUILDS[0], threads):
+            for _ in range(300):
+                sizes = {name: int(WHOLE[rng.integers(len(WHOLE))]) for name in names}
+                assert _native.workspace_bytes(row.name, **sizes) >= 0, sizes

@@ -57,6 +57,7 @@ def examine() -> dict[str, Any]:
             "from_environment": os.environ.get("GOLLM_NUM_THREADS"),
         },
         "openmp": bool(_native.has_openmp()),
+        "workspace_bytes": _native.workspace_size(),
         "cuda": {"available": cuda.is_available(), "reason": cuda.unavailable_reason()},
     }
 
@@ -95,6 +96,7 @@ def in_lines(report: dict[str, Any]) -> str:
         ),
         ("threads", f"{team['used']} ({why_threads(team, report['openmp'])})"),
         ("OpenMP", "yes" if report["openmp"] else NO_OPENMP),
+        ("workspace", f"{report['workspace_bytes']:,} bytes, which kernels keep from call to call"),
         ("CUDA", "yes" if report["cuda"]["available"] else f"no: {report['cuda']['reason']}"),
     ]
     if measured := report.get("measured"):

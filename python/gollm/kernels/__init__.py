@@ -34,6 +34,8 @@ class Kernels:
     device        "cpu"
     empty         empty(shape, dtype): an array with undefined contents, in 64-byte aligned memory of a pool
     Plan          records kernel calls of this device and runs them again (gollm.nn.plan)
+    Measure       finds out what a plan of this thread's calls between begin() and end() would take: the calls are
+                  checked but not run, and arrays take no memory
     is_recording  whether this thread's calls are being recorded
     """
 
@@ -41,6 +43,7 @@ class Kernels:
         self.device = device
         self.empty: Callable[[tuple[int, ...], np.dtype[Any]], Array] = native.empty
         self.Plan = native.Plan
+        self.Measure = native.Measure
         self.is_recording: Callable[[], bool] = native.plan_is_recording
         for name in native.contracts():
             setattr(self, name, getattr(native, name))

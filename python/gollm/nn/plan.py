@@ -101,8 +101,7 @@ class Plan(Generic[Result]):
     @property
     def kernels(self) -> list[str]:
         """The names of the recorded kernel calls, in order; empty before the first call."""
-        names: list[str] = self._native.kernels()
-        return names
+        return [name for span in self._native.spans() for name in span]
 
     @contextmanager
     def lend_memory(self) -> Iterator[None]:
