@@ -55,11 +55,11 @@ def page() -> str:
 def row(option: Option) -> str:
     default = "required" if option.default_text is None else code(option.default_text)
     words = option.help
-    if option.positional:
+    if option.type.positional:
         words += f" (`{option.flag}` may be left out)"
     if option.aliases:
         words += " · also " + ", ".join(f"`--{alias.replace('_', '-')}`" for alias in option.aliases)
-    return f"| `{option.flag}` | {cell(option.allowed)} | {default} | {cell(words)} |\n"
+    return f"| `{option.flag}` | {cell(option.type.allowed)} | {default} | {cell(words)} |\n"
 
 
 def anchor(name: str) -> str:

@@ -205,7 +205,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _run(name: str, words: list[str], prog: str) -> int:
-    from gollm.options import parse
+    from gollm.cli.flags import parse
 
     module = load_command(name)
     try:

@@ -12,8 +12,7 @@
         def __post_init__(self) -> None:
             check(self)  # a Python caller gets the same checks
 
-parse()         command-line flags and a --config file become an object     --batch-size 12, --batch_size=12
-from_mapping()  so does a dictionary that a file or a program brings
+from_mapping()  a dictionary that a file or a program brings becomes an object; gollm.cli.flags does so with flags
 check()         the values of an object that a program made
 to_mapping()    back to what JSON and YAML can write
 load_file()     a YAML or JSON file as a dictionary, checked for repeated keys; to_yaml() writes one
@@ -22,26 +21,34 @@ Given           a base of such classes whose objects know which options they wer
 describe()      what there is to say about each option, for help and the reference page
 
 A mistake raises ConfigError with one sentence that names the option, its value and what is allowed. A field's help is
-the comment behind it, above it, or the string below it. Types: bool, int, float, str, Path, Literal, tuple[X, ...],
-dict[str, X], other dataclasses, unions, `X | None`; a range is an annotation, as in PositiveInt.
+the comment behind it or above it. gollm.options.types says which annotations there are.
 """
 
-from gollm.options.describe import (
+from gollm.options.fields import (
+    Option,
+    build,
+    check,
+    converted,
+    describe,
+    from_mapping,
+    refuse_values,
+    to_mapping,
+)
+from gollm.options.files import load_file, to_yaml
+from gollm.options.given import Given, given, replace
+from gollm.options.types import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
-    Option,
     PathText,
     Positional,
     PositiveFloat,
     PositiveInt,
     Range,
-    describe,
+    Type,
+    nearest,
+    shown,
 )
-from gollm.options.files import load_file, to_yaml
-from gollm.options.flags import parse
-from gollm.options.given import Given, given, replace
-from gollm.options.mappings import check, from_mapping, nearest, refuse_values, to_mapping
 
 __all__ = [
     "Fraction",
@@ -54,15 +61,18 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "Range",
+    "Type",
+    "build",
     "check",
+    "converted",
     "describe",
     "from_mapping",
     "given",
     "load_file",
     "nearest",
-    "parse",
     "refuse_values",
     "replace",
+    "shown",
     "to_mapping",
     "to_yaml",
 ]

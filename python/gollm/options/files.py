@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gollm.errors import ConfigError
-from gollm.options.describe import shown
+from gollm.options.types import shown
 from gollm.system.files import read_regular, reason
 from gollm.system.plain_text import text_chunks
 

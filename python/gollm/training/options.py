@@ -36,58 +36,74 @@ BelowOne = Annotated[float, Range(at_least=0, below=1)]
 class DataOptions:
     """What to train on, and how text becomes tokens."""
 
-    # files, folders, wildcards, token shards, or - for standard input; none: the Python standard library's own source
+    # files, folders, wildcards, token shards, or - for standard input (default: the Python standard library's source)
     data: Annotated[tuple[PathText, ...], Positional] = ()
     pattern: tuple[str, ...] = ()  # which files of a folder, for example '*.py'
     field: str | None = None  # the field of JSON lines that holds the text
-    encoding: str = "utf-8"  # of text files: any that Python knows
+    encoding: str = "utf-8"  # encoding of text files: any that Python knows
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # how to handle invalid bytes
-    validation_data: tuple[PathText, ...] = ()  # validation text; none: the end of the data
+    validation_data: tuple[PathText, ...] = ()  # validation text (default: the last --validation-fraction of the data)
     validation_fraction: BelowOne = 0.1  # fraction of the data held out for validation
 
     tokenizer: PathText = "bpe"  # bpe, character or word (trained on the data), or a tokenizer's file or folder
-    vocab_size: PositiveInt | None = None  # of a tokenizer that is trained; none: the preset's
+    vocab_size: PositiveInt | None = None  # vocabulary size of a tokenizer that is trained (default: the preset's)
 
 
 @dataclass(frozen=True)
 class TrainOptions(ModelOptions, DataOptions, Given):
     """Train a model from raw text, and keep everything in a run folder."""
 
-    steps: PositiveInt | None = None  # optimiser steps; none: 1500, or what --epochs takes
+    steps: PositiveInt | None = None  # optimiser steps (default: 1500, or what --epochs takes)
     epochs: PositiveFloat | None = None  # passes over the data, instead of steps
     batch_size: PositiveInt = 8  # sequences in a micro-batch
     grad_accumulation: PositiveInt = 1  # micro-batches in a step
-    # what the backward pass computes again instead of keeping it: norms and MLPs, or blocks but for their inputs; none:
-    # what the resumed run does, else nothing
+    # activation recomputation: which activations to recompute in the backward pass, those of norms and MLPs, or all
+    # but the inputs of blocks (default: none, or what the resumed run does)
     recompute: Literal["none", "mlp", "block"] | None = None
-    activation_dtype: Literal["float32", "bfloat16"] = "float32"  # what activations are kept as for the backward pass
+    activation_dtype: Literal["float32", "bfloat16"] = (
+        "float32"  # dtype in which activations are stored for the backward pass
+    )
     optimizer: Literal["adamw", "sgd"] = "adamw"  # AdamW, or SGD with momentum
     lr: NonNegativeFloat = 2e-3  # the peak learning rate
-    min_lr: NonNegativeFloat | None = None  # the last step's learning rate; none: a tenth of the peak
-    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"  # after the warm-up
-    # steps in which the learning rate rises to its peak; none: a tenth of all, 100 at most
+    min_lr: NonNegativeFloat | None = None  # the last step's learning rate (default: a tenth of the peak)
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"  # learning-rate schedule after the warm-up
+    # steps in which the learning rate rises to its peak (default: a tenth of all, 100 at most)
     warmup_steps: NonNegativeInt | None = None
-    weight_decay: NonNegativeFloat = 0.1  # of matrices, not of biases and norms
-    beta1: BelowOne = 0.9  # AdamW's, or SGD's momentum
-    beta2: BelowOne = 0.99  # AdamW's
-    eps: BelowOne = 1e-8  # AdamW's
-    max_grad_norm: NonNegativeFloat = 1.0  # longer gradients are scaled down to this norm; 0: never
-    seed: NonNegativeInt = 1337  # of the starting weights, the order of the data, and dropout
+    weight_decay: NonNegativeFloat = 0.1  # weight decay, applied to matrices only
+    beta1: BelowOne = 0.9  # beta1 of AdamW, or momentum of SGD
+    beta2: BelowOne = 0.99  # beta2 of AdamW
+    eps: BelowOne = 1e-8  # epsilon of AdamW
+    max_grad_norm: NonNegativeFloat = 1.0  # clip the global gradient norm to this value (0 disables clipping)
+    seed: NonNegativeInt = 1337  # seed of the starting weights, the order of the data, and dropout
 
     log_every: PositiveInt = 10  # steps between log lines
     eval_every: NonNegativeInt = 250  # steps between evaluations; 0: only at the end
-    eval_batches: PositiveInt = 20  # batches of an evaluation, always the same ones
-    sample_every: NonNegativeInt | None = None  # steps between samples; none: as eval_every; 0: only at the end
+    eval_batches: PositiveInt = 20  # batches of an evaluation, always the same
+    sample_every: NonNegativeInt | None = None  # steps between samples (default: as --eval-every; 0: only at the end)
     sample_tokens: NonNegativeInt = 100  # length of a sample, in tokens; 0: no samples
-    sample_prompt: str = ""  # what samples continue
+    sample_prompt: str = ""  # prompt of the samples
     checkpoint_every: NonNegativeInt = 250  # steps between checkpoints; 0: only at the end
-    keep_checkpoints: PositiveInt = 2  # how many of the newest stay
+    keep_checkpoints: PositiveInt = 2  # number of checkpoints to keep
 
-    out: PathText | None = None  # the run folder; none: runs/NAME-N
+    out: PathText | None = None  # the run folder (default: runs/NAME-N)
     resume: PathText | None = None  # the run folder of an interrupted run to go on with, under its own options
-    cache_dir: PathText | None = None  # where tokenised data is kept; none: $GOLLM_CACHE or ~/.cache/gollm
+    cache_dir: PathText | None = None  # folder of tokenised data (default: $GOLLM_CACHE or ~/.cache/gollm)
 
     EITHER: ClassVar = (("steps", "epochs"),)
+    HEADINGS: ClassVar[Mapping[str, str]] = {
+        "data": "data",
+        "tokenizer": "tokenizer",
+        "preset": "model",
+        "steps": "training",
+        "optimizer": "optimisation",
+        "log_every": "logging and checkpoints",
+        "out": "output",
+    }
+    RARE: ClassVar = (
+        *(name for name in MODEL_FIELDS if name not in ("n_layers", "n_heads", "d_model", "context", "dropout")),
+        *("field", "encoding", "decode_errors", "recompute", "activation_dtype", "beta1", "beta2", "eps"),
+        *("eval_batches", "sample_every", "keep_checkpoints", "cache_dir"),
+    )
     ALIASES: ClassVar[Mapping[str, str]] = {
         **ModelOptions.ALIASES,
         "corpus": "data",

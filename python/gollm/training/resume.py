@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 from gollm.errors import ConfigError, TrainingError
-from gollm.options import from_mapping, given, load_file
-from gollm.options.describe import shown
+from gollm.options import from_mapping, given, load_file, shown
 from gollm.training.options import TrainOptions
 
 # What a resumed run may change: when it ends, what it reports and keeps, where its data lies (the data itself is

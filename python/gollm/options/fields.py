@@ -1,0 +1,175 @@
+"""The options of a dataclass: what its fields say, and objects of it from names and values, with every check."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import functools
+import inspect
+import io
+import textwrap
+import tokenize
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from gollm.errors import ConfigError
+from gollm.options.types import Type, nearest, shown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its name as in Python and in files; default, dataclasses.MISSING where it must be given; help, the
+    field's comment in one line; aliases, other names that are understood; default_words, what the comment says at its
+    end as `(default: ...)`. A field's metadata may hold "help" and "default" instead of a comment."""
+
+    name: str
+    type: Type
+    default: Any
+    help: str
+    aliases: tuple[str, ...] = ()
+    default_words: str | None = None  # instead of the default
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def default_text(self) -> str | None:
+        """The default in words, or None where the option must be given."""
+        if self.default is MISSING or self.default_words is not None:
+            return self.default_words
+        return str(self.default) if isinstance(self.default, str | Path) and str(self.default) else shown(self.default)
+
+
+def describe(cls: Any) -> Mapping[str, Option]:
+    """The options of a dataclass by name, in order."""
+    comments, types = _comments(cls), _types(cls)
+    aliases: Mapping[str, str] = getattr(cls, "ALIASES", {})
+    if wrong := [alias for alias, name in aliases.items() if name not in types or alias in types]:
+        raise TypeError(f"{cls.__name__}.ALIASES: {wrong} are no other names for fields")
+    found = {}
+    for field in (field for field in dataclasses.fields(cls) if field.init):
+        comment, _, words = comments.get(field.name, "").partition(" (default: ")
+        found[field.name] = Option(
+            name=field.name,
+            type=types[field.name],
+            default=field.default if field.default_factory is MISSING else field.default_factory(),
+            help=field.metadata.get("help", comment),
+            aliases=tuple(alias for alias, name in aliases.items() if name == field.name),
+            default_words=field.metadata.get("default", words.removesuffix(")") or None),
+        )
+    return found
+
+
+@functools.cache
+def _types(cls: Any) -> dict[str, Type]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: Type.of(hints[field.name]) for field in dataclasses.fields(cls) if field.init}
+
+
+def _types_of(options: Any) -> dict[str, Type]:
+    cls: Any = type(options)
+    return _types(cls)
+
+
+def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str | None = None) -> T:
+    """An object of the dataclass `cls` from names and values; what is left out keeps its default.
+
+    Names may have hyphens for underscores, and the aliases of `cls.ALIASES` are understood. `where` opens each message:
+    the file's name. Raises ConfigError for an unknown or repeated name, a missing option, or a value not allowed."""
+    where = cls.__name__ if where is None else where
+    return build(cls, converted(cls, mapping, f"{where}: "), f"{where}: ")
+
+
+def converted(cls: type, mapping: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The checked values of those fields that the mapping names."""
+    types, aliases = _types(cls), getattr(cls, "ALIASES", {})
+    values: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
+    for key, value in mapping.items():
+        spelling = key.replace("-", "_") if isinstance(key, str) else str(key)
+        name = aliases.get(spelling, spelling)
+        if name not in types:
+            raise ConfigError(f"{prefix}unknown option {shown(key)}; {_suggestion(spelling, types, aliases)}")
+        if name in values:
+            raise ConfigError(f"{prefix}{spelled[name]} and {key} are the same option; keep one of them")
+        spelled[name] = key
+        values[name] = types[name].convert(value, f"{prefix}{key}")
+    return values
+
+
+def build(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """cls(**values), with words for a missing option."""
+    for option in describe(cls).values():
+        if option.default is MISSING and option.name not in values:
+            raise ConfigError(f"{prefix}{option.name} is missing; it has no default")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from None
+
+
+def check(options: Any) -> None:
+    """Checks the values of a dataclass object, and makes them what the types say ("a" -> Path("a")).
+
+    For __post_init__; frozen dataclasses too. Raises ConfigError."""
+    for name, type_ in _types_of(options).items():
+        object.__setattr__(options, name, type_.convert(getattr(options, name), name))
+
+
+def refuse_values(options: Any, but: Collection[str] = ()) -> None:
+    """check() that changes nothing, of all fields but some."""
+    for name, type_ in _types_of(options).items():
+        if name not in but:
+            type_.convert(getattr(options, name), name)
+
+
+def to_mapping(options: Any) -> dict[str, Any]:
+    """The options as a dictionary that JSON and YAML can write, and that from_mapping() takes back."""
+    return {name: _plain(getattr(options, name)) for name in _types_of(options)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _suggestion(name: str, names: Iterable[str], aliases: Iterable[str]) -> str:
+    near = nearest(name, [*names, *aliases])
+    return f"did you mean '{near}'?" if near else f"allowed are {', '.join(sorted(names))}"
+
+
+@functools.cache
+def _comments(cls: Any) -> dict[str, str]:
+    """Each field's comment: behind it, else right above it; empty without a source."""
+    found: dict[str, str] = {}
+    bases: list[Any] = [base for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
+    for base in bases:
+        with contextlib.suppress(OSError, TypeError, SyntaxError, tokenize.TokenError):
+            found.update(_comments_of(textwrap.dedent(inspect.getsource(base))))
+    return found
+
+
+def _comments_of(source: str) -> dict[str, str]:
+    behind: dict[int, str] = {}  # line -> the comment behind its code
+    alone: dict[int, str] = {}  # line -> the comment that has the line to itself
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines = behind if token.line[: token.start[1]].strip() else alone
+            lines[token.start[0]] = token.string.lstrip("#").strip()
+    found: dict[str, str] = {}
+    for node in next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            words = [behind[node.end_lineno or node.lineno]] if (node.end_lineno or node.lineno) in behind else []
+            above = node.lineno - 1
+            while above in alone and (node.end_lineno or node.lineno) not in behind:
+                words.insert(0, alone[above])
+                above -= 1
+            found[node.target.id] = " ".join(words)
+    return found
