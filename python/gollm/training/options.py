@@ -60,9 +60,8 @@ class TrainOptions(ModelOptions, DataOptions, Given):
     # activation recomputation: which activations to recompute in the backward pass, those of norms and MLPs, or all
     # but the inputs of blocks (default: none, or what the resumed run does)
     recompute: Literal["none", "mlp", "block"] | None = None
-    activation_dtype: Literal["float32", "bfloat16"] = (
-        "float32"  # dtype in which activations are stored for the backward pass
-    )
+    # dtype in which activations are stored for the backward pass
+    activation_dtype: Literal["float32", "bfloat16"] = "float32"
     optimizer: Literal["adamw", "sgd"] = "adamw"  # AdamW, or SGD with momentum
     lr: NonNegativeFloat = 2e-3  # the peak learning rate
     min_lr: NonNegativeFloat | None = None  # the last step's learning rate (default: a tenth of the peak)
@@ -99,6 +98,7 @@ class TrainOptions(ModelOptions, DataOptions, Given):
         "log_every": "logging and checkpoints",
         "out": "output",
     }
+    # What --help leaves to --help-all.
     RARE: ClassVar = (
         *(name for name in MODEL_FIELDS if name not in ("n_layers", "n_heads", "d_model", "context", "dropout")),
         *("field", "encoding", "decode_errors", "recompute", "activation_dtype", "beta1", "beta2", "eps"),
