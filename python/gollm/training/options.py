@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,10 +141,10 @@ class TrainOptions(ModelOptions, DataOptions, Given):
         """The number of the last step."""
         if self.epochs is None:
             return DEFAULT_STEPS if self.steps is None else self.steps
-        n_steps = batches.steps(self.epochs, self.grad_accumulation)
-        if n_steps > MAX_STEPS:
-            raise ConfigError(f"--epochs is {self.epochs:g}, which is more than 2^62 steps; use fewer")
-        return n_steps
+        with contextlib.suppress(OverflowError):
+            if (n_steps := batches.steps(self.epochs, self.grad_accumulation)) <= MAX_STEPS:
+                return n_steps
+        raise ConfigError(f"--epochs is {self.epochs:g}, which is more than 2^62 steps; use fewer")
 
     def warm_up(self, total_steps: int) -> int:
         """The step at which the learning rate reaches its peak."""
