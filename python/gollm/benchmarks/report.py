@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from gollm import _native, num_threads
+from gollm import num_threads
 from gollm.benchmarks.cases import STEP
 from gollm.benchmarks.turns import Result
+from gollm.system.machine import isa
 
 WIDTH = 42
 
@@ -60,7 +61,7 @@ def share_of_step(results: Sequence[Result]) -> dict[str, float]:
 def document(results: Sequence[Result]) -> dict[str, Any]:
     """All of it for JSON."""
     return {
-        "isa": _native.isa(),
+        "isa": isa(),
         "threads": num_threads(),
         "cases": [row(result) for result in results],
         "geometric_means": [

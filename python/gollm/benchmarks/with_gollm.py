@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gollm import _native
-from gollm.kernels import Array
+from gollm import num_threads
+from gollm.kernels import Array, cpu
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn.optimizer import AdamW
@@ -46,8 +46,8 @@ def fma() -> Prepared:
     flops, result = np.zeros(1), filled(1)
 
     def call() -> float:
-        _native.measure_fma(flops=flops, result=result, iterations=200_000)
-        return float(flops[0]) * _native.num_threads()
+        cpu.measure_fma(flops=flops, result=result, iterations=200_000)
+        return float(flops[0]) * num_threads()
 
     return call, ROTATED_BYTES
 
@@ -55,9 +55,9 @@ def fma() -> Prepared:
 def stream(rows: int, n: int, reads: int, writes: int) -> Prepared:
     """A plain loop over `rows` arrays of n elements: so many are read, so many written. Returns the bytes moved."""
     if not writes:
-        call, n_bytes = prepared(_native.measure_read, sums=filled(64), x=filled(rows * n))
+        call, n_bytes = prepared(cpu.measure_read, sums=filled(64), x=filled(rows * n))
         return lambda: call() or 4.0 * n * reads, n_bytes
-    call, n_bytes = prepared(_native.measure_stream, x=filled(rows, n), reads=reads, writes=writes)
+    call, n_bytes = prepared(cpu.measure_stream, x=filled(rows, n), reads=reads, writes=writes)
     return lambda: call() or 4.0 * n * (reads + writes), n_bytes
 
 
@@ -69,8 +69,8 @@ def matmul(layout: str, M: int, N: int, K: int) -> Prepared:
     a = random(K, M) if layout == "TN" else random(M, K)
     b = random(N, K) if layout == "NT" else random(K, N)
     if layout == "TN":
-        return prepared(_native.matmul_tn, c=filled(M, N), a=a, b=b)
-    kernel = _native.matmul_nt if layout == "NT" else _native.matmul_nn
+        return prepared(cpu.matmul_tn, c=filled(M, N), a=a, b=b)
+    kernel = cpu.matmul_nt if layout == "NT" else cpu.matmul_nn
     return prepared(kernel, c=filled(M, N), a=a, b=b, activation=0)
 
 
@@ -78,7 +78,7 @@ def head(N: int, C: int, V: int) -> Prepared:
     """Loss and both gradients.  x (N, C), w (V, C)"""
     targets = RNG.integers(0, V, N).astype(np.int32)
     return prepared(
-        _native.head_backward, loss=filled(1), losses=filled(N), dx=filled(N, C), dw=filled(V, C), dloss=filled(1),
+        cpu.head_backward, loss=filled(1), losses=filled(N), dx=filled(N, C), dw=filled(V, C), dloss=filled(1),
         x=random(N, C), w=random(V, C), targets=targets, denominator=np.full(1, float(N)), ignore_index=-1,
     )  # fmt: skip
 
@@ -93,9 +93,9 @@ def head_products(N: int, C: int, V: int) -> Prepared:
         for part in np.split(np.arange(N), range(rows, N, rows)):
             chunk, into = x[part[0] : part[-1] + 1], dx[part[0] : part[-1] + 1]
             of_chunk = logits[: len(part)]
-            _native.matmul_nt(c=of_chunk, a=chunk, b=w, activation=0)
-            _native.matmul_nn(c=into, a=of_chunk, b=w, activation=0)
-            _native.matmul_tn(c=(dw, part[0] > 0), a=of_chunk, b=chunk)
+            cpu.matmul_nt(c=of_chunk, a=chunk, b=w, activation=0)
+            cpu.matmul_nn(c=into, a=of_chunk, b=w, activation=0)
+            cpu.matmul_tn(c=(dw, part[0] > 0), a=of_chunk, b=chunk)
 
     return call, logits.nbytes + w.nbytes + dw.nbytes
 
@@ -106,19 +106,19 @@ def head_products(N: int, C: int, V: int) -> Prepared:
 def attention(B: int, T: int, H: int, G: int, D: int, backward: bool) -> Prepared:
     qkv, y, lse = random(B, T, (H + 2 * G) * D), filled(B, T, H * D), filled(B, H, T)
     heads = {"H": H, "G": G, "D": D, "scale": D**-0.5, "window": 0}
-    forward = prepared(_native.attention_forward, y=y, lse=lse, qkv=qkv, **heads)
+    forward = prepared(cpu.attention_forward, y=y, lse=lse, qkv=qkv, **heads)
     if not backward:
         return forward
     forward[0]()
     dqkv, dy = np.ones_like(qkv), random(*y.shape)
-    return prepared(_native.attention_backward, dqkv=dqkv, dy=dy, qkv=qkv, y=y, lse=lse, **heads)
+    return prepared(cpu.attention_backward, dqkv=dqkv, dy=dy, qkv=qkv, y=y, lse=lse, **heads)
 
 
 def decode(H: int, G: int, D: int, tokens: int) -> Prepared:
     """One token of one sequence, through pages of 64."""
     pages = tokens // 64
     return prepared(
-        _native.attention_paged, y=filled(1, H * D), qkv=random(1, (H + 2 * G) * D),
+        cpu.attention_paged, y=filled(1, H * D), qkv=random(1, (H + 2 * G) * D),
         k_pages=random(pages, 64, G * D), v_pages=random(pages, 64, G * D),
         query_offsets=np.array([0, 1], np.int32), lengths=np.array([tokens], np.int32),
         page_table=RNG.permutation(pages).astype(np.int32)[None], H=H, G=G, D=D, scale=D**-0.5, window=0,
@@ -149,28 +149,26 @@ def training(batch_size: int, **shape: Any) -> Prepared:
 def layernorm(N: int, C: int, backward: bool) -> Prepared:
     x, w, mean, rstd = random(N, C), filled(C), filled(N), filled(N)
     if not backward:
-        return prepared(
-            _native.layernorm_forward, y=filled(N, C), mean=mean, rstd=rstd, x=x, w=w, b=filled(C), eps=1e-5
-        )
+        return prepared(cpu.layernorm_forward, y=filled(N, C), mean=mean, rstd=rstd, x=x, w=w, b=filled(C), eps=1e-5)
     dx, dw, db = ((filled(*shape), True) for shape in ((N, C), (C,), (C,)))
-    return prepared(_native.layernorm_backward, dx=dx, dw=dw, db=db, dy=random(N, C), x=x, w=w, mean=mean, rstd=rstd)
+    return prepared(cpu.layernorm_backward, dx=dx, dw=dw, db=db, dy=random(N, C), x=x, w=w, mean=mean, rstd=rstd)
 
 
 def gelu(n: int, backward: bool) -> Prepared:
     if not backward:
-        return prepared(_native.activation_forward, y=filled(n), x=random(n), kind=1)
-    return prepared(_native.activation_backward, dx=filled(n), dy=random(n), x=random(n), kind=1)
+        return prepared(cpu.activation_forward, y=filled(n), x=random(n), kind=1)
+    return prepared(cpu.activation_backward, dx=filled(n), dy=random(n), x=random(n), kind=1)
 
 
 def add(n: int) -> Prepared:
-    return prepared(_native.add, c=filled(n), a=random(n), b=random(n))
+    return prepared(cpu.add, c=filled(n), a=random(n), b=random(n))
 
 
 def dropout(n: int, backward: bool) -> Prepared:
     draw = {"counter": np.zeros(1, np.int64), "p": 0.1, "seed": 0, "stream": 0}
     if not backward:
-        return prepared(_native.dropout_forward, y=filled(n), x=random(n), residual=random(n), **draw)
-    return prepared(_native.dropout_backward, dx=filled(n), dy=random(n), **draw)
+        return prepared(cpu.dropout_forward, y=filled(n), x=random(n), residual=random(n), **draw)
+    return prepared(cpu.dropout_backward, dx=filled(n), dy=random(n), **draw)
 
 
 def embedding(B: int, T: int, C: int, V: int, backward: bool) -> Prepared:
@@ -180,26 +178,26 @@ def embedding(B: int, T: int, C: int, V: int, backward: bool) -> Prepared:
     positions = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T)).copy()
     if backward:
         dtokens, dpositions = (filled(V, C), True), filled(T, C)
-        kernel, tables = _native.embedding_backward, {"dtoken_table": dtokens, "dposition_table": dpositions}
+        kernel, tables = cpu.embedding_backward, {"dtoken_table": dtokens, "dposition_table": dpositions}
         call, n_bytes = prepared(kernel, dy=random(B, T, C), positions=positions, **tables)
     else:
         tables = {"token_table": filled(V, C), "position_table": filled(T, C)}
-        call, n_bytes = prepared(_native.embedding_forward, y=filled(B, T, C), positions=positions, **tables)
+        call, n_bytes = prepared(cpu.embedding_forward, y=filled(B, T, C), positions=positions, **tables)
     return lambda: call(tokens=next(tokens)), n_bytes
 
 
 def softmax(N: int, V: int, backward: bool) -> Prepared:
     if not backward:
-        return prepared(_native.softmax_forward, y=filled(N, V), x=random(N, V))
-    return prepared(_native.softmax_backward, dx=filled(N, V), dy=random(N, V), y=random(N, V))
+        return prepared(cpu.softmax_forward, y=filled(N, V), x=random(N, V))
+    return prepared(cpu.softmax_backward, dx=filled(N, V), dy=random(N, V), y=random(N, V))
 
 
 def gradient_norm(n: int) -> Prepared:
-    return prepared(_native.gradient_norm, norm=np.zeros(1), scale=np.zeros(1), g=random(n), max_norm=1.0)
+    return prepared(cpu.gradient_norm, norm=np.zeros(1), scale=np.zeros(1), g=random(n), max_norm=1.0)
 
 
 def adamw(n: int) -> Prepared:
     arenas = {"w": random(n), "m": random(n), "v": filled(n), "g": random(n)}
     state = {"lr": np.full(1, 1e-3), "step": np.ones(1, np.int64), "grad_scale": np.ones(1)}
     numbers = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "n_decay": n}
-    return prepared(_native.adamw, **arenas, **state, **numbers)
+    return prepared(cpu.adamw, **arenas, **state, **numbers)

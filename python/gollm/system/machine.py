@@ -11,6 +11,9 @@ import numpy as np
 
 from gollm import _native
 
+isa = _native.isa  # the instruction-set variant of the kernels
+num_threads = _native.num_threads
+
 READ_BYTES = 320 << 20  # more than any cache that is common
 
 

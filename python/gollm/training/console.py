@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gollm import _native
-from gollm.system.machine import fma_peak
+from gollm.system.machine import fma_peak, isa, num_threads
 from gollm.training.callbacks import Callback, Training, TrainResult
 from gollm.training.estimate import SHARE_OF_PEAK, available_bytes, flops_per_token
 from gollm.training.run_folder import resume_command
@@ -68,7 +67,7 @@ class Console(Callback):
             f"{config.context}: {needs.n_parameters:,} parameters",
             "training": f"{job.n_steps:,} steps of {job.tokens_per_step:,} tokens: "
             f"{job.n_steps * job.tokens_per_step / len(job.dataset.train):.2g} times through the data",
-            "machine": f"{_native.num_threads()} threads, {_native.isa()}, {self.peak / 1e9:.0f} GFLOP/s",
+            "machine": f"{num_threads()} threads, {isa()}, {self.peak / 1e9:.0f} GFLOP/s",
             "memory": f"about {_bytes(needs.total_bytes)}: {_bytes(needs.state_bytes)} weights, gradients and moments, "
             f"{_bytes(needs.activation_bytes)} activations, {_bytes(needs.other_bytes)} the rest{scarce}",
             "time": f"about {_duration(seconds)} where {SHARE_OF_PEAK:.0%} of the machine's peak is reached",
