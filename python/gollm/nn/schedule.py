@@ -26,8 +26,9 @@ def learning_rate(
     line, stays (`constant`), or stays and falls linearly over the last `decay_fraction` of all steps (`wsd`). Raises
     ConfigError for any other schedule.
 
-    >>> [round(learning_rate(s, schedule="linear", peak=1.0, minimum=0.0, warmup_steps=2, total_steps=6), 2) for s in
-    range(1, 7)] [0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
+    >>> line = {"schedule": "linear", "peak": 1.0, "minimum": 0.0, "warmup_steps": 2, "total_steps": 6}
+    >>> [learning_rate(step, **line) for step in range(1, 7)]
+    [0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
     if schedule not in SCHEDULES:
         raise ConfigError(f"the schedule is {shorten(schedule)}; it must be one of {', '.join(SCHEDULES)}")
