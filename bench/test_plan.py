@@ -14,13 +14,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gollm import _native
+from gollm import Trainer, TrainOptions, _native
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn import optimizer
 from gollm.nn.plan import Plan
 from gollm.tokenizers import CharacterTokenizer
-from gollm.training import Callback, Trainer, TrainOptions
+from gollm.training import Callback
 
 SMALL = {"n_layers": 4, "n_heads": 4, "d_model": 128, "context": 64, "vocab_size": 65}
 TINY = {"n_layers": 2, "n_heads": 2, "d_model": 64, "context": 64, "vocab_size": 65}

@@ -35,14 +35,16 @@ _LAZY: dict[str, str] = {
     "ModelConfig": "gollm.model.config",
     "Plan": "gollm.nn.plan",
     "Tensor": "gollm.nn.tensor",
-    "TrainOptions": "gollm.training",
-    "Trainer": "gollm.training",
+    "TrainOptions": "gollm.training.options",
+    "Trainer": "gollm.training.trainer",
     "load": "gollm.language_model",
     "no_grad": "gollm.nn.tape",
     "tensor": "gollm.nn.tensor",
 }
 
-__all__ = ["CheckpointError", "GollmError", "__version__", "get_include", "num_threads", "set_num_threads", *_LAZY]
+# `train` is the module gollm.train, which can be called.
+__all__ = ["CheckpointError", "GollmError", "__version__", "get_include", "num_threads", "set_num_threads", "train"]
+__all__ += _LAZY
 
 
 def get_include() -> Path:

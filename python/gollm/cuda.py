@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 
+__all__ = ["is_available", "unavailable_reason"]
+
 
 def is_available() -> bool:
     """Whether the CUDA kernels were built and a GPU can be used."""

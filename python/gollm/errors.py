@@ -9,6 +9,20 @@ from __future__ import annotations
 
 import warnings
 
+__all__ = [  # gollm has GollmError and CheckpointError
+    "ConfigError",
+    "DTypeError",
+    "DataError",
+    "FormatError",
+    "GenerationError",
+    "GollmWarning",
+    "HubError",
+    "KernelError",
+    "ShapeError",
+    "TokenizerError",
+    "TrainingError",
+]
+
 
 class GollmError(Exception):
     """The base of all of gollm's own exceptions."""

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gollm.training import Callback, TrainOptions, TrainResult
+    from gollm.training import Callback, TrainResult
+    from gollm.training.options import TrainOptions
 
 
 class _Callable(ModuleType):
     """The module is the function too, so that gollm.train(options) works whoever imported it first."""
 
     def __call__(self, options: TrainOptions, callbacks: Sequence[Callback] = ()) -> TrainResult:
-        """Trains as `gollm train` does; see gollm.training.train."""
-        from gollm.training import train
+        """Trains as `gollm train` does."""
+        from gollm.training.job import train
 
         return train(options, callbacks)
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import gollm
-from gollm.training import TrainOptions, TrainResult
+from gollm import TrainOptions
+from gollm.training import TrainResult
 
 SMALL = {
     "preset": "tiny",

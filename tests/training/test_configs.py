@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 import gollm
+from gollm import TrainOptions
 from gollm.model.decoder import Decoder
 from gollm.options import from_mapping, load_file
-from gollm.training import TrainOptions
 
 FOLDER = Path(__file__).parents[2] / "configs"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 import gollm
-from gollm import _native
-from gollm.training import TrainOptions, prepare_job
+from gollm import TrainOptions, _native
+from gollm.training import prepare_job
 from gollm.training.console import Console
 from gollm.training.estimate import flops_per_token
 

@@ -6,14 +6,16 @@ import sys
 
 import pytest
 
+from gollm import TrainOptions
 from gollm.model.config import preset
 from gollm.options import given
-from gollm.training import TrainOptions, prepare_job
+from gollm.training import prepare_job
 from gollm.training.estimate import _cgroup_rooms, available_bytes, flops_per_token, resident_bytes
 
 SCRIPT = """
 import json, sys
-from gollm.training import TrainOptions, prepare_job
+from gollm import TrainOptions
+from gollm.training import prepare_job
 from gollm.training.estimate import resident_bytes
 
 job = prepare_job(TrainOptions(**json.loads(sys.argv[1])))

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import gollm
+from gollm import TrainOptions
 from gollm.cli.main import main
 from gollm.errors import CheckpointError, TrainingError
-from gollm.training import Callback, TrainOptions
+from gollm.training import Callback
 from gollm.training.run_folder import RunFolder
 
 from .conftest import metrics
@@ -147,7 +148,8 @@ def test_no_room_for_metrics(tmp_path):
 LIMITED = """
 import json, resource, signal, sys
 import gollm
-from gollm.training import Callback, TrainOptions
+from gollm import TrainOptions
+from gollm.training import Callback
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)   # a write beyond the limit is an error then, as on a full disk
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import gollm
+from gollm import TrainOptions
 from gollm.data import token_cache as cache
 from gollm.data import write_shard
 from gollm.errors import CheckpointError, ConfigError, DataError, GollmError, GollmWarning, TrainingError
 from gollm.formats.golm.checkpoint import open_checkpoint, write_checkpoint
 from gollm.options import load_file
-from gollm.training import Callback, TrainOptions, prepare_job
+from gollm.training import Callback, prepare_job
 
 from .conftest import metrics
 

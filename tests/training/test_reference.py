@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import gollm
+from gollm import TrainOptions
 from gollm.options import from_mapping, load_file
-from gollm.training import TrainOptions
 
 ROOT = Path(__file__).parents[2]
 SHAKESPEARE = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"

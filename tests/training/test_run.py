@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gollm
-from gollm import tokenizers
+from gollm import Trainer, TrainOptions, tokenizers
 from gollm.data import TokenDataset, open_source, prepare
 from gollm.errors import CheckpointError, ConfigError, DataError, TrainingError
 from gollm.formats.golm.checkpoint import open_checkpoint
@@ -16,7 +16,7 @@ from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.options import from_mapping, load_file
 from gollm.tokenizers import CharacterTokenizer
-from gollm.training import Callback, Trainer, TrainOptions
+from gollm.training import Callback
 from gollm.training.run_folder import RunFolder
 
 from .conftest import metrics
@@ -143,7 +143,7 @@ def test_module_and_package_are_the_same_function(options, tmp_path):
 
     assert gollm.train is sys.modules["gollm.train"]
     first = gollm.train(options(out=str(tmp_path / "a")))
-    second = gollm.training.train(options(out=str(tmp_path / "b")))
+    second = gollm.training.job.train(options(out=str(tmp_path / "b")))
     assert first.checkpoint.read_bytes() == second.checkpoint.read_bytes()
 
 

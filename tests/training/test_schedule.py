@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gollm import TrainOptions
 from gollm.errors import ConfigError
 from gollm.nn.schedule import SCHEDULES, learning_rate
-from gollm.training import TrainOptions
 
 SHAPE = {"peak": 1e-3, "minimum": 1e-4, "warmup_steps": 100, "total_steps": 2000}
 

@@ -11,7 +11,8 @@ import time
 import pytest
 
 import gollm
-from gollm.training import Callback, TrainOptions
+from gollm import TrainOptions
+from gollm.training import Callback
 
 from .conftest import command, metrics
 

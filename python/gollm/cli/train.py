@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gollm.options import given
-from gollm.training import Callback, Training, TrainOptions, TrainResult
+from gollm.training import Callback, Training, TrainResult
 from gollm.training.console import Console, Output
+from gollm.training.options import TrainOptions
 
 SIGNAL_STATUS = 128  # a shell's status of a process that a signal ended, less the signal's number
 

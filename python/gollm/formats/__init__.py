@@ -18,6 +18,19 @@ from gollm.system.files import as_path, reason, refuse_pointer
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
 
+__all__ = [
+    "NAMES",
+    "Format",
+    "Source",
+    "convert",
+    "format_named",
+    "format_of_target",
+    "open_model",
+    "open_tokenizer",
+    "recognise",
+    "save",
+]
+
 # Each module has a FORMAT; looked at in this order. A package that a format needs is imported when it is used.
 _MODULES = {
     "golm": "golm.model",

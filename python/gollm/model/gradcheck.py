@@ -22,6 +22,8 @@ from gollm.nn.tensor import FLOAT32, FLOAT64
 # Of the central difference: its error is O(h²), and rounding adds about 1e-15 / h. Where a kink of ReLU lies between
 # the two points, the difference is wrong however right the gradient is: then the smaller step decides, which rarely
 # meets one.
+__all__ = ["GradientRow", "gradcheck"]
+
 STEPS = (2e-6, 1e-7)
 DIFFERENCE_TOLERANCE = 1e-5  # relative to the largest gradient of the parameter, or of the model times 1e-3
 FLOAT32_TOLERANCE = 1e-5  # ‖float32 - float64‖ / ‖float64‖

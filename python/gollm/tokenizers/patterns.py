@@ -17,6 +17,8 @@ from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 
+__all__ = ["PATTERNS", "REGEXES", "cut"]
+
 Pattern: TypeAlias = str | tuple[str, ...]
 
 PATTERNS = _native.SPLIT_PATTERNS
