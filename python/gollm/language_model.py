@@ -14,7 +14,6 @@ import numpy as np
 
 from gollm import formats
 from gollm.errors import CheckpointError, ConfigError, GenerationError
-from gollm.formats.golm.checkpoint import write_checkpoint
 from gollm.inference import generate as generation
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
@@ -121,14 +120,13 @@ class LanguageModel:
 
     def save(self, path: str | Path) -> None:
         """Writes weights, tokenizer and defaults to one *.golm file. Raises CheckpointError."""
-        write_checkpoint(
-            as_path(path, CheckpointError),
-            config=self.config.to_dict(),
-            generation=self.defaults.to_dict(),
-            tensors={name: parameter.data for name, parameter in self.decoder.parameters.items()},
-            order=self.decoder.parameters.order,
-            tokenizer_state=None if self.tokenizer is None else self.tokenizer.to_state(),
-        )
+        parameters = self.decoder.parameters
+
+        def read(name: str, out: Array) -> None:
+            out[...] = parameters[name].data
+
+        source = formats.Source(self.config, read, self.tokenizer, self.defaults)
+        formats.format_named("golm").write(source, as_path(path, CheckpointError), "f32")
 
 
 def _decode(tokens: Iterator[int], decoder: StreamDecoder) -> Iterator[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from gollm.errors import GollmWarning
 from gollm.formats import convert, format_named, open_model, open_tokenizer
-from gollm.formats.gguf.rules import RULES
+from gollm.formats.gguf.pretokenizers import RULES
 from gollm.model.config import ModelConfig
 from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer, Vocabulary
 from gollm.tokenizers.added_tokens import AddedToken

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from gollm.formats import convert, format_named, open_model
-from gollm.formats.gguf import blocks as gguf_blocks
-from gollm.formats.heads import to_half_split
+from gollm.formats.gguf import block_types as gguf_blocks
 from gollm.formats.names import names_of
+from gollm.formats.rotary_order import to_half_split
 from gollm.formats.source import Source
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
@@ -26,7 +26,7 @@ TYPES = gguf_blocks.TYPES.values()
 
 def random_blocks(kind: gguf_blocks.BlockType, seed: int = 0, n: int = 2000) -> np.ndarray:
     """Bytes of any value: every scale, infinities and NaN too, and every nibble."""
-    n_bytes = kind.storage.n_bytes(kind.K)
+    n_bytes = kind.encoding.n_bytes(kind.K)
     return np.random.default_rng(seed).integers(0, 256, (n, n_bytes), dtype=np.uint8)
 
 
@@ -34,7 +34,7 @@ def read(kind: gguf_blocks.BlockType, blocks: np.ndarray, path: Path) -> np.ndar
     path.write_bytes(blocks.tobytes())
     out = np.empty(len(blocks) * kind.K, np.float32)
     with path.open("rb", buffering=0) as file:
-        kind.storage.read(file, out)
+        kind.encoding.read(file, out)
     return out
 
 
@@ -52,7 +52,7 @@ def test_blocks_are_decoded_bit_for_bit(tmp_path, kind):
 def test_names_and_sizes_are_ggmls(kind):
     theirs = gguf.GGMLQuantizationType(kind.number)
     assert theirs.name == kind.name
-    assert gguf.GGML_QUANT_SIZES[theirs] == (kind.K, kind.storage.n_bytes(kind.K))
+    assert gguf.GGML_QUANT_SIZES[theirs] == (kind.K, kind.encoding.n_bytes(kind.K))
 
 
 def test_every_type_of_ggml_has_a_name():
@@ -70,7 +70,7 @@ def test_blocks_are_encoded_byte_for_byte(tmp_path, kind, scale):
     x[7::50, 1:] = 0
     x = (x * np.float32(scale)).astype(np.float32)
     with (tmp_path / "blocks").open("wb") as file:
-        kind.storage.write(file, x.reshape(-1))
+        kind.encoding.write(file, x.reshape(-1))
     expected = gguf.quants.quantize(x, gguf.GGMLQuantizationType(kind.number))
     assert (tmp_path / "blocks").read_bytes() == expected.tobytes()
 
@@ -118,7 +118,7 @@ def qwen2_file(
                 data = rng.standard_normal(shape).astype(np.float32)
                 values = data
             else:
-                data = rng.integers(0, 60, (shape[0], ours.storage.n_bytes(shape[1])), dtype=np.uint8)
+                data = rng.integers(0, 60, (shape[0], ours.encoding.n_bytes(shape[1])), dtype=np.uint8)
                 values = gguf.quants.dequantize(data, kind)
             assert values.size == count
             writer.add_tensor(name, data, raw_dtype=kind)

@@ -17,9 +17,9 @@ import pytest
 
 import gollm
 from gollm.formats import convert, open_model
-from gollm.formats.heads import to_half_split
 from gollm.formats.huggingface import model as huggingface
 from gollm.formats.names import names_of
+from gollm.formats.rotary_order import to_half_split
 from gollm.formats.source import Source
 from gollm.inference.generate import generate_tokens
 from gollm.language_model import LanguageModel

@@ -16,7 +16,7 @@ import pytest
 import gollm
 from gollm.errors import FormatError
 from gollm.formats.huggingface.config import from_json
-from gollm.formats.huggingface.keys import DEFAULTS
+from gollm.formats.huggingface.config_keys import DEFAULTS
 from gollm.model.rope import frequencies
 
 torch = pytest.importorskip("torch")

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import gollm
 from gollm.formats import format_named, open_model, open_tokenizer
-from gollm.formats.gguf import blocks as gguf_blocks
-from gollm.formats.gguf.rules import RULES as RULES_BY_NAME
+from gollm.formats.gguf import block_types as gguf_blocks
+from gollm.formats.gguf.pretokenizers import RULES as RULES_BY_NAME
 from gollm.formats.source import Source
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
@@ -255,8 +255,8 @@ def test_blocks_are_encoded_as_by_its_quantiser(tmp_path, name):
         x[::40] = 0
         x = (x * np.float32(scale)).astype(np.float32)
         with (tmp_path / "blocks").open("wb") as file:
-            kind.storage.write(file, x.reshape(-1))
-        theirs = np.empty((len(x), kind.storage.n_bytes(32)), np.uint8)
+            kind.encoding.write(file, x.reshape(-1))
+        theirs = np.empty((len(x), kind.encoding.n_bytes(32)), np.uint8)
         size, rows, row = ctypes.c_int64(0), ctypes.c_int64(len(x)), ctypes.c_int64(32)
         lib.ggml_quantize_chunk(ctypes.c_int(kind.number), pointer(x), pointer(theirs), size, rows, row, None)
         assert (tmp_path / "blocks").read_bytes() == theirs.tobytes()
@@ -265,11 +265,11 @@ def test_blocks_are_encoded_as_by_its_quantiser(tmp_path, name):
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
 def test_blocks_are_decoded_as_by_its_c(tmp_path, name):
     kind = next(kind for kind in gguf_blocks.TYPES.values() if kind.name == name)
-    blocks = np.random.default_rng(5).integers(0, 256, (2000, kind.storage.n_bytes(kind.K)), dtype=np.uint8)
+    blocks = np.random.default_rng(5).integers(0, 256, (2000, kind.encoding.n_bytes(kind.K)), dtype=np.uint8)
     (tmp_path / "blocks").write_bytes(blocks.tobytes())
     ours, theirs = np.empty((2, 2000 * kind.K), np.float32)
     with (tmp_path / "blocks").open("rb", buffering=0) as file:
-        kind.storage.read(file, ours)
+        kind.encoding.read(file, ours)
     decode = getattr(ggml(), f"dequantize_row_{name.replace('Q', 'q')}")
     decode(pointer(blocks), pointer(theirs), ctypes.c_int64(theirs.size))
     assert ((ours.view(np.uint32) == theirs.view(np.uint32)) | (np.isnan(ours) & np.isnan(theirs))).all()

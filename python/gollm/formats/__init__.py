@@ -11,9 +11,9 @@ from pathlib import Path
 
 from gollm import tokenizers
 from gollm.errors import FormatError, TokenizerError, warn
-from gollm.formats.binary import head
 from gollm.formats.huggingface.weights import refuse_adapter
-from gollm.formats.source import Format, Source, StorageType
+from gollm.formats.opening import head
+from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.system.files import as_path, reason, refuse_pointer
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
@@ -41,18 +41,20 @@ _MODULES = {
     "llama2.c": "flat.llama2c",  # after those that begin with a magic number: its oldest version has none
 }
 NAMES = tuple(_MODULES)
+__all__ = ["NAMES", "ModelFormat", "Source", "StorageType", "convert", "format_named", "format_of_target", "open_model",
+           "open_tokenizer", "recognise", "save"]  # fmt: skip
 _ENDINGS = {".golm": "golm", ".gguf": "gguf", ".json": "json"}  # of names that can be one format only
 
 
-def format_named(name: str) -> Format:
+def format_named(name: str) -> ModelFormat:
     """The format of this name. Raises FormatError for an unknown one."""
     if not isinstance(name, str) or name not in _MODULES:
         raise FormatError(f"the format is {shorten(name)}; it must be one of {', '.join(_MODULES)}")
-    found: Format = importlib.import_module(f"gollm.formats.{_MODULES[name]}").FORMAT
+    found: ModelFormat = importlib.import_module(f"gollm.formats.{_MODULES[name]}").FORMAT
     return found
 
 
-def recognise(path: str | Path) -> Format:
+def recognise(path: str | Path) -> ModelFormat:
     """The format of what is at `path`. Raises FormatError where there is nothing, or nothing that is known."""
     path = as_path(path, FormatError)
     try:
@@ -75,7 +77,7 @@ def recognise(path: str | Path) -> Format:
     raise FormatError(f"{path} is no model in a format that gollm reads: {', '.join(_MODULES)}{hint}")
 
 
-def _recognised(path: Path) -> Format | None:
+def _recognised(path: Path) -> ModelFormat | None:
     return next((found for found in map(format_named, _MODULES) if found.recognises(path)), None)
 
 
@@ -133,7 +135,7 @@ def _beyond(tokenizer: Tokenizer, rows: int) -> str:
     return f"{tokenizer.vocab_size:,} tokens, {shorten(tokenizer.decode([index]))} ({index}) among them"
 
 
-def format_of_target(path: str | Path) -> Format:
+def format_of_target(path: str | Path) -> ModelFormat:
     """The format that a new file's or folder's name asks for. Raises FormatError where it may be several."""
     path = as_path(path, FormatError)
     if os.path.isdir(path) or not path.suffix:
@@ -157,6 +159,8 @@ def save(
 
     `to` is the name of the format, told by the target's ending where there is none; `dtype` what matrices are stored
     as, the format's usual one unless given. Only with `overwrite` is something replaced. Raises FormatError."""
+    if not isinstance(source, Source):
+        raise FormatError(f"the model is {shorten(source)}; it must be a Source, which open_model returns")
     target = as_path(target, FormatError)
     goal = format_of_target(target) if to is None else format_named(to)
     if dtype is not None and dtype not in goal.dtypes:

@@ -26,13 +26,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from gollm.errors import ConfigError, FormatError, TokenizerError
-from gollm.formats.binary import head
-from gollm.formats.source import Format, Source, StorageType
+from gollm.errors import FormatError, TokenizerError
+from gollm.formats.opening import head, reading, refusing
+from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.formats.word_list import tokenizer_of, words_of
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
-from gollm.system.files import open_regular, reason, replacing
+from gollm.system.files import open_regular, replacing
 from gollm.system.strict_json import parse_object, shorten
 
 # JSON in memory takes several times the file; models that are worth more are in binary files.
@@ -76,12 +76,9 @@ def _recognises(path: Path) -> bool:
 
 
 def _read(path: Path) -> Source:
-    try:
-        with open_regular(path) as file:
-            text = (file.read(MAX_BYTES + 1) or b"").removeprefix(BOM_UTF8)
-    except OSError as failure:
-        raise FormatError(f"cannot read {path}: {reason(failure)}") from None
-    try:
+    with reading(path), open_regular(path) as file:
+        text = (file.read(MAX_BYTES + 1) or b"").removeprefix(BOM_UTF8)
+    with refusing(path, "JSON model"):
         if len(text) > MAX_BYTES:
             raise FormatError(
                 f"it has more than {MAX_BYTES >> 20} MiB, the most that gollm reads as JSON; use a binary format"
@@ -91,8 +88,6 @@ def _read(path: Path) -> Source:
         config, arrays = _parse(document)
         vocab = document["vocab"]
         tokenizer, why = tokenizer_of(vocab) if isinstance(vocab, list) else (None, "")
-    except (ConfigError, FormatError) as error:
-        raise FormatError(f"{path} is no JSON model that gollm can use: {error}") from None
 
     def read(name: str, out: Array) -> None:
         at = 0
@@ -336,4 +331,4 @@ def _write_array(file: BinaryIO, values: Array) -> None:
         file.write(b"]")
 
 
-FORMAT = Format("json", _recognises, _read, _write, ("f32",))
+FORMAT = ModelFormat("json", _recognises, _read, _write, ("f32",))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import itertools
+from typing import Literal, TypeAlias
 
 from gollm.model.config import ModelConfig
+from gollm.nn.parameters import Parameter
 
 # gollm's name -> the names in Hugging Face's GPT-2 and LLaMA files, and in GGUF files of either architecture. Where
 # there are several, they are the parts of the parameter along its first axis. {i} is the block.
@@ -47,13 +49,14 @@ _GGUF = {
     "head": "output.weight",
 }
 _GGUF_LLAMA = {**_GGUF, "attention.qkv": "blk.{i}.attn_q blk.{i}.attn_k blk.{i}.attn_v"}
+Program: TypeAlias = Literal["huggingface", "gguf"]
 _TABLES = {
     "huggingface": {"gpt2": _GPT2, "llama": _LLAMA},
     "gguf": {"gpt2": _GGUF, "llama": _GGUF_LLAMA},
 }
 
 
-def names_of(name: str, config: ModelConfig, program: Literal["huggingface", "gguf"]) -> tuple[str, ...]:
+def names_of(name: str, config: ModelConfig, program: Program) -> tuple[str, ...]:
     """The names of a parameter in a format; several where they are its parts along the first axis. The configuration
     must be of a family that the format has.
 
@@ -68,3 +71,13 @@ def names_of(name: str, config: ModelConfig, program: Literal["huggingface", "gg
     stem, dot, kind = part.rpartition(".") if part.endswith((".weight", ".bias")) else (part, "", "")
     theirs = _TABLES[program][config.family][stem]
     return tuple(other.format(i=block) + dot + kind for other in theirs.split())
+
+
+def rows_of(parameter: Parameter, config: ModelConfig, program: Program) -> list[tuple[str, int, int]]:
+    """(name, first row, end) of each tensor that a parameter consists of in a format, in order: one, or the rows of
+    queries, keys and values."""
+    names = names_of(parameter.name, config, program)
+    heads = (config.n_heads, config.n_kv_heads, config.n_kv_heads)
+    rows = [n * config.head_dim for n in heads] if len(names) == 3 else [parameter.shape[0]]
+    ends = itertools.accumulate(rows)
+    return [(name, end - n, end) for name, n, end in zip(names, rows, ends, strict=True)]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
+import numpy as np
+
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
+from gollm.nn.parameters import Parameter
 from gollm.nn.tensor import FLOAT32, empty
 from gollm.tokenizers import Tokenizer
 
@@ -23,10 +27,10 @@ class Source(AbstractContextManager["Source"]):
     """A model wherever it is stored: its configuration, and its weights as they are asked for.
 
     read(name, out) fills `out`, a contiguous float32 array of the shape of the parameter `name`, with
-    the parameter as gollm has it: rows of queries and keys with each head's pairs side by side (gollm.formats.heads).
-    It needs little memory beside `out`. weights() is the buffer of a whole ParameterArena where a file has it as such,
-    mapped so that nothing is read before it is used, and nothing that is written reaches the file; else None. Use a
-    source in a `with` block, which lets go of its file at the end.
+    the parameter as gollm has it: rows of queries and keys with each head's pairs side by side
+    (gollm.formats.rotary_order). It needs little memory beside `out`. weights() is the buffer of a whole ParameterArena
+    where a file has it as such, mapped so that nothing is read before it is used, and nothing that is written reaches
+    the file; else None. Use a source in a `with` block, which lets go of its file at the end.
     """
 
     config: ModelConfig
@@ -44,6 +48,13 @@ class Source(AbstractContextManager["Source"]):
         self.read(name, out)
         return out
 
+    def parameters(self, config: ModelConfig) -> Iterator[tuple[Parameter, Array]]:
+        """Every parameter of `config` and its values, one in memory at a time. The configuration is this model's, or
+        one with more biases, which are zeros."""
+        known = Decoder(self.config).parameters
+        for name, parameter in Decoder(config).parameters.items():
+            yield parameter, self.array(name, parameter.shape) if name in known else np.zeros(parameter.shape, FLOAT32)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -51,7 +62,7 @@ class Source(AbstractContextManager["Source"]):
 
 
 @dataclass(frozen=True)
-class Format:
+class ModelFormat:
     """A way to store models: one module of this package.
 
     recognises looks at a file's or folder's content, cheaply and without trusting it; read opens it; write stores a

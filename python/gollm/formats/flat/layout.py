@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from gollm.errors import ConfigError, FormatError
-from gollm.formats.binary import Storage
+from gollm.errors import FormatError
+from gollm.formats.encodings import Encoding
+from gollm.formats.opening import opened, reading, refusing
 from gollm.formats.source import Source
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
-from gollm.model.decoder import Decoder
-from gollm.system.files import open_regular, reason
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class _Run:
     offset: int
     n: int
     stride: int
-    storage: Storage
+    encoding: Encoding
 
 
 class Layout:
@@ -41,19 +40,19 @@ class Layout:
         self.dtype = dtype
         self._runs: dict[str, list[_Run]] = {}
 
-    def add(self, part: str, n: int, storage: Storage, layers: int = 1) -> None:
+    def add(self, part: str, n: int, encoding: Encoding, layers: int = 1) -> None:
         """n numbers of the parameter `part`, or of blocks.{i}.`part` for every i below `layers`.
 
         What is added again for the same parameter is its next piece along the first axis."""
-        stride = storage.n_bytes(n)
-        self._runs.setdefault(part, []).append(_Run(self.size, n, stride, storage))
+        stride = encoding.n_bytes(n)
+        self._runs.setdefault(part, []).append(_Run(self.size, n, stride, encoding))
         self.size += stride * layers
 
     def skip(self, n_bytes: int) -> None:
         """Bytes that are no parameter's; they are written as zeros."""
         self.size += n_bytes
 
-    def _pieces(self, name: str, flat: Array) -> Iterator[tuple[int, Storage, Array]]:
+    def _pieces(self, name: str, flat: Array) -> Iterator[tuple[int, Encoding, Array]]:
         """(where it lies, how it is held, its part of the parameter) for each piece of a parameter."""
         block, part = 0, name
         if name.startswith("blocks."):
@@ -61,51 +60,38 @@ class Layout:
             block = int(number)
         start = 0
         for run in self._runs[part]:
-            yield run.offset + block * run.stride, run.storage, flat[start : start + run.n]
+            yield run.offset + block * run.stride, run.encoding, flat[start : start + run.n]
             start += run.n
 
     def read(self, file: BinaryIO, name: str, out: Array) -> None:
         """Fills `out`, a contiguous float32 array, with a parameter."""
-        for offset, storage, piece in self._pieces(name, out.reshape(-1)):
+        for offset, encoding, piece in self._pieces(name, out.reshape(-1)):
             file.seek(offset)
-            storage.read(file, piece)
+            encoding.read(file, piece)
 
     def write(self, file: BinaryIO, source: Source) -> None:
         """Stores all parameters of a model, one after the other."""
         file.truncate(self.size)
-        for name, parameter in Decoder(source.config).parameters.items():
-            values = source.array(name, parameter.shape).reshape(-1)
-            for offset, storage, piece in self._pieces(name, values):
+        for parameter, values in source.parameters(source.config):
+            for offset, encoding, piece in self._pieces(parameter.name, values.reshape(-1)):
                 file.seek(offset)
-                storage.write(file, piece)
+                encoding.write(file, piece)
 
 
 def open_flat(path: Path, kind: str, header_size: int, parse: Callable[[bytes], tuple[ModelConfig, Layout]]) -> Source:
     """The model in a flat file. `parse` makes a configuration and a layout of its first header_size bytes.
 
     Raises FormatError for a header that is refused, and for a file of another size than the header asks for."""
-    try:
-        file = open_regular(path)
-    except OSError as failure:
-        raise FormatError(f"cannot open {path}: {reason(failure)}") from None
-    try:
+    with opened(path) as file, refusing(path, kind):
         size = os.fstat(file.fileno()).st_size
         config, layout = parse(file.read(header_size) or b"")
         if layout.size != size:
             raise FormatError(
                 f"its header asks for {layout.size:,} bytes, but it has {size:,}: it is cut off or damaged"
             )
-    except (ConfigError, FormatError) as failure:
-        file.close()
-        raise FormatError(f"{path} is no {kind} that gollm can use: {failure}") from None
-    except OSError as failure:
-        file.close()
-        raise FormatError(f"cannot read {path}: {reason(failure)}") from None
 
     def read(name: str, out: Array) -> None:
-        try:
+        with reading(path):
             layout.read(file, name, out)
-        except OSError as failure:
-            raise FormatError(f"cannot read {path}: {reason(failure)}") from None
 
     return Source(config, read, close=file.close, dtype=layout.dtype)

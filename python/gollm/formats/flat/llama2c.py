@@ -23,10 +23,11 @@ from typing import BinaryIO
 import numpy as np
 
 from gollm.errors import FormatError
-from gollm.formats.beside import TokenizerBeside, read_beside
-from gollm.formats.binary import CHUNK, Float32, Storage, head, read_into
+from gollm.formats.encodings import CHUNK, Encoding, Float32, read_into
 from gollm.formats.flat.layout import Layout, open_flat
-from gollm.formats.source import Format, Source, StorageType
+from gollm.formats.opening import head
+from gollm.formats.source import ModelFormat, Source, StorageType
+from gollm.formats.tokenizer_beside import TokenizerBeside, read_beside
 from gollm.kernels import Array
 from gollm.model.config import MAX_LAYERS, ModelConfig
 from gollm.model.generation_defaults import GenerationDefaults
@@ -103,7 +104,7 @@ def _config(sizes: tuple[int, ...], *, tied: bool) -> ModelConfig:
 def _layout(config: ModelConfig, version: int, group: int = GROUP_SIZE) -> Layout:
     L, C, F, V = config.n_layers, config.d_model, config.d_ff, config.vocab_size
     KV = config.n_kv_heads * config.head_dim
-    matrix: Storage = Int8Groups(group) if version == 2 else Float32()
+    matrix: Encoding = Int8Groups(group) if version == 2 else Float32()
     layout = Layout(_LEGACY.size if version == 0 else HEADER_SIZE, "int8" if version == 2 else "float32")
     embedding = partial(layout.add, "token_embedding", V * C, matrix)
     attention_norms = partial(layout.add, "attention_norm.weight", C, Float32(), L)
@@ -257,4 +258,4 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
     beside.write()
 
 
-FORMAT = Format("llama2.c", _recognises, _read, _write, ("f32", "q8_0"))
+FORMAT = ModelFormat("llama2.c", _recognises, _read, _write, ("f32", "q8_0"))

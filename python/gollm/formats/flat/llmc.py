@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from gollm.errors import FormatError
-from gollm.formats.beside import TokenizerBeside, read_beside
-from gollm.formats.binary import BFloat16, Float32, Storage, head
+from gollm.formats.encodings import BFloat16, Encoding, Float32
 from gollm.formats.flat.layout import Layout, open_flat
-from gollm.formats.source import Format, Source, StorageType
+from gollm.formats.opening import head
+from gollm.formats.source import ModelFormat, Source, StorageType
+from gollm.formats.tokenizer_beside import TokenizerBeside, read_beside
 from gollm.model.config import MAX_LAYERS, ModelConfig
 from gollm.model.generation_defaults import GenerationDefaults
 from gollm.system.files import replacing
@@ -31,7 +32,7 @@ VOCABULARY_MULTIPLE = 128
 TOKENIZER_NAME = "gpt2_tokenizer.bin"
 GPT2_VOCABULARY, GPT2_END = 50257, 50256  # llm.c begins a text with this token, and ends it there
 
-_STORAGE: dict[int, Storage] = {3: Float32(), 5: BFloat16()}
+_ENCODINGS: dict[int, Encoding] = {3: Float32(), 5: BFloat16()}
 _VERSIONS: dict[StorageType, int] = {"f32": 3, "bf16": 5}
 
 # What llm.c computes with, whatever the model was trained with.
@@ -42,12 +43,12 @@ _FIXED = {
 }
 
 
-def _layout(config: ModelConfig, padded: int, storage: Storage) -> Layout:
+def _layout(config: ModelConfig, padded: int, encoding: Encoding) -> Layout:
     L, C, F, V = config.n_layers, config.d_model, config.d_ff, config.vocab_size
-    layout = Layout(HEADER_SIZE, "bfloat16" if isinstance(storage, BFloat16) else "float32")
-    layout.add("token_embedding", V * C, storage)
-    layout.skip(storage.n_bytes((padded - V) * C))
-    layout.add("position_embedding", config.context * C, storage)
+    layout = Layout(HEADER_SIZE, "bfloat16" if isinstance(encoding, BFloat16) else "float32")
+    layout.add("token_embedding", V * C, encoding)
+    layout.skip(encoding.n_bytes((padded - V) * C))
+    layout.add("position_embedding", config.context * C, encoding)
     for part, rows, columns in (
         ("attention_norm", C, 1),
         ("attention.qkv", 3 * C, C),
@@ -56,10 +57,10 @@ def _layout(config: ModelConfig, padded: int, storage: Storage) -> Layout:
         ("mlp.up", F, C),
         ("mlp.down", C, F),
     ):
-        layout.add(f"{part}.weight", rows * columns, storage, L)
-        layout.add(f"{part}.bias", rows, storage, L)
-    layout.add("norm.weight", C, storage)
-    layout.add("norm.bias", C, storage)
+        layout.add(f"{part}.weight", rows * columns, encoding, L)
+        layout.add(f"{part}.bias", rows, encoding, L)
+    layout.add("norm.weight", C, encoding)
+    layout.add("norm.bias", C, encoding)
     return layout
 
 
@@ -68,7 +69,7 @@ def _parse(header: bytes) -> tuple[ModelConfig, Layout]:
         raise FormatError(f"it ends within its header of {HEADER_SIZE} bytes")
     values = np.frombuffer(header, "<i4")
     version, *sizes = (int(value) for value in values[1:8])
-    if version not in _STORAGE:
+    if version not in _ENCODINGS:
         raise FormatError(f"its version is {version}; gollm reads 3 (float32) and 5 (bfloat16)")
     names = ("context", "vocab_size", "n_layers", "n_heads", "d_model", "padded vocabulary")
     named = dict(zip(names, sizes, strict=True))
@@ -81,7 +82,7 @@ def _parse(header: bytes) -> tuple[ModelConfig, Layout]:
     if named["n_layers"] > MAX_LAYERS:
         raise FormatError(f"its n_layers is {named['n_layers']:,}; gollm reads up to {MAX_LAYERS:,}")
     config = ModelConfig.from_dict({**named, **_FIXED}, where="its header")
-    return config, _layout(config, padded, _STORAGE[version])
+    return config, _layout(config, padded, _ENCODINGS[version])
 
 
 def _recognises(path: Path) -> bool:
@@ -142,8 +143,8 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
     )
     with replacing(path, FormatError) as file:
         file.write(header.data)
-        _layout(config, padded, _STORAGE[version]).write(file, source)
+        _layout(config, padded, _ENCODINGS[version]).write(file, source)
     beside.write()
 
 
-FORMAT = Format("llm.c", _recognises, _read, _write, ("f32", "bf16"))
+FORMAT = ModelFormat("llm.c", _recognises, _read, _write, ("f32", "bf16"))

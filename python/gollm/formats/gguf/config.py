@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from gollm.errors import FormatError
-from gollm.formats.gguf.header import Header
+from gollm.formats.gguf.header import GGUFHeader
 from gollm.kernels import Array
 from gollm.model.config import MAX_LAYERS, ModelConfig
 from gollm.system.strict_json import shorten
@@ -57,7 +57,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
-def config_of(header: Header) -> ModelConfig:
+def config_of(header: GGUFHeader) -> ModelConfig:
     """The configuration that a file's keys and tensors describe. Raises FormatError for what gollm does not compute."""
     arch = header.get("general.architecture", str)
     if arch not in ARCHITECTURES:
@@ -80,7 +80,7 @@ def config_of(header: Header) -> ModelConfig:
     return ModelConfig.from_dict(values | _family(header, arch, values), where="its header")
 
 
-def _family(header: Header, arch: str, sizes: dict[str, Any]) -> dict[str, Any]:
+def _family(header: GGUFHeader, arch: str, sizes: dict[str, Any]) -> dict[str, Any]:
     """What is different between the two families."""
     if arch == "gpt2":
         return {"norm_eps": header.get("gpt2.attention.layer_norm_epsilon", float)}
@@ -108,7 +108,7 @@ def _family(header: Header, arch: str, sizes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _linear_scaling(header: Header, arch: str) -> dict[str, Any]:
+def _linear_scaling(header: GGUFHeader, arch: str) -> dict[str, Any]:
     """A factor without a type is linear, as in llama.cpp; its older files have another name for the factor."""
     kind = header.get(f"{arch}.rope.scaling.type", str, "linear")
     if kind not in ("none", "linear", "yarn"):
@@ -122,7 +122,7 @@ def _linear_scaling(header: Header, arch: str) -> dict[str, Any]:
     return {"rope_scaling": "linear", "rope_factor": factor}
 
 
-def _check_keys(header: Header, arch: str) -> None:
+def _check_keys(header: GGUFHeader, arch: str) -> None:
     sizes = _neutral_of_heads(header, arch)
     for key, value in header.values.items():
         if key == "split.count" and header.get(key, int) > 1:
@@ -141,7 +141,7 @@ def _check_keys(header: Header, arch: str) -> None:
             raise FormatError(f"it has the key {shorten(key)} ({shorten(value)}), which gollm does not compute with")
 
 
-def _neutral_of_heads(header: Header, arch: str) -> dict[str, tuple[Any, ...]]:
+def _neutral_of_heads(header: GGUFHeader, arch: str) -> dict[str, tuple[Any, ...]]:
     """The values of keys that repeat the size of a head."""
     width, heads = (header.values.get(f"{arch}.{key}") for key in ("embedding_length", "attention.head_count"))
     size = width // heads if type(width) is int and type(heads) is int and heads > 0 else 0
@@ -159,7 +159,7 @@ def _same(value: Any, other: Any) -> bool:
     return (len(kinds) == 1 or kinds <= {int, float}) and bool(value == other)
 
 
-def _count(header: Header, key: str, default: int | None = None) -> int:
+def _count(header: GGUFHeader, key: str, default: int | None = None) -> int:
     """A whole number; a list of one for every layer, if they are all the same."""
     value = header.values.get(key)
     if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.size:
@@ -169,7 +169,7 @@ def _count(header: Header, key: str, default: int | None = None) -> int:
     return header.get(key, int, default)
 
 
-def _vocab_size(header: Header) -> int:
+def _vocab_size(header: GGUFHeader) -> int:
     """The rows of the embedding, which other readers compare with the tokens."""
     if "token_embd.weight" not in header.tensors:
         raise FormatError("it has no tensor 'token_embd.weight'")

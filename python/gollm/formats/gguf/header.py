@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gollm.errors import FormatError, warn
-from gollm.formats.gguf.blocks import OTHERS, TYPES, BlockType
+from gollm.formats.gguf.block_types import OTHERS, TYPES, BlockType
 from gollm.model.config import MAX_LAYERS
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.vocabulary import MAX_TOKENS
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Tensor:
+class GGUFTensor:
     """`shape` is row-major, as NumPy has it; `offset` counts from the start of the file."""
 
     shape: tuple[int, ...]
@@ -51,14 +51,14 @@ class Tensor:
 
     @property
     def n_bytes(self) -> int:
-        return self.type.storage.n_bytes(math.prod(self.shape))
+        return self.type.encoding.n_bytes(math.prod(self.shape))
 
 
-class Header:
+class GGUFHeader:
     """Keys and tensors by name. A value is an int, float, bool, str, a list of str, or an array of numbers; bytes stand
     for text that is not UTF-8. `where` is the file's name."""
 
-    def __init__(self, values: dict[str, Any], tensors: dict[str, Tensor], where: str) -> None:
+    def __init__(self, values: dict[str, Any], tensors: dict[str, GGUFTensor], where: str) -> None:
         self.values = values
         self.tensors = tensors
         self.where = where
@@ -176,7 +176,7 @@ class _Cursor:
         return np.frombuffer(self.take(n * dtype.itemsize, what), dtype)
 
 
-def read_header(file: BinaryIO, size: int, where: str) -> Header:
+def read_header(file: BinaryIO, size: int, where: str) -> GGUFHeader:
     """The head of a file of `size` bytes that stands at its start; `where` is its name. Raises FormatError, OSError."""
     cursor = _Cursor(file, size)
     if cursor.take(4, "its magic number") != MAGIC:
@@ -197,7 +197,7 @@ def read_header(file: BinaryIO, size: int, where: str) -> Header:
         if key in values:
             raise FormatError(f"it has the key {shorten(key)} twice")
         values[key] = cursor.value(cursor.u32(f"the type of {shorten(key)}"), shorten(key))
-    header = Header(values, {}, where)
+    header = GGUFHeader(values, {}, where)
     alignment = header.get("general.alignment", int, ALIGNMENT)
     if alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:
         raise FormatError(f"its general.alignment is {alignment}; it must be a power of two up to {1 << 20:,}")
@@ -209,7 +209,7 @@ def read_header(file: BinaryIO, size: int, where: str) -> Header:
             raise FormatError(f"it has the tensor {shorten(name)} twice")
         if offset != expected:
             raise FormatError(f"tensor {shorten(name)} is at {offset:,}; behind the one before it comes {expected:,}")
-        tensor = Tensor(shape, kind, at + offset)
+        tensor = GGUFTensor(shape, kind, at + offset)
         if tensor.n_bytes > size - tensor.offset:
             left = max(0, size - tensor.offset)
             raise FormatError(

@@ -1,9 +1,9 @@
 """Models in GGUF files, as llama.cpp and programs that stand on it run them.
 
-    gguf_header      keys and the table of tensors, read with suspicion
-    gguf_blocks      the number formats
-    gguf_config      hyper-parameters as keys
-    gguf_tokenizer   tokenizer, chat template and defaults of generation as keys
+    header           keys and the table of tensors, read with suspicion
+    block_types      the number formats
+    config           hyper-parameters as keys
+    tokenizer        tokenizer, chat template and defaults of generation as keys
 
 The head of a file is written by ggml's own package, `gguf`. Reading does not need it: its reader believes what a file
 says of itself, so that everything would have to be checked before, and nothing would be left for it to do.
@@ -21,21 +21,20 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from gollm.errors import ConfigError, FormatError, TokenizerError
-from gollm.formats.binary import head
-from gollm.formats.gguf.blocks import BF16, F16, F32, Q4_0, Q8_0, BlockType
+from gollm.errors import FormatError
+from gollm.formats.gguf.block_types import BF16, F16, F32, Q4_0, Q8_0, BlockType
 from gollm.formats.gguf.config import ROPE_FREQS, Key, config_of, keys_of, rope_divisors, with_divisors
-from gollm.formats.gguf.header import ALIGNMENT, MAGIC, Header, Tensor, read_header, without_ones
+from gollm.formats.gguf.header import ALIGNMENT, MAGIC, GGUFHeader, GGUFTensor, read_header, without_ones
 from gollm.formats.gguf.tokenizer import read_defaults, read_ids, read_tokenizer, tokenizer_keys
-from gollm.formats.heads import to_interleaved
-from gollm.formats.names import names_of
-from gollm.formats.source import Format, Source, StorageType
+from gollm.formats.names import rows_of
+from gollm.formats.opening import head, opened, reading, refusing
+from gollm.formats.rotary_order import to_interleaved
+from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
-from gollm.nn.parameters import Parameter
 from gollm.nn.tensor import FLOAT32
-from gollm.system.files import open_regular, reason, replacing
+from gollm.system.files import replacing
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
 
@@ -44,15 +43,6 @@ _FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2}  # llama.cp
 _QUANTIZATION_VERSION = 2
 
 _IGNORED = ".attn_rot_embd.weight"  # tables of rotations in files from 2023
-
-
-def parts_of(parameter: Parameter, config: ModelConfig) -> list[tuple[str, int, int]]:
-    """(tensor, first row, end) of each tensor that a parameter consists of, in order."""
-    names = names_of(parameter.name, config, "gguf")
-    heads = (config.n_heads, config.n_kv_heads, config.n_kv_heads)
-    rows = [n * config.head_dim for n in heads] if len(names) == 3 else [parameter.shape[0]]
-    ends = np.cumsum(rows).tolist()
-    return [(name, end - n, end) for name, n, end in zip(names, rows, ends, strict=True)]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -74,26 +64,16 @@ def _read_tokenizer(path: Path) -> tuple[Tokenizer | None, str]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, GGUFHeader]]:
     """The file and its head. It is closed when reading it fails, and an error names it."""
-    try:
-        file = open_regular(path)
-    except OSError as failure:
-        raise FormatError(f"cannot open {path}: {reason(failure)}") from None
-    try:
+    with opened(path) as file, refusing(path, "GGUF model"):
         buffered = BufferedReader(cast(RawIOBase, file))
         header = read_header(buffered, os.fstat(file.fileno()).st_size, str(path))
         buffered.detach()
         yield file, header
-    except (ConfigError, FormatError, TokenizerError) as failure:
-        file.close()
-        raise FormatError(f"{path} is no GGUF model that gollm can use: {failure}") from None
-    except OSError as failure:
-        file.close()
-        raise FormatError(f"cannot read {path}: {reason(failure)}") from None
 
 
-def _source(path: Path, file: BinaryIO, header: Header) -> Source:
+def _source(path: Path, file: BinaryIO, header: GGUFHeader) -> Source:
     if not header.tensors:
         raise FormatError("it has no weights; a tokenizer alone is used with --tokenizer")
     config = config_of(header)
@@ -104,11 +84,11 @@ def _source(path: Path, file: BinaryIO, header: Header) -> Source:
         _read_tensor(file, header.tensors[ROPE_FREQS], divisors)
         config = with_divisors(config, divisors)
     _check_tensors(header, config)
-    parts = {name: parts_of(parameter, config) for name, parameter in Decoder(config).parameters.items()}
+    parts = {name: rows_of(parameter, config, "gguf") for name, parameter in Decoder(config).parameters.items()}
     half_split = arch == "qwen2"
 
     def read(name: str, out: Array) -> None:
-        try:
+        with reading(path):
             for tensor, begin, end in parts[name]:
                 rows = out[begin:end]
                 _read_tensor(file, header.tensors[tensor], rows.reshape(-1))
@@ -116,8 +96,6 @@ def _source(path: Path, file: BinaryIO, header: Header) -> Source:
                     for start in range(0, len(rows), config.head_dim):
                         one = rows[start : start + config.head_dim]
                         one[:] = to_interleaved(one.copy(), config.head_dim).reshape(one.shape)
-        except OSError as failure:
-            raise FormatError(f"cannot read {path}: {reason(failure)}") from None
 
     ids = read_ids(header, config.vocab_size)
     tokenizer, without = read_tokenizer(header, ids)
@@ -132,25 +110,25 @@ def _source(path: Path, file: BinaryIO, header: Header) -> Source:
     )
 
 
-def _read_tensor(file: BinaryIO, tensor: Tensor, out: Array) -> None:
+def _read_tensor(file: BinaryIO, tensor: GGUFTensor, out: Array) -> None:
     file.seek(tensor.offset)
-    tensor.type.storage.read(file, out)
+    tensor.type.encoding.read(file, out)
 
 
-def _check_tensor(header: Header, name: str, shape: tuple[int, ...]) -> None:
+def _check_tensor(header: GGUFHeader, name: str, shape: tuple[int, ...]) -> None:
     if name not in header.tensors:
         raise FormatError(f"the tensor {name!r} is missing")
     if header.tensors[name].shape != without_ones(shape):
         raise FormatError(f"tensor {name!r} has the shape {header.tensors[name].shape}; its keys ask for {shape}")
 
 
-def _check_tensors(header: Header, config: ModelConfig) -> None:
+def _check_tensors(header: GGUFHeader, config: ModelConfig) -> None:
     """Every tensor of the configuration is there, and no other one."""
     if config.n_layers > len(header.tensors):
         raise FormatError(f"it has {len(header.tensors)} tensors, too few for {config.n_layers} layers")
     known = {ROPE_FREQS} if config.family == "llama" else set()
     for parameter in Decoder(config).parameters.values():
-        for name, begin, end in parts_of(parameter, config):
+        for name, begin, end in rows_of(parameter, config, "gguf"):
             _check_tensor(header, name, (end - begin, *parameter.shape[1:]))
             known.add(name)
     for name in header.tensors.keys() - known:
@@ -180,7 +158,7 @@ def write(source: Source, path: Path, dtype: StorageType) -> None:
         file.seek(0, os.SEEK_END)
         for name, values in _arrays(source, config):
             _pad(file)
-            tensors[name][1].storage.write(file, values.reshape(-1))
+            tensors[name][1].encoding.write(file, values.reshape(-1))
         _pad(file)
 
 
@@ -195,7 +173,7 @@ def _tensors(config: ModelConfig, dtype: StorageType) -> dict[str, tuple[tuple[i
         tensors[ROPE_FREQS] = (config.head_dim // 2,), F32
     head = "token_embd.weight" if config.tied_head else "output.weight"
     for parameter in Decoder(config).parameters.values():
-        for name, begin, end in parts_of(parameter, config):
+        for name, begin, end in rows_of(parameter, config, "gguf"):
             shape = (end - begin, *parameter.shape[1:])
             kind = _TYPES[dtype]
             if kind is Q4_0 and name == head:  # every logit hangs on it; llama.cpp's quantiser takes six bits
@@ -212,11 +190,8 @@ def _arrays(source: Source, config: ModelConfig) -> Iterator[tuple[str, Array]]:
     """Every tensor in the order of the file, one parameter in memory at a time."""
     if config.rope_scaling == "llama3":
         yield ROPE_FREQS, rope_divisors(config)
-    known = Decoder(source.config).parameters
-    for parameter in Decoder(config).parameters.values():
-        shape = parameter.shape
-        values = source.array(parameter.name, shape) if parameter.name in known else np.zeros(shape, FLOAT32)
-        for name, begin, end in parts_of(parameter, config):
+    for parameter, values in source.parameters(config):
+        for name, begin, end in rows_of(parameter, config, "gguf"):
             yield name, values[begin:end]
 
 
@@ -235,11 +210,11 @@ def _write_head(
         else:
             writer.add_key_value(key, value, GGUFValueType[kind])
     for name, (shape, block) in tensors.items():
-        n_bytes = block.storage.n_bytes(math.prod(shape))
+        n_bytes = block.encoding.n_bytes(math.prod(shape))
         writer.add_tensor_info(name, shape, np.dtype(np.float32), n_bytes, GGMLQuantizationType(block.number))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
 
 
-FORMAT = Format("gguf", recognises, read, write, ("f32", "f16", "bf16", "q8_0", "q4_0"), _read_tokenizer)
+FORMAT = ModelFormat("gguf", recognises, read, write, ("f32", "f16", "bf16", "q8_0", "q4_0"), _read_tokenizer)

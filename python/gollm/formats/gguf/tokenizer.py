@@ -26,8 +26,8 @@ import numpy as np
 
 from gollm.errors import FormatError, TokenizerError, warn
 from gollm.formats.gguf.config import Key
-from gollm.formats.gguf.header import Header
-from gollm.formats.gguf.rules import NAMES, RULES
+from gollm.formats.gguf.header import GGUFHeader
+from gollm.formats.gguf.pretokenizers import NAMES, RULES
 from gollm.model.generation_defaults import GenerationDefaults, possible, sound
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer
@@ -66,7 +66,7 @@ _NOTHING = re.compile(r"\[PAD\d+\]")
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_ids(header: Header, vocab_size: int) -> dict[str, int]:
+def read_ids(header: GGUFHeader, vocab_size: int) -> dict[str, int]:
     """The tokens with a meaning, by the names of their keys."""
     tokens = header.values.get(_GGML + "tokens")
     n = len(tokens) if isinstance(tokens, list) else vocab_size
@@ -82,7 +82,7 @@ def read_ids(header: Header, vocab_size: int) -> dict[str, int]:
     return found
 
 
-def read_tokenizer(header: Header, ids: dict[str, int]) -> tuple[Tokenizer | None, str]:
+def read_tokenizer(header: GGUFHeader, ids: dict[str, int]) -> tuple[Tokenizer | None, str]:
     """The tokenizer, or why there is none: token ids are enough for a model to work."""
     try:
         model = header.get(_GGML + "model", str, "none")
@@ -97,7 +97,7 @@ def read_tokenizer(header: Header, ids: dict[str, int]) -> tuple[Tokenizer | Non
         return None, str(error)
 
 
-def _tokens(header: Header) -> tuple[list[str], list[int]]:
+def _tokens(header: GGUFHeader) -> tuple[list[str], list[int]]:
     """Spellings and types, without tokens at the end that stand for nothing."""
     tokens = header.get(_GGML + "tokens", list)
     types = header.get(_GGML + "token_type", np.ndarray, np.full(len(tokens), ORDINARY))
@@ -113,7 +113,7 @@ def _is_nothing(token: str, kind: int) -> bool:
     return kind in (UNKNOWN, UNUSED) and _NOTHING.fullmatch(token) is not None
 
 
-def _read_bpe(header: Header, ids: dict[str, int]) -> BPETokenizer:
+def _read_bpe(header: GGUFHeader, ids: dict[str, int]) -> BPETokenizer:
     name = header.get(_GGML + "pre", str, "default")
     rule = RULES.get(name)
     if rule is None:
@@ -149,7 +149,7 @@ def _halves(merge: str) -> tuple[str, str]:
     return (merge[:at], merge[at + 1 :]) if at > 0 else (merge, "")
 
 
-def _read_sentencepiece(header: Header, ids: dict[str, int]) -> SentencePieceTokenizer:
+def _read_sentencepiece(header: GGUFHeader, ids: dict[str, int]) -> SentencePieceTokenizer:
     tokens, types = _tokens(header)
     scores = header.get(_GGML + "scores", np.ndarray, np.zeros(len(tokens)))[: len(tokens)].astype(np.float32)
     unknown = ids.get("unknown_token_id", types.index(UNKNOWN) if UNKNOWN in types else -1)
@@ -169,7 +169,7 @@ def _read_sentencepiece(header: Header, ids: dict[str, int]) -> SentencePieceTok
     return tokenizer
 
 
-def _phi3_tokens(header: Header, pieces: list[bytes], types: list[int]) -> list[AddedToken]:
+def _phi3_tokens(header: GGUFHeader, pieces: list[bytes], types: list[int]) -> list[AddedToken]:
     """Phi-3's special tokens take the white space behind them, which no key says: llama.cpp looks at the name."""
     name = header.values.get("general.name")
     if not isinstance(name, str) or not re.search("phi-?3", name.lower()):
@@ -180,7 +180,7 @@ def _phi3_tokens(header: Header, pieces: list[bytes], types: list[int]) -> list[
     return [AddedToken(piece, i, rstrip=piece not in ("<s>", "<unk>", "<|endoftext|>")) for piece, i in special]
 
 
-def _template(header: Header, ids: dict[str, int], *, add_bos: bool) -> dict[str, Any]:
+def _template(header: GGUFHeader, ids: dict[str, int], *, add_bos: bool) -> dict[str, Any]:
     """The tokens before and behind a text; `add_bos` is what the kind of tokenizer does by itself."""
     before, behind = (header.side(_GGML + f"add_{name}_token", bool) for name in ("bos", "eos"))
     prefix, suffix = ids.get("bos_token_id"), ids.get("eos_token_id")
@@ -190,7 +190,7 @@ def _template(header: Header, ids: dict[str, int], *, add_bos: bool) -> dict[str
     }
 
 
-def read_defaults(header: Header, ids: dict[str, int]) -> GenerationDefaults:
+def read_defaults(header: GGUFHeader, ids: dict[str, int]) -> GenerationDefaults:
     values = {
         name: sound(name, header.side(key, kind), f"{header.where}: {key}") for key, (name, kind) in _SAMPLING.items()
     }

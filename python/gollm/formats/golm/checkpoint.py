@@ -1,7 +1,7 @@
 """Checkpoints: one self-contained `*.golm` file with configuration, weights, tokenizer and, while training, its state.
 
 Opening maps the file into memory and reads the header only, so a file of any size opens at once and tensors cost memory
-when they are touched. The format and its checks are in `checkpoint_format`.
+when they are touched. The format and its checks: gollm.formats.golm.header.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gollm.formats.golm.header import (
     MAX_RANK,
     PREFIX,
     VERSION,
-    Header,
+    CheckpointHeader,
     TensorEntry,
     aligned,
     check_choice,
@@ -180,7 +180,7 @@ class CheckpointFile:
     Arrays stay valid after `close()`: the mapping goes when the last of them does.
     """
 
-    def __init__(self, path: Path, header: Header, file: BinaryIO, mapped: mmap.mmap) -> None:
+    def __init__(self, path: Path, header: CheckpointHeader, file: BinaryIO, mapped: mmap.mmap) -> None:
         self.path = path
         self.header = header
         self.config = header.config

@@ -75,7 +75,7 @@ class TensorEntry:
 
 
 @dataclass(frozen=True)
-class Header:
+class CheckpointHeader:
     """A header that passed every check. `data_start` and `file_size` are in bytes from the start of the file."""
 
     config: dict[str, Any]
@@ -176,7 +176,7 @@ def header_length(prefix: bytes, file_size: int) -> int:
     return int(length)
 
 
-def parse_header(text: bytes, file_size: int) -> Header:
+def parse_header(text: bytes, file_size: int) -> CheckpointHeader:
     """Check everything in the header (`text`: N bytes) of a file of `file_size` bytes. Raises CheckpointError."""
     members = parse_object(text, _WHAT, CheckpointError)
     allowed = ("config", "generation", "tokenizer", "training", "tensors")
@@ -213,7 +213,7 @@ def parse_header(text: bytes, file_size: int) -> Header:
         raise CheckpointError(
             f"its tensors end at byte {data_start + end:,} but the file has {file_size:,}: it is damaged"
         )
-    return Header(
+    return CheckpointHeader(
         members["config"],
         members.get("generation"),
         members.get("tokenizer"),

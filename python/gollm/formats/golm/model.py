@@ -14,10 +14,10 @@ import numpy as np
 
 from gollm import tokenizers
 from gollm.errors import CheckpointError, ConfigError, GenerationError, TokenizerError
-from gollm.formats.binary import head
 from gollm.formats.golm.checkpoint import CheckpointFile, Deferred, open_checkpoint, write_checkpoint
 from gollm.formats.golm.header import MAGIC
-from gollm.formats.source import Format, Source, StorageType
+from gollm.formats.opening import head
+from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.kernels import Array, cpu
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
@@ -151,4 +151,4 @@ def _bf16(values: Array) -> Array:
     return bits
 
 
-FORMAT = Format("golm", _recognises, _read, _write, ("f32", "bf16"), _read_tokenizer)
+FORMAT = ModelFormat("golm", _recognises, _read, _write, ("f32", "bf16"), _read_tokenizer)

@@ -2,7 +2,7 @@
 
 Keys are those of transformers 4 and 5: the rotation in rope_theta and rope_scaling or in rope_parameters, the windows
 of layers in max_window_layers or in layer_types. What they ask for and gollm has not got is refused by its name and
-value; gollm.formats.huggingface.keys says which keys are known.
+value; gollm.formats.huggingface.config_keys says which keys are known.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from gollm.errors import ConfigError, FormatError, warn
-from gollm.formats.huggingface.keys import FULL_ATTENTION, Values, architecture, complete
+from gollm.formats.huggingface.config_keys import FULL_ATTENTION, Values, architecture, complete
 from gollm.formats.source import StorageType
 from gollm.model.config import MAX_LAYERS, ModelConfig
 from gollm.system.strict_json import shorten

@@ -6,7 +6,7 @@
     generation_config.json   how to generate, beside tokenizer_config.json and chat_template.jinja
 
 Weights are the same but for two layouts: GPT-2's matrices are stored (inputs, outputs), and rows of queries and keys
-with each rotated pair half a head apart (gollm.formats.heads).
+with each rotated pair half a head apart (gollm.formats.rotary_order).
 """
 
 from __future__ import annotations
@@ -19,13 +19,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gollm import tokenizers
 from gollm.errors import FormatError, TokenizerError, warn
-from gollm.formats.heads import to_half_split
 from gollm.formats.huggingface import config as huggingface_config
-from gollm.formats.huggingface.defaults import (
+from gollm.formats.huggingface.generation_config import (
     generation_json,
     read_defaults,
     read_json,
@@ -34,12 +31,12 @@ from gollm.formats.huggingface.defaults import (
 )
 from gollm.formats.huggingface.safetensors import write_tensors
 from gollm.formats.huggingface.weights import INDEX, SINGLE, Weights, open_weights, parts_of, refuse_adapter
-from gollm.formats.source import Format, Source, StorageType
+from gollm.formats.rotary_order import to_half_split
+from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
-from gollm.nn.tensor import FLOAT32
 from gollm.system.files import replacing, replacing_folder
 from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
 
@@ -137,10 +134,7 @@ def _shards(shapes: Mapping[str, tuple[int, ...]], dtype: StorageType) -> dict[s
 
 def _arrays(source: Source, config: ModelConfig) -> Iterator[tuple[str, Array]]:
     """Every tensor of the folder, one parameter in memory at a time; biases that the source lacks are zeros."""
-    known = Decoder(source.config).parameters
-    for parameter in Decoder(config).parameters.values():
-        shape = parameter.shape
-        array = source.array(parameter.name, shape) if parameter.name in known else np.zeros(shape, FLOAT32)
+    for parameter, array in source.parameters(config):
         for part in parts_of(parameter, config):
             rows = array[part.begin : part.end]
             if part.layout == "transposed":
@@ -186,4 +180,4 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
         file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-FORMAT = Format("huggingface", recognises, read, write, ("f32", "bf16", "f16"), _read_tokenizer)
+FORMAT = ModelFormat("huggingface", recognises, read, write, ("f32", "bf16", "f16"), _read_tokenizer)

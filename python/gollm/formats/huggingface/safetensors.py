@@ -16,6 +16,7 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,14 +24,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gollm.errors import FormatError
-from gollm.formats.binary import BFloat16, Float16, Float32, Storage
+from gollm.formats.encodings import BFloat16, Encoding, Float16, Float32, Float64
+from gollm.formats.opening import opened, reading
 from gollm.formats.source import StorageType
 from gollm.kernels import Array
 from gollm.nn.tensor import FLOAT32
-from gollm.system.files import open_regular, reason, refuse_pointer
+from gollm.system.files import refuse_pointer
 from gollm.system.strict_json import parse_object, shorten
 
-STORAGES: dict[str, Storage] = {"F32": Float32(), "F16": Float16(), "BF16": BFloat16()}  # of weights
+# of weights
+ENCODINGS: dict[str, Encoding] = {"F64": Float64(), "F32": Float32(), "F16": Float16(), "BF16": BFloat16()}
 _STORED: dict[StorageType, str] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 _SIZES = {  # bytes of an element, of all dtypes
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
@@ -61,18 +64,8 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._file = open_regular(path)
-        except OSError as failure:
-            raise FormatError(f"cannot open {path}: {reason(failure)}") from None
-        try:
+        with opened(path) as self._file:
             self.tensors = self._read_header(os.fstat(self._file.fileno()).st_size)
-        except OSError as failure:
-            self.close()
-            raise FormatError(f"cannot read {path}: {reason(failure)}") from None
-        except BaseException:
-            self.close()
-            raise
 
     def close(self) -> None:
         self._file.close()
@@ -80,14 +73,12 @@ class SafetensorsFile:
     def read(self, name: str, start: int, out: Array) -> None:
         """Fills `out` (contiguous, float32) with the tensor's elements from `start` on.
 
-        The tensor must be of a dtype in STORAGES, and have that many elements."""
+        The tensor must be of a dtype in ENCODINGS, and have that many elements."""
         tensor = self.tensors[name]
-        storage = STORAGES[tensor.dtype]
-        try:
-            self._file.seek(tensor.begin + storage.n_bytes(start))
-            storage.read(self._file, out.reshape(-1))
-        except OSError as failure:
-            raise FormatError(f"cannot read {shorten(name)} of {self.path}: {reason(failure)}") from None
+        encoding = ENCODINGS[tensor.dtype]
+        with reading(f"{shorten(name)} of {self.path}"), _named(f"{self.path}: {name}"):
+            self._file.seek(tensor.begin + encoding.n_bytes(start))
+            encoding.read(self._file, out.reshape(-1))
 
     def _read_header(self, file_size: int) -> dict[str, StoredTensor]:
         refuse_pointer(self.path, self._file.read(64), FormatError)
@@ -168,7 +159,14 @@ def write_tensors(
     file.write(_PREFIX.pack(len(text)) + text)
     for name, array in itertools.islice(arrays, len(shapes)):
         assert array.size == math.prod(shapes[name])
-        try:
-            STORAGES[stored].write(file, np.ascontiguousarray(array, FLOAT32).reshape(-1))
-        except FormatError as error:
-            raise FormatError(f"{name}: {error}") from None
+        with _named(name):
+            ENCODINGS[stored].write(file, np.ascontiguousarray(array, FLOAT32).reshape(-1))
+
+
+@contextmanager
+def _named(tensor: str) -> Iterator[None]:
+    """An error of the encoding begins with the tensor's name."""
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(f"{tensor}: {error}") from None

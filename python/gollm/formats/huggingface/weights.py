@@ -20,10 +20,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from gollm.errors import FormatError, warn
-from gollm.formats.heads import to_interleaved
-from gollm.formats.huggingface.defaults import read_json
-from gollm.formats.huggingface.safetensors import STORAGES, SafetensorsFile, StoredTensor
-from gollm.formats.names import names_of
+from gollm.formats.huggingface.generation_config import read_json
+from gollm.formats.huggingface.safetensors import ENCODINGS, SafetensorsFile, StoredTensor
+from gollm.formats.names import rows_of
+from gollm.formats.rotary_order import to_interleaved
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
@@ -67,17 +67,13 @@ class Part:
 
 def parts_of(parameter: Parameter, config: ModelConfig) -> list[Part]:
     """The tensors that a parameter consists of, in order."""
-    names = names_of(parameter.name, config, "huggingface")
-    heads = [config.n_heads, config.n_kv_heads, config.n_kv_heads]
-    rows = [n * config.head_dim for n in heads] if len(names) == 3 else [parameter.shape[0]]
-    parts, begin = [], 0
-    for i, (name, n) in enumerate(zip(names, rows, strict=True)):
-        shape: tuple[int, ...] = (n, *parameter.shape[1:])
-        layout: Literal["same", "transposed", "half-split"] = "half-split" if len(names) == 3 and i < 2 else "same"
+    rows, parts = rows_of(parameter, config, "huggingface"), []
+    for i, (name, begin, end) in enumerate(rows):
+        shape: tuple[int, ...] = (end - begin, *parameter.shape[1:])
+        layout: Literal["same", "transposed", "half-split"] = "half-split" if len(rows) == 3 and i < 2 else "same"
         if config.family == "gpt2" and parameter.name.startswith("blocks.") and len(shape) == 2:
             shape, layout = shape[::-1], "transposed"
-        parts.append(Part(name, begin, begin + n, shape, layout))
-        begin += n
+        parts.append(Part(name, begin, end, shape, layout))
     return parts
 
 
@@ -213,10 +209,10 @@ class Weights:
                 hint = "; if the head is the embedding, config.json must have tie_word_embeddings true"
             raise FormatError(f"{self._folder}: the tensor {part.name} is missing{hint}")
         file, tensor = self._tensors[name]
-        if tensor.dtype not in STORAGES or tensor.shape != part.shape:
+        if tensor.dtype not in ENCODINGS or tensor.shape != part.shape:
             raise FormatError(
                 f"{file.path}: {name} is {tensor.dtype} of shape {tensor.shape}; config.json needs "
-                f"{', '.join(STORAGES)} of shape {part.shape}"
+                f"{', '.join(ENCODINGS)} of shape {part.shape}"
             )
         return file, name
 

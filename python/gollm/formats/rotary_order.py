@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from gollm.kernels import Array
-from gollm.model.config import ModelConfig
 
 
 def to_half_split(rows: Array, head_dim: int) -> Array:
@@ -30,10 +29,3 @@ def to_interleaved(rows: Array, head_dim: int) -> Array:
     [0, 1, 2, 3]
     """
     return np.swapaxes(rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:]), 1, 2)
-
-
-def split_qkv(qkv: Array, config: ModelConfig) -> tuple[Array, Array, Array]:
-    """Views of a joint projection's (or bias') rows: those of the queries, the keys, and the values."""
-    q = config.n_heads * config.head_dim
-    k = q + config.n_kv_heads * config.head_dim
-    return qkv[:q], qkv[q:k], qkv[k:]

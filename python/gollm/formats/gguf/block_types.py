@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gollm.errors import FormatError
-from gollm.formats.binary import BFloat16, Float16, Float32, Storage, read_into
+from gollm.formats.encodings import BFloat16, Encoding, Float16, Float32, read_into
 from gollm.kernels import Array
 
 # Numbers that are converted at a time: a multiple of every K. Intermediate results of 128 KB at most come from memory
@@ -38,7 +38,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of K numbers in n bytes, as gollm.formats.binary.Storage wants to have them.
+    """Blocks of K numbers in n bytes, as gollm.formats.encodings.Encoding wants to have them.
 
     `decode` turns blocks (m, n) uint8 into numbers (m, K) float32; `encode`, where gollm writes the type, goes the
     other way, and raises FormatError for a number that it cannot hold."""
@@ -70,7 +70,7 @@ class BlockType:
     number: int  # ggml's
     name: str
     K: int
-    storage: Storage
+    encoding: Encoding
 
 
 def _field(blocks: Bytes, start: int, stop: int, dtype: npt.DTypeLike = np.uint8) -> npt.NDArray[Any]:

@@ -1,8 +1,8 @@
 """The keys of Hugging Face's config.json: what each architecture reads, and what changes nothing.
 
-A key that may change the computation and is not known is refused by name: the same rule as in gguf_config. Sources:
-the configuration classes of transformers 5, whose defaults these are (tests/oracle/test_huggingface_keys.py compares
-them), its modelling code, and the keys that transformers 3 and 4 have written.
+A key that may change the computation and is not known is refused by name: the same rule as in gollm.formats.gguf.config.
+Sources: the configuration classes of transformers 5, whose defaults these are (tests/oracle/test_huggingface_keys.py
+compares them), its modelling code, and the keys that transformers 3 and 4 have written.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _ALIASES: dict[str, Values] = {  # transformers' attribute_map; where a file has
     },
 }  # fmt: skip
 
-# Training, output, generation (gollm.formats.huggingface.defaults), tokens, and where the file comes from.
+# Training, output, generation (gollm.formats.huggingface.generation_config), tokens, and where the file comes from.
 _HARMLESS_NAMES = """
 model_type architectures auto_map transformers_version _name_or_path name_or_path model_name _commit_hash
 dtype torch_dtype use_bfloat16 torchscript tf_legacy_loss xla_device transformers.js_config
@@ -111,10 +111,10 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 _NEVER_NULL = ("is_causal", "scale_attn_weights")  # transformers takes null for false there
 
-_ADVICE = {
-    "quantization": "; gollm reads weights in float32, float16 and bfloat16: save them as one of these",
-    "quantization_config": "; gollm reads weights in float32, float16 and bfloat16: save them as one of these",
-}
+_ADVICE = dict.fromkeys(
+    ("quantization", "quantization_config"),
+    "; gollm reads weights in float32, float16 and bfloat16: save them as one of these",
+)
 
 
 def architecture(values: Values, where: str) -> str:
