@@ -14,7 +14,7 @@ import pytest
 import gollm
 from gollm import tokenizers
 from gollm.errors import FormatError, GenerationError, GollmWarning, TokenizerError
-from gollm.formats import open_model
+from gollm.formats import open_model, save
 from gollm.formats.huggingface import model as huggingface
 from gollm.formats.source import Source
 from gollm.model.config import ModelConfig
@@ -520,3 +520,48 @@ def test_a_model_is_written_without_a_tokenizer_that_the_format_cannot_hold(tmp_
     message = str(caught[0].message)
     assert f"cannot write {tmp_path / 'm' / 'tokenizer.json'}" in message and ".tmp" not in message
     assert not (tmp_path / "m" / "tokenizer.json").exists() and (tmp_path / "m" / "model.safetensors").exists()
+
+
+def in_float64(path: Path, change: Callable[[np.ndarray], None]) -> None:
+    """Writes a safetensors file again with all its numbers in float64, after `change` of each array."""
+    data = path.read_bytes()
+    (n,) = struct.unpack("<Q", data[:8])
+    table, body = json.loads(data[8 : 8 + n]), b""
+    for name, entry in table.items():
+        if name != "__metadata__":
+            begin, end = (8 + n + offset for offset in entry["data_offsets"])
+            values = np.frombuffer(data[begin:end], "<f4").astype("<f8")
+            change(values)
+            entry |= {"dtype": "F64", "data_offsets": [len(body), len(body) + values.nbytes]}
+            body += values.tobytes()
+    text = json.dumps(table).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+@pytest.mark.parametrize("config", [LLAMA, GPT_2], ids=["llama", "gpt2"])
+def test_float64_is_rounded_to_float32(config: ModelConfig, tmp_path: Path) -> None:
+    huggingface.write(source_of(config), tmp_path / "model", "f32")
+
+    def add_what_is_rounded_away(values: np.ndarray) -> None:
+        values *= 1 + 2.0**-30
+
+    in_float64(tmp_path / "model" / "model.safetensors", add_what_is_rounded_away)
+    with open_model(tmp_path / "model") as source:
+        assert source.dtype == "F64"
+        for name, p in Decoder(config).parameters.items():
+            np.testing.assert_array_equal(source.array(name, p.shape), source_of(config).array(name, p.shape))
+
+
+def test_float64_that_float32_cannot_hold_is_refused(folder: Path) -> None:
+    def make_one_large(values: np.ndarray) -> None:
+        values[-1] = -1e300
+
+    in_float64(folder / "model.safetensors", make_one_large)
+    with open_model(folder) as source, pytest.raises(FormatError, match=r"norm\.weight: a weight is beyond 3\.4e38"):
+        source.array("norm.weight", (LLAMA.d_model,))
+
+
+@pytest.mark.parametrize("model", [None, "model.golm", 3])
+def test_only_a_source_is_saved(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"the model is .*; it must be a Source, which open_model returns"):
+        save(model, tmp_path / "model.golm")

@@ -1,8 +1,8 @@
 """The keys of Hugging Face's config.json: what each architecture reads, and what changes nothing.
 
-A key that may change the computation and is not known is refused by name: the same rule as in gollm.formats.gguf.config.
-Sources: the configuration classes of transformers 5, whose defaults these are (tests/oracle/test_huggingface_keys.py
-compares them), its modelling code, and the keys that transformers 3 and 4 have written.
+A key that may change the computation and is not known is refused by name: the same rule as in gguf/config.py. Sources:
+the configuration classes of transformers 5, whose defaults these are (tests/oracle/test_huggingface_keys.py compares
+them), its modelling code, and the keys that transformers 3 and 4 have written.
 """
 
 from __future__ import annotations
