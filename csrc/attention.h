@@ -6,10 +6,8 @@
 #ifndef GOLLM_ATTENTION_H
 #define GOLLM_ATTENTION_H
 
-#include "gemm_microkernel.h" /* KC, MR, NR */
-
-/* Forward folds blocks of this many keys, the first at position 0: one block of the products' k. */
-enum { KEY_BLOCK = KC, MAX_HEAD_DIM = KC };
+#include "gemm_microkernel.h" /* MR, NR */
+#include "summation_order.h"  /* KEY_BLOCK, MAX_HEAD_DIM, KEYS, QUERIES */
 
 struct attention {
     int64_t H, G, D, S;

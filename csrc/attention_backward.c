@@ -20,11 +20,7 @@
 #include "attention.h"
 #include "gemm_pack.h" /* pack_panel */
 
-enum {
-    KEYS = 192,
-    QUERIES = 96,
-    ROW = KEYS + 16
-}; // ROW: rows of p and ds are not a power of two apart, and end after a tile of MR
+enum { ROW = KEYS + 16 }; // rows of p and ds are not a power of two apart, and end after a tile of MR
 
 typedef struct attention_backward_args args;
 

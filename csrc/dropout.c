@@ -11,11 +11,11 @@
  * of counter b decides over element 16 w + b of the 64: a word's lanes then lie side by side, as in registers. About 2
  * cycles an element with AVX2; memory allows about as much.
  */
+#include "summation_order.h" /* LANES */
 #include "vec.h"
 
 enum {
-    LANES = 16,        /* counters at a time, whatever the variant: the mask is the same in all of them */
-    GROUP = 4 * LANES, /* elements that they decide over */
+    GROUP = 4 * LANES, /* elements that LANES counters decide over: the same in all variants */
     ROUNDS = 10
 };
 

@@ -10,12 +10,21 @@
 #include "gemm_microkernel.h"
 #include "gemm_pack.h"
 
-/* Packed a: MC * KC reals stay in L2 (400 KB); packed b: a panel of NR * KC stays in L1 (16 KB with AVX2). All panels of a
- * strip are kept where several blocks of rows meet them. */
-enum { MC = 384, NC = 2048, NC_OF_SUMS = 64 };
-
-/* How far ahead the rows of b are prefetched where each is read for few rows of a: 4 cache lines. */
-enum { AHEAD = 256 / sizeof(real) };
+/* Tuning (docs/performance.md); no number here changes a bit of a result. */
+enum {
+    /* Rows of a block of a, MC * KC reals: 384 KB, which stay in L2 of half a megabyte. 768 rows: the same speed within 1 %. */
+    MC = 384,
+    /* Columns of a strip. Larger: a is packed less often; smaller: less workspace (NC * KC reals are 2 MB a thread) and less
+     * of L3. Chosen together with MC against blocks of 384 x 512, which were 2 % slower; not measured by itself. */
+    NC = 2048,
+    NC_OF_SUMS = 64,
+    /* Few rows: how far ahead each row of b is prefetched, in elements: 4 cache lines. One row times 576 x 576 reads 8.8-10.3
+     * GB/s with it and 8.1-8.8 without. */
+    AHEAD = 256 / sizeof(real),
+    /* Packing an element costs about as much as this many multiply-adds. Without a cost of packing, threads would split the
+     * rows of the head's 256 x 50257 product, and each would pack all of b. The value was not tuned. */
+    PACK = 8
+};
 
 /* Block length for `count` lines: as even as panels allow, so that no thin rest is left. */
 static int64_t block_length(int64_t count, int64_t largest, int64_t panel) {
@@ -26,7 +35,6 @@ static int64_t block_length(int64_t count, int64_t largest, int64_t panel) {
 struct gemm_tile gemm_share(int64_t M, int64_t N, int thread, int n_threads) {
     /* Of all grids, the one whose largest tile costs least: its multiply-adds, and its packing, where an element costs
      * PACK of them. */
-    enum { PACK = 8 };
     int best = N > 0 ? 1 : n_threads; // without columns, only a_sum is left to do: each row by one thread
     int64_t best_cost = INT64_MAX;
     for (int down = 1; N > 0 && down <= n_threads; down++) {

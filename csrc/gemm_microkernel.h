@@ -17,14 +17,17 @@
 #ifndef GOLLM_GEMM_MICROKERNEL_H
 #define GOLLM_GEMM_MICROKERNEL_H
 
+#include "summation_order.h" /* KC */
 #include "vec.h"
 
+/* Tuning: the tile. With AVX-512, 8 x 32, 12 x 32, 14 x 32, 8 x 48 and 6 x 64 all reach the FMA peak (docs/performance.md), so
+ * MR is what batches are multiples of. The others fill the registers. */
 #if VEC_BYTES == 64 || defined(__aarch64__)
 enum { MR = 8 };
 #else
 enum { MR = 6 };
 #endif
-enum { NR = 2 * VL, KC = 256 };
+enum { NR = 2 * VL };
 
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")

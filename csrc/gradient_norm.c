@@ -7,9 +7,8 @@
  * and when the norm is not finite: the caller sees that in norm, and no gradient turns into NaN before it could look.
  * Bound by memory: N reals. Squares are summed over ROW_BLOCKS ranges, in LANES partial sums each, added in order.
  */
+#include "summation_order.h" /* ROW_BLOCKS, LANES */
 #include "vec.h"
-
-enum { LANES = 16 };
 
 int64_t KERNEL_FN(gradient_norm_workspace)(const struct gradient_norm_args *args, int n_threads) {
     (void)args, (void)n_threads;

@@ -14,10 +14,12 @@
  * products need. 2NVC operations forward, 6NVC backward; the softmax reads and writes a chunk of logits about twice.
  */
 #include "gemm.h"
-#include "gemm_microkernel.h" /* KC */
 #include "softmax.h"
+#include "summation_order.h" /* KC */
 
-enum { CHUNK_LOGITS = 4 << 20 }; // 16 MB; a chunk of KC rows may have more
+/* Tuning: the logits of a chunk, 16 MB, unless KC rows have more. Larger: w is packed less often; smaller: less memory, and
+ * more of it in L3. Not measured by itself. */
+enum { CHUNK_LOGITS = 4 << 20 };
 
 static int64_t chunk_rows(int64_t N, int64_t V) {
     const int64_t blocks = max_i64(1, CHUNK_LOGITS / (KC * max_i64(V, 1)));

@@ -78,8 +78,4 @@ static inline struct range thread_range(int64_t count, int64_t grain, const stru
     return split(count, grain, team->thread, team->n_threads);
 }
 
-/* Sums over rows go through this many partial sums, whatever the number of threads, and are added in order: the result does
- * not depend on the number of threads. */
-enum { ROW_BLOCKS = 64 };
-
 #endif

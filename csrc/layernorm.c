@@ -8,6 +8,7 @@
  * Bound by memory: forward moves 2NC reals, backward 3NC. Rows are split among threads; dw and db are summed over ROW_BLOCKS
  * partial sums, in order.
  */
+#include "summation_order.h" /* ROW_BLOCKS */
 #include "vec.h"
 
 int KERNEL_FN(layernorm_forward)(const struct layernorm_forward_args *args, const struct gollm_team *team) {

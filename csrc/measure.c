@@ -10,7 +10,7 @@
 #include "vec.h"
 
 /* Two units with a latency of up to 5 are busy with 10 chains; 12 and the constant fit into 16 registers. */
-enum { CHAINS = 12, LANES = 16 };
+enum { CHAINS = 12, LANES = 16, PARTS = 64 };
 
 int64_t KERNEL_FN(measure_fma_workspace)(const struct measure_fma_args *args, int n_threads) {
     (void)args;
@@ -40,9 +40,9 @@ int KERNEL_FN(measure_fma)(const struct measure_fma_args *args, const struct gol
 }
 
 int KERNEL_FN(measure_read)(const struct measure_read_args *args, const struct gollm_team *team) {
-    const struct range parts = thread_range(ROW_BLOCKS, 1, team);
+    const struct range parts = thread_range(PARTS, 1, team);
     for (int64_t part = parts.begin; part < parts.end; part++) {
-        const struct range r = split(args->N, 16, part, ROW_BLOCKS);
+        const struct range r = split(args->N, 16, part, PARTS);
         vec sums[4] = {vec_set(0), vec_set(0), vec_set(0), vec_set(0)};
         int64_t i = r.begin;
         for (; i + 4 * VL <= r.end; i += 4 * VL)
