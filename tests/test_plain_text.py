@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gollm.data import open_shard, open_source, write_shard
-from gollm.errors import DataError, TokenizerError
+from gollm.errors import DataError
 from gollm.system import plain_text
 from gollm.system.plain_text import text_chunks
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, WordPieceTokenizer, WordTokenizer
@@ -194,11 +194,11 @@ def test_other_kinds_of_files_are_named(tmp_path: Path) -> None:
 def test_tokenizers_learn_from_the_same_files(learn: type[BPETokenizer], tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(TEXT.encode("utf-16"))
     (tmp_path / "b.gz").write_bytes(gzip.compress(b"packed text"))
-    from_files = learn.train_from_files([tmp_path / "a.txt", tmp_path / "b.gz"], 400)
+    from_files = learn.train(open_source([tmp_path / "a.txt", tmp_path / "b.gz"]).iter_text(), 400)
     assert list(from_files.vocabulary) == list(learn.train([TEXT, "packed text"], 400).vocabulary)
     (tmp_path / "c.txt").write_bytes("no mark".encode("utf-16-le"))
-    with pytest.raises(TokenizerError, match=r"looks like UTF-16-LE .*\. Convert it to UTF-8 first$"):
-        learn.train_from_files(tmp_path / "c.txt", 400)
+    with pytest.raises(DataError, match=r"looks like UTF-16-LE .* or convert it to UTF-8$"):
+        learn.train(open_source(tmp_path / "c.txt").iter_text(), 400)
 
 
 def test_json_lines_may_be_compressed_and_utf_16(tmp_path: Path) -> None:

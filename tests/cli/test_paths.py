@@ -128,7 +128,6 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "tokenizers.load": tokenizers.load,
     "tokenizers.load merges": lambda path: tokenizers.load("file", path),
     "tokenizer.save": lambda path: tokenizers.save(tokenizers.CharacterTokenizer.train("abc"), path),
-    "train_from_files": lambda path: tokenizers.BPETokenizer.train_from_files(path, 300),
     "open_source": lambda path: list(data.open_source(path).pieces()),
     "Files": lambda path: list(data.Files([path]).pieces()),
     "open_shard": data.open_shard,

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gollm.data import open_source
 from gollm.errors import TokenizerError
 from gollm.tokenizers import CharacterTokenizer
 
@@ -64,7 +65,7 @@ def test_texts_files_and_iterators_agree(tmp_path) -> None:
     for path, text in zip(paths, texts, strict=True):
         path.write_bytes(text.encode())
     expected = CharacterTokenizer.train("".join(texts)).to_state()
-    for tokenizer in (CharacterTokenizer.train(iter(texts)), CharacterTokenizer.train_from_files(paths)):
+    for tokenizer in (CharacterTokenizer.train(iter(texts)), CharacterTokenizer.train(open_source(paths).iter_text())):
         header, arrays = tokenizer.to_state()
         assert header == expected[0]
         assert all(np.array_equal(arrays[name], expected[1][name]) for name in expected[1])

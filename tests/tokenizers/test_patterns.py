@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gollm import _native
+from gollm.data import open_source
 from gollm.errors import TokenizerError
 from gollm.tokenizers import BPETokenizer, patterns
 from gollm.tokenizers.corpus import divide, safe_cut
@@ -55,7 +56,7 @@ def test_train_and_encode(name: str, tmp_path: Path) -> None:
         assert any(token in piece for piece in pieces)
     assert tokenizer.decode(tokenizer.encode(text)) == text
     (tmp_path / "corpus.txt").write_text(text)
-    from_files = BPETokenizer.train_from_files(tmp_path / "corpus.txt", 400, pattern=name)
+    from_files = BPETokenizer.train(open_source(tmp_path / "corpus.txt").iter_text(), 400, pattern=name)
     assert (from_files.merges == tokenizer.merges).all()
 
 

@@ -16,14 +16,11 @@ from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken, Finder, added_tokens_of
 from gollm.tokenizers.documents import Piece, batches, cut_beside_tokens, parts_of
+from gollm.tokenizers.state import VERSION, State, arguments_of
 from gollm.tokenizers.vocabulary import Vocabulary
 
 Ids: TypeAlias = npt.NDArray[np.int32]
 AllowedSpecial: TypeAlias = Literal["none", "all"] | Collection[str]
-State: TypeAlias = tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]
-
-VERSION = 1
-"""Of the state and of the JSON file."""
 
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 """Special tokens that end a text, where nothing else says which: the first of these that a tokenizer has."""
@@ -79,6 +76,8 @@ class Tokenizer(ABC):
     """"character", "word", "bpe", "sentencepiece" or "wordpiece"."""
     title: ClassVar[str]
     """What messages call the kind."""
+    rules: ClassVar[tuple[str, ...]] = ()
+    """Arguments of a kind that its states' headers hold."""
 
     def __init__(
         self,
@@ -135,6 +134,15 @@ class Tokenizer(ABC):
         """The template's prefix before a document, and after it the template's suffix, or else end_of_text."""
         end = self.end_of_text
         return Framing(self.prefix, self.suffix or (() if end is None else (end,)))
+
+    def _check_switches(self, *names: str) -> None:
+        for name in names:
+            if type(value := getattr(self, name)) is not bool:
+                raise TokenizerError(f"{name} is {shorten(value)}; it must be true or false")
+
+    def _check_unknown_token(self, spelling: str) -> None:
+        if spelling not in list(self.special_tokens):  # in a state it may be anything
+            raise TokenizerError(f"the unknown token {shorten(spelling)} is not among the special tokens")
 
     def _template_ids(self, name: str, ids: Sequence[int]) -> tuple[int, ...]:
         if not isinstance(ids, list | tuple) or not all(type(i) is int and 0 <= i < self.vocab_size for i in ids):
@@ -321,11 +329,11 @@ class Tokenizer(ABC):
     def _stream_decoder(self) -> StreamDecoder:
         return StreamDecoder(self.vocabulary)
 
-    # checkpoints
+    # states
 
     def _header(self) -> dict[str, Any]:
         """What this kind adds to the header."""
-        return {}
+        return {name: getattr(self, name) for name in self.rules}
 
     def to_state(self) -> State:
         """(header, arrays): JSON values, and the vocabulary as arrays; the way back is `tokenizers.from_state`."""
@@ -343,10 +351,10 @@ class Tokenizer(ABC):
         return header, {"tokens": self.vocabulary.tokens, "offsets": self.vocabulary.offsets}
 
     @classmethod
-    @abstractmethod
     def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Tokenizer:
         """The tokenizer that to_state() came from. The arrays are kept as they are. Raises TokenizerError for anything
         that no to_state() returns: a checkpoint may come from anywhere."""
+        return cls(**arguments_of(header, arrays, cls.rules))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_state, self.to_state()
@@ -363,71 +371,3 @@ def _runs(texts: list[str], share: int) -> list[list[str]]:
         runs[-1].append(text)
         size += len(text)
     return runs
-
-
-def with_special_tokens(tokens: Sequence[bytes], special_tokens: Iterable[str]) -> tuple[list[bytes], dict[str, int]]:
-    """Ordinary tokens, then special ones. Raises TokenizerError for one that is empty, doubled or ordinary."""
-    ids: dict[str, int] = {}
-    ordinary = set(tokens)
-    if isinstance(special_tokens, str):
-        raise TokenizerError(f"special_tokens is {shorten(special_tokens)}; it must be a sequence of spellings")
-    for spelling in special_tokens:
-        if not isinstance(spelling, str) or not spelling or not spelling.isprintable():
-            raise TokenizerError(f"special token {shorten(spelling)} must be printable text of one character or more")
-        if spelling in ids or spelling.encode() in ordinary:
-            raise TokenizerError(
-                f"special token {shorten(spelling)} is in the vocabulary already; choose another spelling"
-            )
-        ids[spelling] = len(tokens) + len(ids)
-    return [*tokens, *(spelling.encode() for spelling in ids)], ids
-
-
-def state_arrays(
-    header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], **wanted: str
-) -> list[npt.NDArray[Any]]:
-    """The arrays of a state in the order of `wanted` (name=dtype), their dtypes checked and contiguous."""
-    if header.get("version") != VERSION:
-        raise TokenizerError(
-            f"tokenizer state of version {shorten(header.get('version'))}; this gollm reads version {VERSION}"
-        )
-    if set(arrays) != set(wanted):
-        raise TokenizerError(f"tokenizer state with the arrays {sorted(arrays)}; it must have {sorted(wanted)}")
-    for name, dtype in wanted.items():
-        if not isinstance(arrays[name], np.ndarray) or arrays[name].dtype != np.dtype(dtype):
-            raise TokenizerError(f"tokenizer state: array {shorten(name)} must be an array of {dtype}")
-    return [np.ascontiguousarray(arrays[name]) for name in wanted]
-
-
-def state_vocabulary(header: Mapping[str, Any], tokens: npt.NDArray[Any], offsets: npt.NDArray[Any]) -> Vocabulary:
-    """The vocabulary of a state, as large as its header says."""
-    vocabulary = Vocabulary(tokens, offsets)
-    if header.get("vocab_size") != len(vocabulary):
-        raise TokenizerError(
-            f"tokenizer state: vocab_size is {shorten(header.get('vocab_size'))}, but there are "
-            f"{len(vocabulary)} tokens"
-        )
-    return vocabulary
-
-
-def state_special_tokens(header: Mapping[str, Any]) -> dict[str, int]:
-    special = header.get("special_tokens")
-    if not isinstance(special, dict):
-        raise TokenizerError("tokenizer state: special_tokens must be a mapping from text to id")
-    return special
-
-
-def state_template(header: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments `prefix`, `suffix` and `added_tokens` of a tokenizer, those that the state has."""
-    arguments = {key: header[key] for key in ("prefix", "suffix") if key in header}
-    added = header.get("added_tokens", [])
-    if not isinstance(added, list):
-        raise TokenizerError("tokenizer state: added_tokens must be a list")
-    return {**arguments, "added_tokens": [AddedToken.from_header(token) for token in added]}
-
-
-def state_name(header: Mapping[str, Any], key: str) -> str | None:
-    """A text of a header, or None."""
-    value = header.get(key)
-    if value is not None and not isinstance(value, str):
-        raise TokenizerError(f"tokenizer state: {key} is {shorten(value)}; it must be text")
-    return value

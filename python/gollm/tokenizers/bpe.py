@@ -15,26 +15,13 @@ from gollm.system.strict_json import shorten
 from gollm.tokenizers import patterns
 from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.alphabet import from_alphabet
-from gollm.tokenizers.base import (
-    Ids,
-    State,
-    Tokenizer,
-    state_arrays,
-    state_special_tokens,
-    state_template,
-    state_vocabulary,
-    with_special_tokens,
-)
-from gollm.tokenizers.corpus import SAFE_BEFORE, Paths, divide, safe_cut, texts_of, texts_of_files
+from gollm.tokenizers.base import Ids, Tokenizer
+from gollm.tokenizers.corpus import SAFE_BEFORE, divide, safe_cut, texts_of
 from gollm.tokenizers.normalize import nfc
-from gollm.tokenizers.patterns import Pattern
-from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
-
-_RULES = ("normalizer", "add_prefix_space", "ignore_merges", "lowest_id_first", "unknown_token")
+from gollm.tokenizers.state import State, arguments_of
+from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary, with_special_tokens
 
 _MERGES_AT_ONCE = 512  # between two looks at Ctrl-C and the progress bar
-
-Progress = Callable[[int, int], None]
 
 
 class BPETokenizer(Tokenizer):
@@ -53,6 +40,7 @@ class BPETokenizer(Tokenizer):
 
     kind = "bpe"
     title = "byte-level BPE"
+    rules = ("pattern", "normalizer", "add_prefix_space", "ignore_merges", "lowest_id_first", "unknown_token")
 
     def __init__(
         self,
@@ -82,15 +70,6 @@ class BPETokenizer(Tokenizer):
             raise TokenizerError(f"merges of shape {merges.shape}; they must be (n, 3): left, right and resulting id")
         if normalizer not in (None, "NFC"):
             raise TokenizerError(f'unknown normalizer {shorten(normalizer)}; it must be "NFC" or none')
-        for name, flag in (
-            ("add_prefix_space", add_prefix_space),
-            ("ignore_merges", ignore_merges),
-            ("lowest_id_first", lowest_id_first),
-        ):
-            if type(flag) is not bool:
-                raise TokenizerError(f"{name} is {shorten(flag)}; it must be true or false")
-        if unknown_token is not None and unknown_token not in list(self.special_tokens):
-            raise TokenizerError(f"the unknown token {shorten(unknown_token)} is not among the special tokens")
         self.merges = merges
         self.pattern = patterns.checked(pattern)
         self.normalizer = normalizer
@@ -98,6 +77,9 @@ class BPETokenizer(Tokenizer):
         self.ignore_merges = ignore_merges
         self.lowest_id_first = lowest_id_first
         self.unknown_token = unknown_token
+        self._check_switches("add_prefix_space", "ignore_merges", "lowest_id_first")
+        if unknown_token is not None:
+            self._check_unknown_token(unknown_token)
 
     @classmethod
     def train(
@@ -108,7 +90,7 @@ class BPETokenizer(Tokenizer):
         pattern: str | Sequence[str] = "gpt2",
         special_tokens: Iterable[str] = (),
         min_frequency: int = 2,
-        progress: Progress | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> BPETokenizer:
         """Learns merges until there are `vocab_size` tokens: 256 bytes, merges, special tokens.
 
@@ -120,36 +102,7 @@ class BPETokenizer(Tokenizer):
 
         Raises TokenizerError if there is nothing to learn, or no room for 256 bytes and the special tokens.
         """
-        return cls._learn(
-            texts_of(texts), vocab_size, patterns.checked(pattern), special_tokens, min_frequency, progress
-        )
-
-    @classmethod
-    def train_from_files(
-        cls,
-        paths: Paths,
-        vocab_size: int,
-        *,
-        pattern: str | Sequence[str] = "gpt2",
-        special_tokens: Iterable[str] = (),
-        min_frequency: int = 2,
-        progress: Progress | None = None,
-    ) -> BPETokenizer:
-        """`train` on the text of one or more UTF-8 files."""
         pattern = patterns.checked(pattern)
-        texts = texts_of_files(paths, whole=pattern not in patterns.PATTERNS)
-        return cls._learn(texts, vocab_size, pattern, special_tokens, min_frequency, progress)
-
-    @classmethod
-    def _learn(
-        cls,
-        texts: Iterable[str],
-        vocab_size: int,
-        pattern: Pattern,
-        special_tokens: Iterable[str],
-        min_frequency: int,
-        progress: Progress | None,
-    ) -> BPETokenizer:
         special = list(with_special_tokens([], special_tokens)[1])  # a bad one is refused before the work, not after it
         n_tokens = vocab_size - len(special)
         if n_tokens < 256 or vocab_size > MAX_TOKENS:
@@ -160,7 +113,7 @@ class BPETokenizer(Tokenizer):
         name = pattern if isinstance(pattern, str) and pattern in patterns.PATTERNS else None
         counter = _native.PieceCounter(name or "gpt2")
         empty = True
-        for text in texts:
+        for text in texts_of(texts):
             if name:
                 counter.add(text)
             else:
@@ -237,12 +190,11 @@ class BPETokenizer(Tokenizer):
             return self._encoder.encode_batch(texts)
         return [self._encode(text) for text in texts]
 
-    # checkpoints
+    # states
 
     def _header(self) -> dict[str, Any]:
-        pattern = self.pattern if isinstance(self.pattern, str) else list(self.pattern)
-        rules = {name: getattr(self, name) for name in _RULES}
-        return {"pattern": pattern, **{name: value for name, value in rules.items() if value}}
+        header = {name: value for name, value in super()._header().items() if value}
+        return header if isinstance(self.pattern, str) else {**header, "pattern": list(self.pattern)}
 
     def to_state(self) -> State:
         header, arrays = super().to_state()
@@ -250,8 +202,5 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> BPETokenizer:
-        tokens, offsets, merges = state_arrays(header, arrays, tokens="uint8", offsets="int32", merges="int32")
-        vocabulary = state_vocabulary(header, tokens, offsets)
-        rules = {name: header[name] for name in _RULES if name in header}
-        special_tokens = state_special_tokens(header)
-        return cls(vocabulary, merges, special_tokens, header.get("pattern", ""), **rules, **state_template(header))
+        off = dict.fromkeys(("add_prefix_space", "ignore_merges", "lowest_id_first"), False)
+        return cls(**arguments_of({**off, **header}, arrays, cls.rules, merges="int32"))

@@ -11,18 +11,9 @@ import numpy.typing as npt
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken
-from gollm.tokenizers.base import (
-    Ids,
-    Tokenizer,
-    state_arrays,
-    state_name,
-    state_special_tokens,
-    state_template,
-    state_vocabulary,
-    with_special_tokens,
-)
-from gollm.tokenizers.corpus import Paths, texts_of, texts_of_files
-from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
+from gollm.tokenizers.base import Ids, Tokenizer
+from gollm.tokenizers.corpus import texts_of
+from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary, room_beside, with_special_tokens
 
 _NONE = -1
 
@@ -42,6 +33,7 @@ class CharacterTokenizer(Tokenizer):
 
     kind = "character"
     title = "character"
+    rules = ("unknown_token",)
 
     def __init__(
         self,
@@ -54,8 +46,8 @@ class CharacterTokenizer(Tokenizer):
         suffix: Sequence[int] = (),
     ) -> None:
         super().__init__(vocabulary, special_tokens or {}, added_tokens=added_tokens, prefix=prefix, suffix=suffix)
-        if unknown_token is not None and unknown_token not in self.special_tokens:
-            raise TokenizerError(f"the unknown token {shorten(unknown_token)} is not among the special tokens")
+        if unknown_token is not None:
+            self._check_unknown_token(unknown_token)
         self.unknown_token = unknown_token
         self._id_of_code = self._code_table()
 
@@ -73,26 +65,8 @@ class CharacterTokenizer(Tokenizer):
         All of them, or with a `vocab_size` (special tokens included) that is too small for all, the most frequent ones;
         then `unknown_token` is "<unk>" if it isn't given. Raises TokenizerError for no text or no room.
         """
-        return cls._learn(texts_of(texts), vocab_size, special_tokens, unknown_token)
-
-    @classmethod
-    def train_from_files(
-        cls,
-        paths: Paths,
-        vocab_size: int | None = None,
-        *,
-        special_tokens: Iterable[str] = (),
-        unknown_token: str | None = None,
-    ) -> CharacterTokenizer:
-        """`train` on the text of one or more UTF-8 files."""
-        return cls._learn(texts_of_files(paths), vocab_size, special_tokens, unknown_token)
-
-    @classmethod
-    def _learn(
-        cls, texts: Iterable[str], vocab_size: int | None, special_tokens: Iterable[str], unknown_token: str | None
-    ) -> CharacterTokenizer:
         counts = np.zeros(0, np.int64)
-        for text in texts:
+        for text in texts_of(texts):
             new = np.bincount(_codes(text))
             short, long = sorted((counts, new), key=len)
             long[: len(short)] += short
@@ -102,16 +76,11 @@ class CharacterTokenizer(Tokenizer):
             raise TokenizerError("there is no text to learn characters from")
         special = [unknown_token] if unknown_token is not None else []
         special += [s for s in special_tokens if s != unknown_token]
-        limit = MAX_TOKENS if vocab_size is None else vocab_size
-        if len(codes) + len(special) > limit:
+        if len(codes) + len(special) > (MAX_TOKENS if vocab_size is None else vocab_size):
             if unknown_token is None:
                 unknown_token = "<unk>"
                 special = [unknown_token, *(s for s in special if s != unknown_token)]
-            room = limit - len(special)
-            if room < 1:
-                raise TokenizerError(
-                    f"vocab_size is {vocab_size}; with {len(special)} special tokens it must be > {len(special)}"
-                )
+            room = room_beside(special, vocab_size)
             frequent_first = np.argsort(-counts[codes], kind="stable")
             codes = np.sort(codes[frequent_first[:room]])
         tokens, ids = with_special_tokens([chr(code).encode() for code in codes], special)
@@ -153,16 +122,6 @@ class CharacterTokenizer(Tokenizer):
                 )
             ids[unknown] = self.special_tokens[self.unknown_token]
         return ids
-
-    def _header(self) -> dict[str, Any]:
-        return {"unknown_token": self.unknown_token}
-
-    @classmethod
-    def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> CharacterTokenizer:
-        tokens, offsets = state_arrays(header, arrays, tokens="uint8", offsets="int32")
-        vocabulary = state_vocabulary(header, tokens, offsets)
-        unknown_token = state_name(header, "unknown_token")
-        return cls(vocabulary, state_special_tokens(header), unknown_token, **state_template(header))
 
 
 def _codes(text: str) -> npt.NDArray[Any]:

@@ -1,4 +1,4 @@
-"""What a tokenizer learns from: texts, or files of text, read a piece at a time."""
+"""What a tokenizer learns from, and where its text may be cut."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import re
 from collections.abc import Iterable, Iterator
 
 from gollm.errors import TokenizerError
-from gollm.system.files import open_regular, reason
-from gollm.system.plain_text import text_chunks
-
-Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 # White_Space of Unicode, which is what the C splitter calls white space; str.isspace has four more.
 _WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
@@ -22,31 +18,13 @@ SAFE_BEFORE = " \t\r\n"
 def texts_of(texts: str | Iterable[str]) -> Iterator[str]:
     """The texts, one by one; a single str is one text. Raises TokenizerError for anything that is no str."""
     if isinstance(texts, os.PathLike):
-        raise TokenizerError(f"train learns from text; to learn from the file {texts} use train_from_files")
+        raise TokenizerError(
+            f"train learns from text; to learn from the file {texts} open it: gollm.data.open_source(path).iter_text()"
+        )
     for text in [texts] if isinstance(texts, str) else texts:
         if not isinstance(text, str):
             raise TokenizerError(f"train learns from texts of type str, not {type(text).__name__}")
         yield text
-
-
-def texts_of_files(paths: Paths, *, whole: bool = False) -> Iterator[str]:
-    """The text of files (see gollm.system.plain_text), in chunks that cut no word in two (see safe_cut), or whole.
-
-    Raises TokenizerError for a file that can't be read or is not text.
-    """
-    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        rest = ""
-        try:
-            with open_regular(path, buffering=-1) as file:
-                for chunk in text_chunks(file, os.fspath(path), TokenizerError):
-                    rest += chunk
-                    if not whole and (cut := safe_cut(rest)):
-                        yield rest[:cut]
-                        rest = rest[cut:]
-        except OSError as error:
-            raise TokenizerError(f"cannot read {path}: {reason(error)}") from None
-        if rest:
-            yield rest
 
 
 def safe_cut(text: str, *, before: str = SAFE_BEFORE) -> int:

@@ -15,16 +15,8 @@ from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken, Finder
-from gollm.tokenizers.base import (
-    Ids,
-    State,
-    StreamDecoder,
-    Tokenizer,
-    state_arrays,
-    state_special_tokens,
-    state_template,
-    state_vocabulary,
-)
+from gollm.tokenizers.base import Ids, StreamDecoder, Tokenizer
+from gollm.tokenizers.state import State, arguments_of
 from gollm.tokenizers.vocabulary import Vocabulary
 
 DummyPrefix: TypeAlias = Literal["always", "missing", "first", "never"]
@@ -68,6 +60,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     kind = "sentencepiece"
     title = "SentencePiece"
+    rules = ("dummy_prefix", "remove_extra_spaces", "split_spaces", "fuse_unknown")
 
     def __init__(
         self,
@@ -120,6 +113,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.remove_extra_spaces = remove_extra_spaces
         self.split_spaces = split_spaces
         self.fuse_unknown = fuse_unknown
+        self._check_switches("remove_extra_spaces", "split_spaces", "fuse_unknown")
 
     def _bytes_of(self, token: AddedToken) -> bytes | None:
         if not token.ordinary or not 0 <= token.id < len(self.types):
@@ -212,15 +206,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _stream_decoder(self) -> StreamDecoder:
         return _Decoder(self) if self._drops_space else StreamDecoder(self.vocabulary)
 
-    # checkpoints
-
-    def _header(self) -> dict[str, Any]:
-        return {
-            "dummy_prefix": self.dummy_prefix,
-            "remove_extra_spaces": self.remove_extra_spaces,
-            "split_spaces": self.split_spaces,
-            "fuse_unknown": self.fuse_unknown,
-        }
+    # states
 
     def to_state(self) -> State:
         header, arrays = super().to_state()
@@ -229,20 +215,12 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> SentencePieceTokenizer:
-        wanted = {"tokens": "uint8", "offsets": "int32", "types": "uint8"}
-        wanted |= {"merges": "int32"} if "merges" in arrays else {"scores": "float32"}
-        wanted |= {"charsmap": "uint8"} if "charsmap" in arrays else {}
-        checked: dict[str, Any] = dict(zip(wanted, state_arrays(header, arrays, **wanted), strict=True))
-        vocabulary = state_vocabulary(header, checked.pop("tokens"), checked.pop("offsets"))
-        switches: dict[str, Any] = {
-            key: header.get(key) for key in ("remove_extra_spaces", "split_spaces", "fuse_unknown")
-        }
-        for key, value in switches.items():
-            if not isinstance(value, bool):
-                raise TokenizerError(f"tokenizer state: {key} is {shorten(value)}; it must be true or false")
-        dummy_prefix: Any = header.get("dummy_prefix")
-        tokenizer = cls(vocabulary, **checked, dummy_prefix=dummy_prefix, **switches, **state_template(header))
-        if state_special_tokens(header) != tokenizer.special_tokens:
+        dtypes = {"types": "uint8", **({"merges": "int32"} if "merges" in arrays else {"scores": "float32"})}
+        dtypes |= {"charsmap": "uint8"} if "charsmap" in arrays else {}
+        arguments = arguments_of(header, arrays, cls.rules, **dtypes)
+        special_tokens = arguments.pop("special_tokens")
+        tokenizer = cls(**arguments)
+        if special_tokens != tokenizer.special_tokens:
             raise TokenizerError("tokenizer state: special_tokens are not the control tokens and the unknown one")
         return tokenizer
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from gollm import _native
 from gollm.errors import TokenizerError
+from gollm.system.strict_json import shorten
 
 MAX_TOKENS = (1 << 20) - 1
 """The largest vocabulary that the C cores take (csrc/tokenizer/vocabulary.h)."""
@@ -68,3 +69,29 @@ class Vocabulary:
                 self[int(array[outside][0])]
             array = array.astype(np.int32)
         return _native.decode_tokens(self.tokens, self.offsets, np.ascontiguousarray(array))
+
+
+def with_special_tokens(tokens: Sequence[bytes], special_tokens: Iterable[str]) -> tuple[list[bytes], dict[str, int]]:
+    """Ordinary tokens, then special ones. Raises TokenizerError for one that is empty, doubled or ordinary."""
+    ids: dict[str, int] = {}
+    ordinary = set(tokens)
+    if isinstance(special_tokens, str):
+        raise TokenizerError(f"special_tokens is {shorten(special_tokens)}; it must be a sequence of spellings")
+    for spelling in special_tokens:
+        if not isinstance(spelling, str) or not spelling or not spelling.isprintable():
+            raise TokenizerError(f"special token {shorten(spelling)} must be printable text of one character or more")
+        if spelling in ids or spelling.encode() in ordinary:
+            raise TokenizerError(
+                f"special token {shorten(spelling)} is in the vocabulary already; choose another spelling"
+            )
+        ids[spelling] = len(tokens) + len(ids)
+    return [*tokens, *(spelling.encode() for spelling in ids)], ids
+
+
+def room_beside(special_tokens: Sequence[str], vocab_size: int | None) -> int:
+    """How many ordinary tokens fit into a vocabulary. Raises TokenizerError for none."""
+    room = (MAX_TOKENS if vocab_size is None else vocab_size) - len(special_tokens)
+    if room < 1:
+        n = len(special_tokens)
+        raise TokenizerError(f"vocab_size is {vocab_size}; with {n} special tokens it must be > {n}")
+    return room

@@ -12,18 +12,9 @@ from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken
-from gollm.tokenizers.base import (
-    Ids,
-    Tokenizer,
-    state_arrays,
-    state_name,
-    state_special_tokens,
-    state_template,
-    state_vocabulary,
-    with_special_tokens,
-)
-from gollm.tokenizers.corpus import Paths, safe_cut, texts_of, texts_of_files
-from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
+from gollm.tokenizers.base import Ids, Tokenizer
+from gollm.tokenizers.corpus import safe_cut, texts_of
+from gollm.tokenizers.vocabulary import Vocabulary, room_beside, with_special_tokens
 
 _PATTERN = "gpt2"
 
@@ -43,6 +34,7 @@ class WordTokenizer(Tokenizer):
 
     kind = "word"
     title = "word"
+    rules = ("unknown_token",)
 
     def __init__(
         self,
@@ -55,8 +47,7 @@ class WordTokenizer(Tokenizer):
         suffix: Sequence[int] = (),
     ) -> None:
         super().__init__(vocabulary, special_tokens, added_tokens=added_tokens, prefix=prefix, suffix=suffix)
-        if unknown_token not in self.special_tokens:
-            raise TokenizerError(f"the unknown token {shorten(unknown_token)} is not among the special tokens")
+        self._check_unknown_token(unknown_token)
         self.unknown_token = unknown_token
         n_words = len(vocabulary) - len(self.special_tokens)
         if set(self.special_tokens.values()) != set(range(n_words, len(vocabulary))):
@@ -76,36 +67,14 @@ class WordTokenizer(Tokenizer):
         All of them, or the most frequent ones that fit into `vocab_size` (special tokens included). Each text stands
         for itself: no word goes across two. Raises TokenizerError for no text or no room.
         """
-        return cls._learn(texts_of(texts), vocab_size, special_tokens, unknown_token)
-
-    @classmethod
-    def train_from_files(
-        cls,
-        paths: Paths,
-        vocab_size: int | None = None,
-        *,
-        special_tokens: Iterable[str] = (),
-        unknown_token: str = "<unk>",
-    ) -> WordTokenizer:
-        """`train` on the text of one or more UTF-8 files."""
-        return cls._learn(texts_of_files(paths), vocab_size, special_tokens, unknown_token)
-
-    @classmethod
-    def _learn(
-        cls, texts: Iterable[str], vocab_size: int | None, special_tokens: Iterable[str], unknown_token: str
-    ) -> WordTokenizer:
         counter = _native.PieceCounter(_PATTERN)
-        for text in texts:
+        for text in texts_of(texts):
             counter.add(text)
         counts = dict(counter.items())
         if not counts:
             raise TokenizerError("there is no text to learn words from")
         special = [unknown_token, *(s for s in special_tokens if s != unknown_token)]
-        room = (MAX_TOKENS if vocab_size is None else vocab_size) - len(special)
-        if room < 1:
-            raise TokenizerError(
-                f"vocab_size is {vocab_size}; with {len(special)} special tokens it must be > {len(special)}"
-            )
+        room = room_beside(special, vocab_size)
         counts.setdefault(b" ", 0)
         for spelling in special:  # the spelling of a special token is not a word
             counts.pop(spelling.encode(), None)
@@ -131,15 +100,12 @@ class WordTokenizer(Tokenizer):
         return self._encoder.encode_batch(texts)
 
     def _header(self) -> dict[str, Any]:
-        return {"pattern": _PATTERN, "unknown_token": self.unknown_token}
+        return {"pattern": _PATTERN, **super()._header()}
 
     @classmethod
-    def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> WordTokenizer:
-        tokens, offsets = state_arrays(header, arrays, tokens="uint8", offsets="int32")
+    def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Tokenizer:
         if header.get("pattern") != _PATTERN:
             raise TokenizerError(
                 f"tokenizer state: pattern is {shorten(header.get('pattern'))}; a word tokenizer has {_PATTERN!r}"
             )
-        vocabulary = state_vocabulary(header, tokens, offsets)
-        unknown_token = state_name(header, "unknown_token") or ""
-        return cls(vocabulary, state_special_tokens(header), unknown_token, **state_template(header))
+        return super().from_state(header, arrays)

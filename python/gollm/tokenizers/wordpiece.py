@@ -13,18 +13,10 @@ from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken
-from gollm.tokenizers.base import (
-    Ids,
-    StreamDecoder,
-    Tokenizer,
-    state_arrays,
-    state_name,
-    state_special_tokens,
-    state_template,
-    state_vocabulary,
-)
-from gollm.tokenizers.corpus import Paths, safe_cut, texts_of, texts_of_files
+from gollm.tokenizers.base import Ids, StreamDecoder, Tokenizer
+from gollm.tokenizers.corpus import safe_cut, texts_of
 from gollm.tokenizers.vocabulary import Vocabulary
+from gollm.tokenizers.wordpiece_train import learn
 
 CONTINUING = "##"
 """How a token begins that does not begin a word."""
@@ -36,8 +28,6 @@ _SWITCHES = ("lowercase", "strip_accents", "clean_text", "space_chinese", "clean
 # What tokenizers' decoder tidies up, in its order.
 _TIDY = [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
          (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")]  # fmt: skip
-
-Progress = Callable[[int, int], None]
 
 
 class WordPieceTokenizer(Tokenizer):
@@ -55,6 +45,7 @@ class WordPieceTokenizer(Tokenizer):
 
     kind = "wordpiece"
     title = "WordPiece"
+    rules = ("unknown_token", "max_word", *_SWITCHES)
 
     def __init__(
         self,
@@ -76,8 +67,7 @@ class WordPieceTokenizer(Tokenizer):
         no space before punctuation. max_word: a word of more characters is unknown. Whether a token comes twice is
         checked when text is first encoded; `check` does it now."""
         super().__init__(vocabulary, special_tokens, added_tokens=added_tokens, prefix=prefix, suffix=suffix)
-        if unknown_token not in list(self.special_tokens):
-            raise TokenizerError(f"the unknown token {shorten(unknown_token)} is not among the special tokens")
+        self._check_unknown_token(unknown_token)
         if type(max_word) is not int or max_word < 1:
             raise TokenizerError(f"max_word is {shorten(max_word)}; it must be 1 or more")
         self.unknown_token = unknown_token
@@ -87,9 +77,7 @@ class WordPieceTokenizer(Tokenizer):
         self.space_chinese = space_chinese
         self.cleanup = cleanup
         self.max_word = max_word
-        for name in _SWITCHES:
-            if type(getattr(self, name)) is not bool:
-                raise TokenizerError(f"{name} is {shorten(getattr(self, name))}; it must be true or false")
+        self._check_switches(*_SWITCHES)
 
     @classmethod
     def train(
@@ -100,7 +88,7 @@ class WordPieceTokenizer(Tokenizer):
         lowercase: bool = True,
         special_tokens: Iterable[str] = SPECIAL_TOKENS,
         min_frequency: int = 2,
-        progress: Progress | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> WordPieceTokenizer:
         """Learns tokens until there are `vocab_size`: special ones, characters, alone and with "##" before
         them, and then, again and again, the two neighbours that occur most often joined.
@@ -110,38 +98,11 @@ class WordPieceTokenizer(Tokenizer):
         `min_frequency` times. `lowercase` also removes accents. "[UNK]" must be among the special tokens; "[CLS]" and
         "[SEP]" become the template. Raises TokenizerError for no text or no room.
         """
-        return cls._learn(texts_of(texts), vocab_size, lowercase, special_tokens, min_frequency, progress)
-
-    @classmethod
-    def train_from_files(
-        cls,
-        paths: Paths,
-        vocab_size: int,
-        *,
-        lowercase: bool = True,
-        special_tokens: Iterable[str] = SPECIAL_TOKENS,
-        min_frequency: int = 2,
-        progress: Progress | None = None,
-    ) -> WordPieceTokenizer:
-        """`train` on the text of one or more UTF-8 files."""
-        return cls._learn(texts_of_files(paths), vocab_size, lowercase, special_tokens, min_frequency, progress)
-
-    @classmethod
-    def _learn(
-        cls,
-        texts: Iterable[str],
-        vocab_size: int,
-        lowercase: bool,
-        special_tokens: Iterable[str],
-        min_frequency: int,
-        progress: Progress | None,
-    ) -> WordPieceTokenizer:
-        from gollm.tokenizers.wordpiece_train import learn
 
         def words_of(text: str) -> list[str]:
             return _native.bert_words(text, True, True, lowercase, lowercase)
 
-        tokens, special = learn(map(words_of, texts), vocab_size, special_tokens, min_frequency, progress)
+        tokens, special = learn(map(words_of, texts_of(texts)), vocab_size, special_tokens, min_frequency, progress)
         return cls(
             Vocabulary.of(token.encode() for token in tokens),
             special,
@@ -217,20 +178,6 @@ class WordPieceTokenizer(Tokenizer):
         for untidy, tidy in _TIDY if self.cleanup else ():
             text = text.replace(untidy, tidy)
         return text.encode()
-
-    # checkpoints
-
-    def _header(self) -> dict[str, Any]:
-        switches = {name: getattr(self, name) for name in _SWITCHES}
-        return {"unknown_token": self.unknown_token, "max_word": self.max_word, **switches}
-
-    @classmethod
-    def from_state(cls, header: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> WordPieceTokenizer:
-        tokens, offsets = state_arrays(header, arrays, tokens="uint8", offsets="int32")
-        vocabulary = state_vocabulary(header, tokens, offsets)
-        rules: dict[str, Any] = {name: header.get(name) for name in (*_SWITCHES, "max_word")}
-        unknown_token = state_name(header, "unknown_token") or ""
-        return cls(vocabulary, state_special_tokens(header), unknown_token, **rules, **state_template(header))
 
 
 def template_of(special_tokens: Mapping[str, int]) -> dict[str, Any]:

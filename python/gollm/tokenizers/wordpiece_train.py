@@ -8,8 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from gollm.errors import TokenizerError
-from gollm.tokenizers.base import with_special_tokens
-from gollm.tokenizers.vocabulary import MAX_TOKENS
+from gollm.tokenizers.vocabulary import MAX_TOKENS, with_special_tokens
 
 _CONTINUING = "##"
 _WORD_MAX = 100  # characters: longer words are unknown to the encoder as well
