@@ -105,7 +105,7 @@ def assert_everywhere_the_same(document: dict[str, Any], texts: list[str], folde
         assert written.encode(text).ids == other.encode(text).ids
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None)
 @given(ADDED, st.permutations(MERGES), st.lists(st.sampled_from(MERGES), max_size=3), st.booleans(), st.data())
 def test_byte_level(
     tmp_path_factory: Any, added: list[Any], merges: list[Any], twice: list[Any], ignore: bool, data: Any

@@ -60,7 +60,6 @@ PIECES = [
 ]
 TEXTS = st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), min_size=3, max_size=3)
 FLAGS = st.fixed_dictionaries({name: st.booleans() for name in NAMES})
-ADDED = st.dictionaries(st.sampled_from(SPELLINGS), FLAGS, max_size=6)
 COVID = {"Covid": dict.fromkeys(NAMES, False) | {"normalized": True}}
 BLANK = {" ": dict.fromkeys(NAMES, False) | {"lstrip": True, "rstrip": True}}
 STRIPS = {"?!": dict.fromkeys(NAMES, False) | {"normalized": True, "lstrip": True, "rstrip": True}}
@@ -92,7 +91,12 @@ def document(vocab: list[str], specials: list[str], added: dict[str, Any], parts
 def normal_form(text: str) -> str:
     """A text without case and accents, with one kind of white space."""
     letters = [c for c in unicodedata.normalize("NFD", text).lower() if not unicodedata.combining(c)]
-    return "".join(" " if c.isspace() else c for c in letters)
+    return "".join(" " if c.isspace() or c == MARK else c for c in letters)
+
+
+def unmistakable(added: dict[str, Any]) -> dict[str, Any]:
+    """Of tokens with one normal form tokenizers finds another one at each start: keep one of them."""
+    return {name: added[name] for name in {normal_form(name): name for name in sorted(added)}.values()}
 
 
 def assert_same(document: dict[str, Any], texts: list[str], folder: Path) -> None:
@@ -115,15 +119,16 @@ def assert_same(document: dict[str, Any], texts: list[str], folder: Path) -> Non
         assert again.encode(text, allowed_special="all").tolist() == expected
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+ADDED = st.dictionaries(st.sampled_from(SPELLINGS), FLAGS, max_size=6).map(unmistakable)
+
+
+@settings(max_examples=150, deadline=None)
 @given(ADDED, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([None, True, False]), TEXTS)
 @example(COVID, True, True, True, None, ["COVID, covid and Covid", "c\u0301ovid", "Co\x00vid"])
 @example(BLANK, True, True, True, None, ["a   b", "   ", "a \t\n"])
 def test_wordpiece(
     tmp_path_factory: Any, added: Any, low: bool, clean: bool, chinese: bool, accents: bool | None, texts: list[str]
 ) -> None:
-    # Of tokens that are normalized to the same spelling tokenizers finds another one at each start: keep one of them.
-    added = {name: added[name] for name in {normal_form(name): name for name in sorted(added)}.values()}
     vocab = ["[UNK]", "[CLS]", *LETTERS, *(f"##{letter}" for letter in LETTERS), "the", "##he"]
     normalizer = {"clean_text": clean, "handle_chinese_chars": chinese, "strip_accents": accents, "lowercase": low}
     parts = {
@@ -140,7 +145,7 @@ def test_wordpiece(
     assert_same(document(vocab, ["[UNK]", "[CLS]"], added, parts), texts, tmp_path_factory.mktemp("t"))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None)
 @given(ADDED, st.sampled_from(["prepend", "replace", *METASPACES]), st.booleans(), TEXTS)
 @example(STRIPS, "prepend", True, ["a ?!  b", "?! ?!", " ?!"])
 @example(STRIPS, ("never", False), True, ["a ?!  b", f"a{MARK}?!{MARK}b"])
