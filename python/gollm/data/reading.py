@@ -9,21 +9,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from gollm.errors import DataError
 from gollm.system.plain_text import text_chunks
 from gollm.system.strict_json import shorten
+from gollm.tokenizers.documents import Piece
 
 PIECE_CHARACTERS = 1 << 20
 MAX_LINE_CHARACTERS = 64 << 20
-
-
-class Piece(NamedTuple):
-    """Part of a document; `first` marks the beginning of one."""
-
-    text: str
-    first: bool
 
 
 def on_lines_of_their_own(pieces: Iterator[Piece]) -> Iterator[Piece]:

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from gollm.data.reading import Piece, json_line_pieces, on_lines_of_their_own, split_document, text_pieces
+from gollm.data.reading import json_line_pieces, on_lines_of_their_own, split_document, text_pieces
 from gollm.data.shards import HEADER_BYTES, is_shard, open_shard
 from gollm.errors import DataError
 from gollm.system.files import open_regular, reason
 from gollm.system.plain_text import make_decoder, standard_input
 from gollm.tokenizers.corpus import safe_cut
-from gollm.tokenizers.documents import parts_of
+from gollm.tokenizers.documents import Piece, parts_of
 
 StrPath = str | os.PathLike[str]
 Progress = Callable[[int], None]

@@ -41,6 +41,7 @@ from gollm.data.sources import DataSource, Files, TokenShards
 from gollm.errors import DataError
 from gollm.system.files import open_regular, read_regular, reason, replacing, sync_folder, temporary_name
 from gollm.tokenizers.base import Framing
+from gollm.tokenizers.documents import Piece
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class TextTokenizer(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def framing(self) -> Framing: ...
-    def encode_pieces(self, pieces: Iterable[tuple[str, bool]]) -> Iterator[tuple[Ids, bool]]: ...
+    def encode_pieces(self, pieces: Iterable[Piece]) -> Iterator[tuple[Ids, bool]]: ...
     def to_state(self) -> tuple[Mapping[str, Any], Mapping[str, Part]]: ...
 
 

@@ -10,7 +10,7 @@ from gollm.errors import FormatError, TokenizerError
 from gollm.formats.source import Source
 from gollm.system.files import read_regular, replacing
 from gollm.tokenizers import Tokenizer
-from gollm.tokenizers.files.format import Format, TokenizerFile
+from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat
 
 
 def read_beside(source: Source, path: Path, names: Iterable[str], read: Callable[[TokenizerFile], Tokenizer]) -> None:
@@ -28,7 +28,7 @@ class TokenizerBeside:
     """What is to be written beside the model at `path`: nothing where the format has no such tokenizer, which the
     source is told. Raises FormatError where another one lies there already."""
 
-    def __init__(self, source: Source, path: Path, name: str, to: Format) -> None:
+    def __init__(self, source: Source, path: Path, name: str, to: TokenizerFormat) -> None:
         self._path = path.with_name(name)
         self._data: bytes | None = None
         if source.tokenizer is None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from gollm.tokenizers.added_tokens import AddedToken
 
 BATCH_CHARACTERS = 4 << 20
 
-Piece = tuple[str, bool]
-"""Some text, and whether a document begins with it."""
+
+class Piece(NamedTuple):
+    """Part of a document; `first` marks the beginning of one."""
+
+    text: str
+    first: bool
 
 
 def parts_of(pieces: Iterable[Piece], cut: Callable[[str], int]) -> Iterator[Piece]:
@@ -24,12 +29,12 @@ def parts_of(pieces: Iterable[Piece], cut: Callable[[str], int]) -> Iterator[Pie
     for text, begins in pieces:
         if begins:
             if held:
-                yield "".join(held), first
+                yield Piece("".join(held), first)
             held, size, wait, first = [], 0, 0, True
         elif held and size >= wait:
             whole = "".join(held)
             if at := cut(whole):
-                yield whole[:at], first
+                yield Piece(whole[:at], first)
                 first = False
             held = [whole[at:]]
             size -= at
@@ -37,7 +42,7 @@ def parts_of(pieces: Iterable[Piece], cut: Callable[[str], int]) -> Iterator[Pie
         held.append(text)
         size += len(text)
     if held:
-        yield "".join(held), first
+        yield Piece("".join(held), first)
 
 
 def batches(parts: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -12,7 +12,7 @@ from gollm.system.files import as_path, replacing
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.base import Tokenizer
 from gollm.tokenizers.files import bert, gpt2, llama2c, llmc, own, sentencepiece, tiktoken
-from gollm.tokenizers.files.format import Format, TokenizerFile
+from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat
 from gollm.tokenizers.files.huggingface import tokenizer_json
 
 # Looked at in this order: by name, by the first bytes, by the JSON value.
@@ -71,7 +71,7 @@ def load(
     return found.read(file, **options) if merges is None else gpt2.read(file, as_path(merges, TokenizerError))
 
 
-def _recognised(file: TokenizerFile) -> Format:
+def _recognised(file: TokenizerFile) -> TokenizerFormat:
     for found in _FORMATS.values():
         if found.recognises(file):
             return found
@@ -112,7 +112,7 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike[str], to: str | None = No
             file.write(data)
 
 
-def _format_named(name: str) -> Format:
+def _format_named(name: str) -> TokenizerFormat:
     if not isinstance(name, str) or name not in _FORMATS:
         raise TokenizerError(f"the tokenizer's format is {shorten(name)}; it must be one of {', '.join(_FORMATS)}")
     return _FORMATS[name]

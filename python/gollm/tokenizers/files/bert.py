@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
-from gollm.tokenizers.files.format import Format, TokenizerFile, naming, read_text
+from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat, naming, read_text
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 from gollm.tokenizers.wordpiece import SPECIAL_TOKENS, WordPieceTokenizer, template_of
 
@@ -56,4 +56,4 @@ def to_files(tokenizer: WordPieceTokenizer, path: Path) -> dict[Path, bytes]:
     return {path: "".join(lines).encode()}
 
 
-FORMAT = Format("bert", recognises, read, (WordPieceTokenizer,), to_files, ("vocab.txt",))
+FORMAT = TokenizerFormat("bert", recognises, read, (WordPieceTokenizer,), to_files, ("vocab.txt",))

@@ -35,7 +35,7 @@ class TokenizerFile:
 
 
 @dataclass(frozen=True)
-class Format:
+class TokenizerFormat:
     """A row of the registry (gollm.tokenizers.files)."""
 
     name: str  # for `save`, and in messages

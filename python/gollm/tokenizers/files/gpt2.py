@@ -24,7 +24,7 @@ from gollm.tokenizers.alphabet import BYTE_OF_CHARACTER, from_alphabet, to_alpha
 from gollm.tokenizers.bpe import BPETokenizer
 from gollm.tokenizers.files import side_files
 from gollm.tokenizers.files.added_tokens import place
-from gollm.tokenizers.files.format import Format, TokenizerFile, naming, read_json, read_text
+from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat, naming, read_json, read_text
 from gollm.tokenizers.patterns import Pattern
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
@@ -252,4 +252,4 @@ def to_files(tokenizer: BPETokenizer, folder: Path) -> dict[Path, bytes]:
     }
 
 
-FORMAT = Format("gpt2", recognises, read, (BPETokenizer,), to_files)
+FORMAT = TokenizerFormat("gpt2", recognises, read, (BPETokenizer,), to_files)

@@ -14,7 +14,7 @@ import numpy as np
 
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
-from gollm.tokenizers.files.format import Format, TokenizerFile, naming, read_bytes
+from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat, naming, read_bytes
 from gollm.tokenizers.files.piece_scores import scores_of
 from gollm.tokenizers.sentencepiece import PieceType, SentencePieceTokenizer
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
@@ -96,4 +96,4 @@ def to_files(tokenizer: SentencePieceTokenizer, path: Path) -> dict[Path, bytes]
     return {path: struct.pack("<I", max(map(len, tokens))) + data}
 
 
-FORMAT = Format("llama2.c", recognises, read, (SentencePieceTokenizer,), to_files, ("tokenizer.bin",))
+FORMAT = TokenizerFormat("llama2.c", recognises, read, (SentencePieceTokenizer,), to_files, ("tokenizer.bin",))

@@ -17,7 +17,7 @@ from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.bpe import BPETokenizer
 from gollm.tokenizers.files import tiktoken
-from gollm.tokenizers.files.format import Format, TokenizerFile, naming, read_bytes
+from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat, naming, read_bytes
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
 MAGIC = 20240328
@@ -114,4 +114,4 @@ def to_files(tokenizer: BPETokenizer, path: Path) -> dict[Path, bytes]:
     return {path: header.tobytes() + b"".join(bytes([len(token)]) + token for token in tokens)}
 
 
-FORMAT = Format("llm.c", recognises, read, (BPETokenizer,), to_files, ("gpt2_tokenizer.bin",))
+FORMAT = TokenizerFormat("llm.c", recognises, read, (BPETokenizer,), to_files, ("gpt2_tokenizer.bin",))

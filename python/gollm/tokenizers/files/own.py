@@ -17,7 +17,7 @@ import numpy as np
 
 from gollm.errors import TokenizerError
 from gollm.tokenizers.base import Tokenizer
-from gollm.tokenizers.files.format import Format, TokenizerFile, naming
+from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat, naming
 from gollm.tokenizers.kinds import KINDS, from_state
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
@@ -107,4 +107,4 @@ def _hex(name: str, value: Any) -> bytes:
         raise TokenizerError(f"{name} must be hexadecimal digits") from None
 
 
-FORMAT = Format("gollm", recognises, read, tuple(KINDS.values()), to_files)
+FORMAT = TokenizerFormat("gollm", recognises, read, tuple(KINDS.values()), to_files)

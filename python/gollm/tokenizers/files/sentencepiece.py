@@ -16,7 +16,7 @@ from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.files import side_files
 from gollm.tokenizers.files.added_tokens import place
-from gollm.tokenizers.files.format import Format, TokenizerFile, naming, read_bytes
+from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat, naming, read_bytes
 from gollm.tokenizers.files.piece_scores import scores_of
 from gollm.tokenizers.files.protobuf import Value, bytes_field, fields, float_field, number_field
 from gollm.tokenizers.files.side_files import Beside
@@ -234,4 +234,4 @@ def piece_of(token: bytes, kind: int) -> bytes:
     return token if as_it_is else token.replace(b" ", MARK.encode())
 
 
-FORMAT = Format("sentencepiece", recognises, read, (SentencePieceTokenizer,), to_files, (".model",))
+FORMAT = TokenizerFormat("sentencepiece", recognises, read, (SentencePieceTokenizer,), to_files, (".model",))

@@ -22,7 +22,7 @@ import numpy as np
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.bpe import BPETokenizer
-from gollm.tokenizers.files.format import Format, TokenizerFile, naming, read_bytes
+from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat, naming, read_bytes
 from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
 
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]")  # tiktoken's loader passes over it, a byte order mark too
@@ -177,4 +177,4 @@ def check(tokenizer: BPETokenizer) -> None:
             )
 
 
-FORMAT = Format("tiktoken", recognises, read, (BPETokenizer,), to_files, (".tiktoken",))
+FORMAT = TokenizerFormat("tiktoken", recognises, read, (BPETokenizer,), to_files, (".tiktoken",))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gollm.tokenizers.base import Tokenizer
 from gollm.tokenizers.bpe import BPETokenizer
-from gollm.tokenizers.files.format import Format, TokenizerFile
+from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat
 from gollm.tokenizers.files.huggingface import bpe, sentencepiece, wordpiece
 from gollm.tokenizers.sentencepiece import SentencePieceTokenizer
 from gollm.tokenizers.wordpiece import WordPieceTokenizer
@@ -33,4 +33,6 @@ def to_files(tokenizer: Tokenizer, path: Path) -> dict[Path, bytes]:
     return wordpiece.to_files(tokenizer, path)
 
 
-FORMAT = Format("huggingface", recognises, read, (BPETokenizer, SentencePieceTokenizer, WordPieceTokenizer), to_files)
+FORMAT = TokenizerFormat(
+    "huggingface", recognises, read, (BPETokenizer, SentencePieceTokenizer, WordPieceTokenizer), to_files
+)
