@@ -20,7 +20,6 @@ COMMON = (
     Option("config", Type(Path), None, "a YAML or JSON file with options of this command; flags override it"),
     Option("debug", Type(bool), False, "show Python's traceback of an error"),
 )
-_SWITCHED: tuple[list[str], ...] = (["true"], ["false"], ["none"])  # what may follow a switch as its value
 _NUMBER = re.compile(r"-\.?\d")  # begins with a hyphen and is no flag
 
 
@@ -67,7 +66,7 @@ def _split(words: Sequence[str], options: Mapping[str, Option]) -> tuple[dict[st
     for i, word in enumerate(words):
         if word == "--":
             return given, loose + list(words[i + 1 :])
-        if not word.startswith("-") or word == "-" or _NUMBER.match(word):
+        if not word.startswith("-") or word == "-" or (option is not None and _NUMBER.match(word)):
             (loose if option is None else given[option.name]).append(word)
             option = option if option is not None and option.type.many else None
             continue
@@ -85,11 +84,16 @@ def _split(words: Sequence[str], options: Mapping[str, Option]) -> tuple[dict[st
         if option.type.many and option.name in given:
             raise ConfigError(f"{flag} is given twice; list everything behind one: {option.flag} {option.type.metavar}")
         given[option.name] = [value] if equals else []
-        if option.type.is_switch and not equals and words[i + 1 : i + 2] not in _SWITCHED:
+        if option.type.is_switch and not equals and not (option.type.optional and _is_state(words[i + 1 : i + 2])):
             given[option.name] = ["true"]
         if given[option.name] and not option.type.many:
             option = None
     return given, loose
+
+
+def _is_state(following: Sequence[str]) -> bool:
+    """Whether the next word is the value of a switch that can also be left as it is: `--bias false`."""
+    return bool(following) and following[0].lower() in ("true", "false", "none")
 
 
 def _alternatives(cls: type, name: str) -> list[str]:
