@@ -18,11 +18,11 @@ class Options:
     """Measure how fast gollm is here: against PyTorch, where it is installed, and against the machine's own limits.
     They take turns, each in a process of its own. Nothing else should run meanwhile."""
 
-    groups: Annotated[tuple[Group, ...], Positional] = ()  # what to measure; nothing: all
-    filter: str = ""  # only cases whose name has this in it, such as "NT 256 tokens" or "124M"
-    turns: PositiveInt = 7  # turns of each contestant in a case; the median counts
-    compile: bool = False  # let torch.compile take part in training steps, too
-    list: bool = False  # print the names of the cases, and measure nothing
+    groups: Annotated[tuple[Group, ...], Positional] = ()  # groups of cases to measure (default: all)
+    filter: str = ""  # only cases whose name contains this text, such as "NT 256 tokens" or "124M"
+    turns: PositiveInt = 7  # turns of each contestant in a case; the median is reported
+    compile: bool = False  # measure torch.compile in training steps, too
+    list: bool = False  # print the names of the cases without measuring
     json: bool = False  # print one JSON document
 
 

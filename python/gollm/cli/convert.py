@@ -12,17 +12,17 @@ from gollm.options import Positional
 
 @dataclass(frozen=True)
 class Options:
-    """Turn a model into another format. The source's format is told by its content."""
+    """Turn a model into another format. The source's format is detected from its content."""
 
     # a model in any format: a checkpoint, a run's folder, a Hugging Face folder, GGUF, llama2.c, llm.c, JSON
     source: Annotated[Path, Positional]
     target: Annotated[Path, Positional]  # the new file, or folder for Hugging Face
-    # the target's format; none: by its ending, .golm, .gguf or .json, and a folder (huggingface) where there is none
+    # format of the target (default: from its ending, .golm, .gguf or .json; a folder for huggingface without one)
     to: Literal["golm", "huggingface", "gguf", "llama2.c", "llm.c", "json"] | None = None
-    # what matrices are stored as, if the format can; none: what is usual there, for most float32
+    # dtype of the matrices, where the format has it (default: the format's usual one, for most float32)
     dtype: Literal["f32", "bf16", "f16", "q8_0", "q4_0"] | None = None
     tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
-    overwrite: bool = False  # replace a target that is there already
+    overwrite: bool = False  # replace a target that exists
 
 
 def run(options: Options) -> None:

@@ -17,7 +17,7 @@ from gollm.system import threads
 class Options:
     """Show how gollm was built, what it uses of this machine, and how fast that is (measured for two seconds)."""
 
-    measure: bool = True  # measure the peak of fused multiply-adds and the read bandwidth
+    measure: bool = True  # measure peak FLOP/s (FMA) and read bandwidth
     json: bool = False  # print one JSON document
 
 

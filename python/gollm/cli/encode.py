@@ -19,7 +19,7 @@ class Options:
     # a tokenizer's file or folder (gollm's, GPT-2's vocab.json with merges.txt, tokenizer.json), or any model
     tokenizer: Path
     text: Annotated[str, Positional]  # the text, or - for standard input
-    special: bool = False  # let special tokens, such as <|endoftext|>, be written in the text
+    special: bool = False  # recognise special tokens, such as <|endoftext|>, in the text
     json: bool = False  # print one JSON document with the ids and the piece of text that each stands for
 
     ALIASES: ClassVar[Mapping[str, str]] = {"model": "tokenizer"}

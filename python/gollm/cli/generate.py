@@ -13,23 +13,23 @@ from gollm.options import NonNegativeFloat, NonNegativeInt, Positional, Positive
 
 @dataclass(frozen=True)
 class Options:
-    """Continue a prompt with a trained model of any format. The text appears as it is made."""
+    """Continue a prompt with a trained model of any format. The text is printed as it is generated."""
 
     model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
-    # what to continue, or - for standard input; empty: start from nothing, where the model has an end-of-text token
+    # text to continue, or - for standard input; an empty prompt starts from the model's BOS or end-of-text token
     prompt: str = ""
-    max_new_tokens: NonNegativeInt = 200  # how many tokens to make at most
-    temperature: NonNegativeFloat = 0.8  # 0 takes the likeliest token each time; higher is more varied
-    top_k: NonNegativeInt = 0  # draw among the k likeliest tokens; 0: among all
-    # draw among the fewest tokens whose probabilities sum to this; 1: among all
+    max_new_tokens: NonNegativeInt = 200  # maximum number of tokens to generate
+    temperature: NonNegativeFloat = 0.8  # sampling temperature; 0 always takes the likeliest token
+    top_k: NonNegativeInt = 0  # sample from the k likeliest tokens; 0: from all
+    # nucleus sampling threshold: sample from the fewest tokens whose probabilities sum to this; 1: from all
     top_p: Annotated[float, Range(above=0, at_most=1)] = 1.0
     seed: NonNegativeInt = 0  # the same seed gives the same text
     tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
-    context: PositiveInt | None = None  # tokens of prompt and text together; none: as many as the model is for
-    # how rotary positions beyond those the model is for are treated; a longer context needs a choice
+    context: PositiveInt | None = None  # maximum length in tokens, prompt included (default: the model's context)
+    # how rotary positions beyond the model's context are scaled; required for a longer context
     rope_scaling: Literal["linear", "llama3", "none"] | None = None
     echo: bool = True  # print the prompt before its continuation
-    json: bool = False  # print one JSON document at the end
+    json: bool = False  # print one JSON document when done
 
 
 def run(options: Options) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
-from gollm.model.options import ModelOptions
+from gollm.model.options import RARE, ModelOptions, defaults_of
 from gollm.options import NonNegativeInt, PositiveInt
 
 
@@ -15,12 +16,16 @@ class Options(ModelOptions):
     """Compare a model's gradients with finite differences, parameter by parameter."""
 
     preset: str = "tiny"  # the model's shape, as gollm train has it
-    vocab_size: PositiveInt | None = None  # tokens in the vocabulary; none: the preset's
+    vocab_size: PositiveInt | None = None  # vocabulary size (default: the preset's)
     batch_size: PositiveInt = 2  # sequences in the random batch
-    tokens: PositiveInt | None = None  # tokens of a sequence; none: the context, at most 32
-    samples: PositiveInt = 4  # elements of each parameter that are moved
-    seed: NonNegativeInt = 0  # of the weights and the batch
+    tokens: PositiveInt | None = None  # tokens in a sequence (default: the context, at most 32)
+    samples: PositiveInt = 4  # elements of each parameter to check
+    seed: NonNegativeInt = 0  # seed of the weights and the batch
     json: bool = False  # print one JSON document
+
+    DEFAULTS: ClassVar = defaults_of("tiny")
+    HEADINGS: ClassVar = {"preset": "model", "vocab_size": "check"}
+    RARE: ClassVar = RARE
 
 
 def run(options: Options) -> int:

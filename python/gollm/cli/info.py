@@ -13,7 +13,7 @@ from gollm.system.strict_json import shorten
 
 @dataclass(frozen=True)
 class Options:
-    """Show what is inside of a model's file or folder of any format, without reading its weights."""
+    """Show what a model's file or folder contains, in any format, without reading its weights."""
 
     model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
     tensors: bool = False  # list every tensor with its type and shape

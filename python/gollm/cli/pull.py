@@ -13,10 +13,10 @@ from gollm.options import Positional
 class Options:
     """Fetch a model from the Hugging Face hub; needs pip install 'gollm[hub]'."""
 
-    model: Annotated[str, Positional]  # its name there: ORG/NAME
-    out: Path | None = None  # the new folder; none: NAME in the current one
-    revision: str | None = None  # a branch, tag or commit; none: the newest
-    file: tuple[str, ...] = ()  # only these files, such as a .gguf; none: what gollm reads of a model
+    model: Annotated[str, Positional]  # name on the hub: ORG/NAME
+    out: Path | None = None  # folder to create (default: NAME in the current folder)
+    revision: str | None = None  # branch, tag or commit (default: the newest)
+    file: tuple[str, ...] = ()  # files to fetch, such as a .gguf (default: those that gollm reads)
 
 
 def run(options: Options) -> None:

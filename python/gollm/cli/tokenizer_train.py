@@ -17,21 +17,21 @@ from gollm.options import Positional, PositiveInt
 class Options:
     """Train a tokenizer from text, and write it to a JSON file."""
 
-    # files, folders, wildcards, or - for standard input; none: the Python standard library's own source
+    # files, folders, wildcards, or - for standard input (default: the Python standard library's source)
     corpus: Annotated[tuple[str, ...], Positional] = ()
     pattern: tuple[str, ...] = ()  # which files of a folder, for example '*.py'; '!*.min.js' leaves files out
     field: str | None = None  # the field of JSON lines that holds the text
-    encoding: str = "utf-8"  # of text files: any that Python knows
+    encoding: str = "utf-8"  # encoding of text files: any that Python knows
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # how to handle invalid bytes
-    # byte-level BPE, a token for each character or word, or WordPiece as BERT's, lower case and with its special tokens
+    # byte-level BPE, one token per character or word, or WordPiece like BERT's (lower case, its special tokens)
     kind: Literal["bpe", "character", "word", "wordpiece"] = "bpe"
-    # how bpe cuts text into pieces: as gpt2, cl100k, o200k, llama3, qwen2 or smollm, or by a regular expression
+    # pre-tokenization of bpe: that of gpt2, cl100k, o200k, llama3, qwen2 or smollm, or a regular expression
     split: str = "gpt2"
-    # tokens to learn, special ones included; none: 4096 for bpe and wordpiece, everything in the text for the others
+    # vocabulary size, special tokens included (default: 4096 for bpe and wordpiece, all of the text for the others)
     vocab_size: PositiveInt | None = None
-    special_tokens: tuple[str, ...] = ("<|endoftext|>",)  # tokens that no text is encoded to
+    special_tokens: tuple[str, ...] = ("<|endoftext|>",)  # special tokens (never produced from plain text)
     out: Path = Path("tokenizer.json")  # the file to write
-    overwrite: bool = False  # replace a file that is there already
+    overwrite: bool = False  # replace a file that exists
     json: bool = False  # print one JSON document about the result
 
     ALIASES: ClassVar[Mapping[str, str]] = {"data": "corpus", "output": "out"}

@@ -19,7 +19,7 @@ SIGNAL_STATUS = 128  # a shell's status of a process that a signal ended, less t
 class Options(TrainOptions):
     """Train a model from raw text, and keep everything in a run folder."""
 
-    json: bool = False  # print JSON lines, each step's metrics and at last the result, instead of lines for people
+    json: bool = False  # print JSON lines: the metrics of each step, then the result
 
 
 class JsonLines(Callback):

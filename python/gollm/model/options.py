@@ -12,6 +12,14 @@ from gollm.model.config import ALIASES, ModelConfig, preset
 from gollm.options import check, describe, shown
 
 MODEL_FIELDS = tuple(field.name for field in dataclasses.fields(ModelConfig) if field.name != "vocab_size")
+RARE = tuple(name for name in MODEL_FIELDS if name not in ("n_layers", "n_heads", "d_model", "context", "dropout"))
+
+
+def defaults_of(name: str) -> dict[str, str]:
+    """The defaults of the fields in words, for options whose default preset this is."""
+    values = preset(name).to_dict()
+    said = {field: value if isinstance(value, str) else shown(value) for field, value in values.items()}
+    return {f: "the preset's" + ("" if values[f] is None else f", {said[f]} for {name}") for f in MODEL_FIELDS}
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class _Preset:
     # llama-3.2-1b, llama-3.2-3b, llama-3-8b, tinyllama-1.1b, smollm-135m, smollm-360m, qwen-2.5-0.5b
     preset: str = "small"
 
+    DEFAULTS: ClassVar = defaults_of("small")
     ALIASES: ClassVar[Mapping[str, str]] = {alias: name for alias, name in ALIASES.items() if name in MODEL_FIELDS}
 
     def __post_init__(self) -> None:
@@ -38,13 +47,10 @@ class _Preset:
 def _optional_fields() -> list[tuple[str, Any, Any]]:
     """Those of ModelConfig, where None leaves what the preset says."""
     hints, options = get_type_hints(ModelConfig, include_extras=True), describe(ModelConfig)
-    small = preset(_Preset.preset)
     fields = []
     for name in MODEL_FIELDS:
-        default = getattr(small, name)
-        said = "the preset's" + ("" if default is None else f", {shown(default)} for {_Preset.preset}")
-        metadata = {"help": options[name].help, "default": said}
-        fields.append((name, Optional[hints[name]], dataclasses.field(default=None, metadata=metadata)))  # noqa: UP045
+        field = dataclasses.field(default=None, metadata={"help": options[name].help})
+        fields.append((name, Optional[hints[name]], field))  # noqa: UP045
     return fields
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import functools
 import inspect
-import io
+import re
 import textwrap
-import tokenize
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ T = TypeVar("T")
 class Option:
     """One option: its name as in Python and in files; default, dataclasses.MISSING where it must be given; help, the
     field's comment in one line; aliases, other names that are understood; default_words, what the comment says at its
-    end as `(default: ...)`. A field's metadata may hold "help" and "default" instead of a comment."""
+    end as `(default: ...)`, or the class in DEFAULTS. A field's metadata may hold "help" instead of a comment."""
 
     name: str
     type: Type
@@ -50,6 +48,7 @@ def describe(cls: Any) -> Mapping[str, Option]:
     """The options of a dataclass by name, in order."""
     comments, types = _comments(cls), _types(cls)
     aliases: Mapping[str, str] = getattr(cls, "ALIASES", {})
+    defaults: Mapping[str, str] = getattr(cls, "DEFAULTS", {})
     if wrong := [alias for alias, name in aliases.items() if name not in types or alias in types]:
         raise TypeError(f"{cls.__name__}.ALIASES: {wrong} are no other names for fields")
     found = {}
@@ -61,7 +60,7 @@ def describe(cls: Any) -> Mapping[str, Option]:
             default=field.default if field.default_factory is MISSING else field.default_factory(),
             help=field.metadata.get("help", comment),
             aliases=tuple(alias for alias, name in aliases.items() if name == field.name),
-            default_words=field.metadata.get("default", words.removesuffix(")") or None),
+            default_words=words.removesuffix(")") or defaults.get(field.name),
         )
     return found
 
@@ -151,25 +150,21 @@ def _comments(cls: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     bases: list[Any] = [base for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
     for base in bases:
-        with contextlib.suppress(OSError, TypeError, SyntaxError, tokenize.TokenError):
+        with contextlib.suppress(OSError, TypeError):
             found.update(_comments_of(textwrap.dedent(inspect.getsource(base))))
     return found
 
 
 def _comments_of(source: str) -> dict[str, str]:
-    behind: dict[int, str] = {}  # line -> the comment behind its code
-    alone: dict[int, str] = {}  # line -> the comment that has the line to itself
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            lines = behind if token.line[: token.start[1]].strip() else alone
-            lines[token.start[0]] = token.string.lstrip("#").strip()
+    """Of a class whose fields begin at column 4, with two spaces before a comment behind one."""
     found: dict[str, str] = {}
-    for node in next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)).body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            words = [behind[node.end_lineno or node.lineno]] if (node.end_lineno or node.lineno) in behind else []
-            above = node.lineno - 1
-            while above in alone and (node.end_lineno or node.lineno) not in behind:
-                words.insert(0, alone[above])
-                above -= 1
-            found[node.target.id] = " ".join(words)
+    above: list[str] = []
+    for line in source.splitlines():
+        if comment := re.fullmatch(r"    #\s*(.*)", line):
+            above.append(comment[1])
+            continue
+        if field := re.match(r"    (\w+): ", line):
+            _, _, behind = line.partition("  # ")
+            found[field[1]] = behind or " ".join(above)
+        above = []
     return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from gollm.errors import ConfigError
 from gollm.model.config import ModelConfig
-from gollm.model.options import MODEL_FIELDS, ModelOptions
+from gollm.model.options import MODEL_FIELDS, RARE, ModelOptions
 from gollm.options import (
     Given,
     NonNegativeFloat,
@@ -101,7 +101,7 @@ class TrainOptions(ModelOptions, DataOptions, Given):
     }
     # What --help leaves to --help-all.
     RARE: ClassVar = (
-        *(name for name in MODEL_FIELDS if name not in ("n_layers", "n_heads", "d_model", "context", "dropout")),
+        *RARE,
         *("field", "encoding", "decode_errors", "recompute", "activation_dtype", "beta1", "beta2", "eps"),
         *("eval_batches", "sample_every", "keep_checkpoints", "cache_dir"),
     )
