@@ -13,13 +13,14 @@ import pytest
 
 import gollm
 from gollm.cli import main as cli
+from gollm.cli import process
 from gollm.errors import CheckpointError, ConfigError, warn
 from gollm.options import describe
 
 from .conftest import Run
 
 
-def process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def started(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "gollm", *words], capture_output=True, text=True, env={**os.environ, **environment}
     )
@@ -47,8 +48,8 @@ def test_every_command_has_help_for_every_option(name: str, run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["docto"], "gollm: 'docto' is no command; did you mean gollm doctor?\n"),
-        (["zzz"], "gollm: 'zzz' is no command; gollm --help lists the commands\n"),
+        (["docto"], "gollm: unknown command 'docto'; did you mean gollm doctor?\n"),
+        (["zzz"], "gollm: unknown command 'zzz'; gollm --help lists the commands\n"),
         (["doctor", "--jsno"], "gollm: unknown option --jsno; did you mean --json?\n"),
         (["doctor", "here"], "gollm: 'here' belongs to no option; name it (--option value)"),
     ],
@@ -78,7 +79,7 @@ def test_each_failure_has_its_line(
     def fail() -> int:
         raise error
 
-    assert cli.guarded(fail) == status
+    assert process.guarded(fail) == status
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(message) and captured.err.count("\n") == (1 if message else 0)
@@ -98,7 +99,7 @@ def test_nobody_reads_the_output() -> None:
     child.stdout.close()
     assert child.stderr.read() == ""
     child.stderr.close()
-    assert child.wait() == cli.BROKEN_PIPE
+    assert child.wait() == process.BROKEN_PIPE
 
 
 def test_a_terminal_without_unicode_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +114,7 @@ def test_a_warning_is_one_line_and_no_failure(capsys: pytest.CaptureFixture[str]
             warn("config.json: top_k is -1;\nit is left out")
         return 0
 
-    assert cli.guarded(action) == 0
+    assert process.guarded(action) == 0
     assert capsys.readouterr().err == 2 * "gollm: warning: config.json: top_k is -1; it is left out\n"
 
 
@@ -125,7 +126,7 @@ def test_a_warning_is_one_line_and_no_failure(capsys: pytest.CaptureFixture[str]
     ],
 )
 def test_a_bad_environment_is_one_line_too(environment: dict[str, str], message: str) -> None:
-    result = process("doctor", **environment)
+    result = started("doctor", **environment)
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.startswith(message) and result.stderr.count("\n") == 1
 

@@ -13,7 +13,7 @@ import pytest
 
 import gollm
 from gollm import data, formats, tokenizers
-from gollm.cli import main as cli
+from gollm.cli import process
 from gollm.errors import GollmError
 from gollm.language_model import LanguageModel
 from gollm.model.config import preset
@@ -108,7 +108,7 @@ def test_odd_paths(command: str, place: Path, run: Run) -> None:
             continue
         result = run(*(path if word == "{}" else word for word in COMMANDS[command].split()))
         if (
-            result.status not in (cli.FAILED, cli.USAGE)
+            result.status not in (process.FAILED, process.USAGE)
             or result.err.count("\n") != 1
             or result.out
             or "inside of gollm" in result.err
