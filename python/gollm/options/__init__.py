@@ -8,6 +8,7 @@
 
         ALIASES: ClassVar[Mapping[str, str]] = {"corpus": "data"}  # other names, understood wherever the option is
         EITHER: ClassVar = (("steps", "epochs"),)  # a flag takes the place of the --config file's other
+        DEFAULTS: ClassVar = {"data": "all of them"}  # what help says of a default, where its value says little
 
         def __post_init__(self) -> None:
             check(self)  # a Python caller gets the same checks
