@@ -9,7 +9,7 @@
 #ifndef GOLLM_ACTIVATION_H
 #define GOLLM_ACTIVATION_H
 
-#include "vec.h"
+#include "vec_math.h" /* vec_exp, vec_sigmoid */
 
 static inline int activation_is_known(int64_t kind) { return kind >= GOLLM_NONE && kind <= GOLLM_SILU; }
 

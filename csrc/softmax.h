@@ -2,7 +2,7 @@
 #ifndef GOLLM_SOFTMAX_H
 #define GOLLM_SOFTMAX_H
 
-#include "vec.h"
+#include "vec_math.h" /* vec_exp */
 
 static inline real row_max(const real *x, int64_t n) {
     vec largest = vec_set(-(real)INFINITY);

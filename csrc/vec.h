@@ -1,11 +1,11 @@
-/* Vectors as wide as the variant's registers, by the compilers' vector extensions, and the functions that kernels need on them.
+/* Vectors as wide as the variant's registers, by the compilers' vector extensions. vec_math.h has exponentials.
  *
  * vec holds VL reals: 4, 8 or 16 floats (SSE or NEON, AVX, AVX-512), or half as many doubles in the f64 variant. */
 #ifndef GOLLM_VEC_H
 #define GOLLM_VEC_H
 
 #include <float.h>  /* FLT_MIN, DBL_MIN */
-#include <math.h>   /* exp, sqrt */
+#include <math.h>   /* sqrt */
 #include <string.h> /* memcpy */
 #if defined(__SSE2__)
 #include <immintrin.h> /* max, min, sqrt in one instruction */
@@ -77,6 +77,13 @@ static inline void vec_store_n(real *p, vec v, int64_t n) {
 /* mask ? a : b, with a mask as comparisons of vec give it. */
 static inline vec vec_select(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
 
+/* x in the lanes [begin, end), `other` in the rest. */
+static inline vec vec_keep(vec x, int64_t begin, int64_t end, vec other) {
+    ivec lane;
+    for (int i = 0; i < VL; i++) lane[i] = (ireal)i;
+    return vec_select((lane >= (ireal)begin) & (lane < (ireal)end), x, other);
+}
+
 /* The larger (smaller) of two; b where either is NaN. */
 static inline vec vec_max(vec a, vec b) {
 #if VEC_BYTES == 64 && !defined(GOLLM_F64)
@@ -125,11 +132,13 @@ static inline real vec_sum(vec v) {
     return lanes[0];
 }
 
-/* The largest lane; NaN where one is NaN. */
+/* The largest lane, by pairs; a lane of NaN may or may not be it. */
 static inline real vec_largest(vec v) {
-    real m = v[0];
-    for (int i = 1; i < VL; i++) m = v[i] > m || v[i] != v[i] ? v[i] : m;
-    return m;
+    real lanes[VL];
+    vec_store(lanes, v);
+    for (int n = VL / 2; n > 0; n /= 2)
+        for (int i = 0; i < n; i++) lanes[i] = lanes[i] > lanes[i + n] ? lanes[i] : lanes[i + n];
+    return lanes[0];
 }
 
 /* Lanes 1 0 3 2 ..., 0 0 2 2 ..., 1 1 3 3 ... of v. */
@@ -170,37 +179,6 @@ static inline uvec64 vec_multiply_u32(uvec64 a, uvec64 b) {
     for (size_t i = 0; i < VEC_BYTES / sizeof a[0]; i++) a[i] = (uint64_t)(uint32_t)a[i] * (uint32_t)b[i];
     return a;
 #endif
-}
-
-/* e^x. Float: x = n ln2 + r with |r| <= ln2 / 2, a polynomial of degree 6 in r, and 2^n in two factors so that results in the
- * denormal range round once; below 2 ulp. NaN -> NaN, +inf -> inf, -inf -> 0. */
-static inline vec vec_exp(vec x) {
-#ifdef GOLLM_F64
-    for (int i = 0; i < VL; i++) x[i] = exp(x[i]);
-    return x;
-#else
-    x = vec_max(vec_set(-104.0f), vec_min(vec_set(89.0f), x));
-    const float round = 12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
-    vec shifted = x * vec_set(1.44269504f) + vec_set(round);
-    vec n = shifted - vec_set(round);
-    vec r = x - n * vec_set(0.693359375f); /* ln2 in two parts, the first exact in n * ln2_high */
-    r = r - n * vec_set(-2.12194440e-4f);
-    vec p = vec_set(1.3888889e-3f);
-    p = p * r + vec_set(8.3333333e-3f);
-    p = p * r + vec_set(4.1666667e-2f);
-    p = p * r + vec_set(1.6666667e-1f);
-    p = p * r + vec_set(0.5f);
-    p = p * (r * r) + r + vec_set(1.0f);
-    ivec i = (ivec)shifted - (ivec)vec_set(round);
-    ivec half = i >> 1;
-    return p * (vec)((half + 127) << 23) * (vec)((i - half + 127) << 23);
-#endif
-}
-
-/* 1 / (1 + e^-x), from e^-|x|, which does not overflow: accurate for all x. */
-static inline vec vec_sigmoid(vec x) {
-    const vec e = vec_exp(-vec_max(x, -x));
-    return vec_select(x < vec_set(0), e, vec_set(1)) / (vec_set(1) + e);
 }
 
 #endif

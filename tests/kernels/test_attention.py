@@ -94,6 +94,67 @@ def test_a_row_has_the_same_bits_in_any_chunk_through_any_pages(build, window, h
 
 
 @pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("window", [0, 100])
+def test_how_many_queries_come_at_once_and_how_many_pages_there_could_be_do_not_change_a_bit(build, window):
+    """Up to 4 queries of a sequence are decoded, more are not. Decoding takes at most 64 sequences at a time."""
+    (H, G, D, Z), rng, real = (12, 4, 8, 16), np.random.default_rng(11), real_of(build)
+    lengths = rng.integers(8, 700, 90).astype(np.int32)
+    used = -(-lengths // Z)  # pages
+    pages = rng.standard_normal((2, used.sum(), Z, G * D)).astype(real)
+    qkv = rng.standard_normal((len(lengths), 8, (H + 2 * G) * D)).astype(real)  # of the last 8 tokens of each
+
+    def last(n, L, threads=2):
+        """y of the last n[s] tokens of sequence s; page tables of L columns"""
+        table = np.full((len(lengths), L), -1, np.int32)
+        for s, first in enumerate(np.cumsum(used) - used):
+            table[s, : used[s]] = first + np.arange(used[s])
+        offsets = np.cumsum([0, *n]).astype(np.int32)
+        rows = np.concatenate([qkv[s, 8 - n[s] :] for s in range(len(lengths))])
+        y = np.full((len(rows), H * D), np.nan, real)
+        call = {"k_pages": pages[0], "v_pages": pages[1], "query_offsets": offsets, "lengths": lengths}
+        heads = {"H": H, "G": G, "D": D, "scale": 0.3, "window": window}
+        with using(build, threads):
+            _native.attention_paged(y=y, qkv=rows, page_table=table, **call, **heads)
+        return np.split(y, offsets[1:-1])
+
+    want = last([8] * 90, 44)
+    for L, threads in [(44, 1), (44, 3), (100_000, 2)]:
+        for n in ([1] * 90, [4] * 90, [5] * 90, list(rng.integers(0, 9, 90)), [0] * 89 + [3]):
+            for got, y, count in zip(last(n, L, threads), want, n, strict=True):
+                assert got.tobytes() == y[8 - count :].tobytes()
+
+
+@pytest.mark.parametrize("build", [BUILDS[-2], "f64"])
+def test_more_rows_than_are_decoded_at_a_time(build):
+    """60 sequences of 4 queries and 300 heads, 72000 rows; then one by one."""
+    H, rng, real = 300, np.random.default_rng(3), real_of(build)
+    qkv, y = rng.standard_normal((60, 4, 3 * H)).astype(real), np.full((60, 4, H), np.nan, real)
+    with using(build, 2):
+        _native.attention_forward(y=y, qkv=qkv, H=H, G=H, D=1, scale=1.0, window=0)
+        for sequence in range(60):
+            one = np.full((1, 4, H), np.nan, real)
+            _native.attention_forward(y=one, qkv=qkv[sequence, None], H=H, G=H, D=1, scale=1.0, window=0)
+            assert one.tobytes() == y[sequence].tobytes()
+
+
+@pytest.mark.parametrize("build", BUILDS[:-1])
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 7, 16])
+def test_the_workspace_of_the_backward_pass_is_bounded(build, threads):
+    """By n_threads * (buffers + 9 gradients), for any T, B, group and number of heads left over."""
+    D = 128
+    gradients = 2 * 192 * D * 4  # bytes of dk and dv of a block of keys
+
+    def size(B, T, H, G):
+        return _native.workspace_bytes("attention_backward", B=B, T=T, H=H, G=G, D=D)
+
+    with using(build, threads):
+        buffers = size(1, 1, 720720, 720720)  # a multiple of 1 ... 16: no heads are left over
+        assert buffers < threads * 2**20
+        for B, T, H, G in [(1, 64, 12, 12), (1, 8192, 32, 8), (3, 8192, 32, 8), (1, 2**22, 128, 1), (63, 2**30, 9, 3)]:
+            assert size(B, T, H, G) <= buffers + threads * 9 * gradients
+
+
+@pytest.mark.parametrize("build", BUILDS)
 def test_long_rows_of_extreme_scores(build):
     """Scores of a few thousand: one key takes it all; the running maximum moves from block to block."""
     rng, D = np.random.default_rng(5), 8

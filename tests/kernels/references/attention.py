@@ -1,4 +1,4 @@
-"""csrc/attention_forward.c, csrc/attention_backward.c, csrc/attention_paged.c"""
+"""csrc/attention_forward.c, csrc/attention_backward.c, csrc/attention_paged.c, csrc/kv_cache.c"""
 
 import numpy as np
 
