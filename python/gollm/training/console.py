@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gollm.system.machine import fma_peak, isa, num_threads
+from gollm.system.memory import available_bytes
 from gollm.training.callbacks import Callback, Training, TrainResult
-from gollm.training.estimate import SHARE_OF_PEAK, available_bytes, flops_per_token
+from gollm.training.estimate import SHARE_OF_PEAK, flops_per_token
 from gollm.training.run_folder import resume_command
 
 if TYPE_CHECKING:
