@@ -17,6 +17,7 @@ from gollm.model.decoder import Decoder
 from gollm.options import from_mapping, load_file
 from gollm.tokenizers import CharacterTokenizer
 from gollm.training import Callback
+from gollm.training.run import Run
 from gollm.training.run_folder import RunFolder
 
 from .conftest import metrics
@@ -364,6 +365,25 @@ def test_resume_needs_a_run(tmp_path):
     with pytest.raises(TrainingError, match=r"there is no run to go on with in .*nothing"):
         gollm.train(TrainOptions(resume=str(tmp_path / "nothing")))
     assert not (tmp_path / "nothing").exists()
+    with pytest.raises(TrainingError, match=r"there is no run to go on with in ' ' \(no config"):
+        gollm.train(TrainOptions(resume=" "))
+
+
+def test_a_run_is_read_without_a_lock(train):
+    result = train(eval_every=2)
+    (result.folder / ".lock").unlink()
+    before = {path.name for path in result.folder.iterdir()}
+    run = Run(result.folder)
+    assert run.options().steps == 6
+    assert run.tokenizer().vocab_size == gollm.load(run.best_path).tokenizer.vocab_size
+    assert [m["step"] for m in run.metrics()] == [1, 2, 3, 4, 5, 6]
+    assert list(run.checkpoints()) == [6]
+    assert {path.name for path in result.folder.iterdir()} == before
+    with RunFolder(result.folder):
+        assert len(list(Run(result.folder).metrics())) == 6
+    with pytest.raises(TrainingError, match="there is no run"):
+        Run(result.folder / "nothing").options()
+    assert not (result.folder / "nothing").exists()
 
 
 def test_resume_needs_the_same_data(train, tmp_path):

@@ -12,6 +12,7 @@ from gollm.system.machine import fma_peak, isa, num_threads
 from gollm.system.memory import available_bytes
 from gollm.training.callbacks import Callback, Training, TrainResult
 from gollm.training.estimate import SHARE_OF_PEAK, flops_per_token
+from gollm.training.run import Run
 from gollm.training.run_folder import resume_command
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Console(Callback):
                 f"go on with: {resume_command(result.folder)}"
             )
             return
-        best = result.folder / "best.golm"
+        best = Run(result.folder).best_path
         model = best if best.exists() else result.checkpoint
         lowest = result.best_validation_loss
         loss = "" if lowest is None else f", best validation loss {lowest:.4f}"

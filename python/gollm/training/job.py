@@ -13,7 +13,6 @@ from gollm.formats import open_tokenizer
 from gollm.model.config import ModelConfig, preset
 from gollm.model.decoder import Decoder
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
-from gollm.tokenizers import load as load_tokenizer
 from gollm.tokenizers.base import END_OF_TEXT
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.estimate import Estimate, estimate
@@ -84,7 +83,7 @@ def prepare_job(options: TrainOptions) -> Job:
 def _prepared(options: TrainOptions, folder: RunFolder) -> Job:
     source = _source(options, options.data, options.pattern)
     n_done = max(folder.checkpoints(), default=0)
-    tokenizer = _tokenizer(options, source)
+    tokenizer = _tokenizer(options, source, folder)
     dataset = prepare(
         source,
         tokenizer,
@@ -125,12 +124,10 @@ def _name_of(options: TrainOptions) -> str:
     return "stdin" if first == "-" else Path(first).stem.strip("*") or "run"
 
 
-def _tokenizer(options: TrainOptions, source: DataSource) -> Tokenizer:
+def _tokenizer(options: TrainOptions, source: DataSource, folder: RunFolder) -> Tokenizer:
     """The run's own when it is resumed, a given file's, or one trained on the data."""
-    if options.resume is not None:
-        saved = Path(options.resume) / "tokenizer.json"
-        if saved.is_file():
-            return load_tokenizer(saved)
+    if saved := folder.tokenizer():
+        return saved
     if options.tokenizer == "character":
         return CharacterTokenizer.train(source.iter_text(), options.vocab_size, special_tokens=END_OF_TEXT[:1])
     if options.tokenizer in ("bpe", "word"):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from gollm.errors import ConfigError, TrainingError
-from gollm.options import from_mapping, given, load_file, shown
+from gollm.errors import ConfigError
+from gollm.options import given, shown
 from gollm.training.options import TrainOptions
+from gollm.training.run import Run
 
 # What a resumed run may change: when it ends, what it reports and keeps, where its data lies (the data itself is
 # compared by its content), and what it computes twice.
@@ -32,14 +32,8 @@ def resumed_options(wanted: TrainOptions) -> TrainOptions:
 
     Raises TrainingError where there is no run, ConfigError for an option that would change what the run computes."""
     assert wanted.resume is not None
-    folder = wanted.resume
-    path = Path(wanted.resume) / "config.yaml"
-    if not os.path.isfile(path):
-        raise TrainingError(
-            f"there is no run to go on with in {folder} (no config.yaml); name a run's folder, "
-            "or start a new run with --out"
-        )
-    saved = from_mapping(TrainOptions, load_file(path), where=str(path))
+    run = Run(wanted.resume)
+    saved, folder = run.options(), run.name
     changes = {}
     for name in given(wanted):
         value, before = getattr(wanted, name), getattr(saved, name)

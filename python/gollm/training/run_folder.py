@@ -1,12 +1,4 @@
-"""A run folder: everything that one training run leaves, in a form that survives a crash at any moment.
-
-config.yaml           the resolved options; there from before the first step
-tokenizer.json        the tokenizer
-metrics.jsonl         a line for each step
-step-00000250.golm    checkpoints with their training state, the newest few
-best.golm             the model with the lowest validation loss, without training state
-.lock                 locked while a process trains here; names the newest checkpoint that was written
-"""
+"""The run folder that a run writes to (gollm.training.run), in a form that survives a crash at any moment."""
 
 from __future__ import annotations
 
@@ -14,7 +6,6 @@ import contextlib
 import itertools
 import json
 import os
-import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,15 +13,14 @@ from typing import Any
 
 from gollm.errors import TrainingError
 from gollm.options import load_file, to_yaml
-from gollm.system.files import open_regular, read_regular, reason, remove_leftovers, replacing
+from gollm.system.files import read_regular, reason, remove_leftovers, replacing
 from gollm.training.options import TrainOptions
+from gollm.training.run import Run, parsed
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
-_CHECKPOINT = re.compile(r"step-(\d{8,})\.golm")
 
 
 def resume_command(path: str | Path) -> str:
@@ -42,14 +32,14 @@ class _Taken(Exception):
     """Somebody has a folder of this name already."""
 
 
-class RunFolder:
+class RunFolder(Run):
     """The folder of one run, locked against a second trainer while it is open; made if it is not there.
 
     Raises TrainingError where it cannot be written, or is locked."""
 
     def __init__(self, path: str | Path, *, new: bool = False) -> None:
         """`new` raises _Taken for a folder that is there."""
-        self.path = Path(path)
+        super().__init__(path)
         self._metrics: int | None = None
         try:
             self._made = self._make(new)
@@ -63,8 +53,7 @@ class RunFolder:
             raise
 
     def _unusable(self, why: str) -> TrainingError:
-        name = str(self.path) if str(self.path).isprintable() else ascii(str(self.path))
-        return TrainingError(f"the run folder {name} cannot be written: {why}; choose another with --out")
+        return TrainingError(f"the run folder {self.name} cannot be written: {why}; choose another with --out")
 
     @classmethod
     def claim(cls, options: TrainOptions, name: str) -> RunFolder:
@@ -147,30 +136,6 @@ class RunFolder:
     def _lock_path(self) -> Path:
         return self.path / ".lock"
 
-    @property
-    def config_path(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def tokenizer_path(self) -> Path:
-        return self.path / "tokenizer.json"
-
-    @property
-    def metrics_path(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def best_path(self) -> Path:
-        return self.path / "best.golm"
-
-    def checkpoint_path(self, step: int) -> Path:
-        return self.path / f"step-{step:08d}.golm"
-
-    def checkpoints(self) -> dict[int, Path]:
-        """The checkpoints that are there, by step, oldest first."""
-        found = ((_CHECKPOINT.fullmatch(path.name), path) for path in self.path.iterdir())
-        return dict(sorted((int(match[1]), path) for match, path in found if match))
-
     def keep_newest(self, n: int) -> None:
         """Removes all checkpoints but the newest n."""
         for _, path in list(self.checkpoints().items())[:-n]:
@@ -195,8 +160,8 @@ class RunFolder:
         """For a run without checkpoints: raises TrainingError unless it was killed before it could write its first."""
         assert self._lock is not None
         every = load_file(self.config_path).get("checkpoint_every")
-        with contextlib.suppress(FileNotFoundError), open_regular(self.metrics_path, buffering=-1) as file:
-            steps = sum(line.endswith(b"\n") for line in file)
+        with contextlib.suppress(FileNotFoundError):
+            steps = sum(1 for _ in self.metrics_lines())
             noted = os.fstat(self._lock).st_size > 0
             if noted or (isinstance(every, int) and 0 < every < steps):
                 best = " and best.golm" if self.best_path.exists() else ""
@@ -226,14 +191,14 @@ class RunFolder:
         steps, length, values = 0, 0, {}
         try:
             self._metrics = os.open(self.metrics_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            with open_regular(self.metrics_path, buffering=-1) as file:
-                while steps < last_step and (line := file.readline()).endswith(b"\n"):
-                    steps, length, values = steps + 1, length + len(line), _parsed(line)
-                    if values.get("step") != steps:
-                        raise TrainingError(
-                            f"line {steps} of {self.metrics_path} is not step {steps}; restore the file, "
-                            "or start a new run"
-                        )
+            for line in self.metrics_lines():
+                if steps == last_step:
+                    break
+                steps, length, values = steps + 1, length + len(line), parsed(line)
+                if values.get("step") != steps:
+                    raise TrainingError(
+                        f"line {steps} of {self.metrics_path} is not step {steps}; restore the file, or start a new run"
+                    )
             if steps < last_step:
                 raise TrainingError(
                     f"{self.metrics_path} ends at step {steps}, before the checkpoint's step {last_step}; "
@@ -273,14 +238,6 @@ class RunFolder:
             f"cannot write {self.metrics_path}: {reason(failure)}. The checkpoints are untouched: "
             f"free some space and go on with: {resume_command(self.path)}"
         )
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

@@ -33,7 +33,7 @@ METRICS = ("step", "loss", "grad_norm", "lr", "ms", "tokens_per_second")  # of a
 
 
 @dataclass
-class Progress:
+class RunState:
     """How far a run has come."""
 
     step: int = 0
@@ -60,14 +60,14 @@ def write_state(
     optimizer: Optimizer,
     batches: Batches,
     validation: Tokens,
-    progress: Progress,
+    state: RunState,
 ) -> None:
     """Writes a checkpoint that training can go on from.
 
     Raises CheckpointError, also for weights that are not finite."""
     if not model.parameters.all_finite():
         raise CheckpointError(
-            f"the weights after step {progress.step} are not finite, so {path.name} was not written: training has "
+            f"the weights after step {state.step} are not finite, so {path.name} was not written: training has "
             "diverged. Older checkpoints are untouched; try a lower --lr in a new run"
         )
     write_checkpoint(
@@ -77,23 +77,23 @@ def write_state(
         order=model.parameters.order,
         tokenizer_state=tokenizer.to_state(),
         training={
-            "step": progress.step,
+            "step": state.step,
             "sampler": batches.state(),
-            "best_validation_loss": progress.best_validation_loss,
+            "best_validation_loss": state.best_validation_loss,
             "validation": validation.fingerprint,
-            **({} if progress.unfinished is None else {"unfinished": progress.unfinished}),
+            **({} if state.unfinished is None else {"unfinished": state.unfinished}),
         },
         training_tensors=optimizer.state(),
     )
 
 
-def read_state(path: Path, model: Decoder, optimizer: Optimizer, batches: Batches, validation: Tokens) -> Progress:
+def read_state(path: Path, model: Decoder, optimizer: Optimizer, batches: Batches, validation: Tokens) -> RunState:
     """Puts a checkpoint's weights and state into place.
 
     Raises CheckpointError for a file that does not fit, DataError for data that is not the run's."""
     with open_checkpoint(path) as file:
-        state = file.training
-        if state is None:
+        saved = file.training
+        if saved is None:
             raise CheckpointError(f"{path}: it has no training state, so training cannot go on from it")
         try:
             same = ModelConfig.from_dict(file.config) == model.config  # an older file lacks newer fields
@@ -101,18 +101,18 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, batches: Batche
             raise CheckpointError(f"{path}: {error}") from None
         if not same:
             raise CheckpointError(f"{path}: its model is not the one that the run's options describe")
-        step, best, position = (state.get(key) for key in ("step", "best_validation_loss", "sampler"))
+        step, best, position = (saved.get(key) for key in ("step", "best_validation_loss", "sampler"))
         if not isinstance(step, int) or isinstance(step, bool) or step < 0:
             raise CheckpointError(f"{path}: its step is {shorten(step)}, which is no count of steps")
         if best is not None and not (isinstance(best, (int, float)) and math.isfinite(best)):
             raise CheckpointError(f"{path}: its best validation loss is {shorten(best)}, which is no number")
-        unfinished = state.get("unfinished")
+        unfinished = saved.get("unfinished")
         if unfinished is not None and not _are_metrics(unfinished, step):
             raise CheckpointError(f"{path}: its unfinished step is {shorten(unfinished)}, not metrics of step {step}")
         if not isinstance(position, dict):
             raise CheckpointError(f"{path}: its training state has no position in the data")
         batches.restore(position)
-        if state.get("validation", validation.fingerprint) != validation.fingerprint:
+        if saved.get("validation", validation.fingerprint) != validation.fingerprint:
             raise DataError(
                 "the validation data is not what the interrupted run had, so its losses could not be compared; resume "
                 "with the same data, or start a new run"
@@ -124,7 +124,7 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, batches: Batche
             file.copy(file.training_tensors[name], array)
     if unfinished is not None:
         unfinished = {name: unfinished[name] for name in METRICS}
-    return Progress(step, best_validation_loss=best, unfinished=unfinished)
+    return RunState(step, best_validation_loss=best, unfinished=unfinished)
 
 
 def _are_metrics(values: object, step: int) -> bool:
@@ -138,18 +138,18 @@ def _are_metrics(values: object, step: int) -> bool:
 
 def read_newest_state(
     folder: RunFolder, model: Decoder, optimizer: Optimizer, batches: Batches, validation: Tokens
-) -> Progress:
+) -> RunState:
     """read_state() of the newest checkpoint. One that is damaged is set aside with a warning where an older one
     serves; else the error is the newest's, and all stay as they are."""
     failures: dict[Path, CheckpointError] = {}
     for path in reversed(folder.checkpoints().values()):
         try:
-            progress = read_state(path, model, optimizer, batches, validation)
+            state = read_state(path, model, optimizer, batches, validation)
         except CheckpointError as failure:
             failures[path] = failure
             continue
         for damaged, reason in failures.items():
             aside = folder.set_aside(damaged)
             warn(f"{reason}; it is now {aside.name}, and training goes on from {path.name}")
-        return progress
+        return state
     raise next(iter(failures.values()))

@@ -35,7 +35,7 @@ from gollm.training.objective import Batches, NextToken, Objective, compute_grad
 from gollm.training.options import TrainOptions
 from gollm.training.resume import resumed_options
 from gollm.training.run_folder import RunFolder
-from gollm.training.state import Progress, read_newest_state, write_state
+from gollm.training.state import RunState, read_newest_state, write_state
 
 MANY_TOKENS = 1 << 20  # that show whether texts end in the data
 
@@ -66,7 +66,7 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.objective: Objective = NextToken() if objective is None else objective
         self._batches = batches
-        self.progress = Progress()
+        self.state = RunState()
         self.total_steps = 0
         self.interruption = Interruption()
         self.optimizer: Optimizer
@@ -79,12 +79,12 @@ class Trainer:
     @property
     def step(self) -> int:
         """How many steps are done."""
-        return self.progress.step
+        return self.state.step
 
     @property
     def best_validation_loss(self) -> float | None:
         """The lowest so far, or None before the first evaluation."""
-        return self.progress.best_validation_loss
+        return self.state.best_validation_loss
 
     @property
     def tokens_per_step(self) -> int:
@@ -94,7 +94,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether all steps are done, the last one's evaluation and sample included."""
-        return self.step >= self.total_steps and self.progress.unfinished is None
+        return self.step >= self.total_steps and self.state.unfinished is None
 
     def fit(self, data: TokenDataset | DataSource | str | Path, folder: RunFolder | None = None) -> TrainResult:
         """Trains until the last step, and writes the run folder (the options' unless it is given) as it goes.
@@ -107,12 +107,12 @@ class Trainer:
         with folder or RunFolder.claim(options, "run") as folder, self.interruption as interruption:
             prompt = self._prepare(folder, data)
             metrics = self._resume(folder)
-            progress = self.progress
+            state = self.state
             for callback in self.callbacks:
                 callback.on_start(self)
 
             while not self.finished and interruption.signal is None:
-                if progress.unfinished is None:
+                if state.unfinished is None:
                     # One optimiser step.
                     clock, step = time.perf_counter(), self.step + 1
                     inputs, targets, count = self._next_batches(step)
@@ -122,8 +122,8 @@ class Trainer:
                     norm = self.optimizer.step(lr)  # clips the gradient
                     self._refuse_divergence(step, "gradient's norm", norm)
                     seconds = time.perf_counter() - clock
-                    progress.step = step
-                    progress.unfinished = {
+                    state.step = step
+                    state.unfinished = {
                         "step": step,
                         "loss": loss,
                         "grad_norm": norm,
@@ -132,7 +132,7 @@ class Trainer:
                         "tokens_per_second": round(self.tokens_per_step / seconds, 1),
                     }
                 # What follows a step. A signal breaks off evaluating and sampling, and leaves the step unfinished.
-                metrics = dict(progress.unfinished)
+                metrics = dict(state.unfinished)
                 try:
                     if self.validation and self._due(options.eval_every):
                         metrics["validation_loss"] = self.evaluate()
@@ -142,7 +142,7 @@ class Trainer:
                 except Stopped:
                     break
                 folder.write_metrics(metrics)
-                if progress.finish(metrics.get("validation_loss")):
+                if state.finish(metrics.get("validation_loss")):
                     LanguageModel(self.model, self.tokenizer).save(folder.best_path)
                 if self._due(options.checkpoint_every):
                     self._save(folder)
@@ -159,7 +159,7 @@ class Trainer:
                 folder=folder.path,
                 steps=self.step,
                 loss=metrics.get("loss"),
-                validation_loss=progress.validation_loss,
+                validation_loss=state.validation_loss,
                 best_validation_loss=self.best_validation_loss,
                 checkpoint=folder.checkpoint_path(self.step),
                 interrupted=None if self.finished else interruption.signal,
@@ -201,19 +201,17 @@ class Trainer:
 
     def _resume(self, folder: RunFolder) -> dict[str, Any]:
         """Puts the state of a resumed run into place; returns the metrics of the last step that was done."""
-        self.progress = Progress()
+        self.state = RunState()
         if self.options.resume is not None:
             if folder.checkpoints():
-                self.progress = read_newest_state(
-                    folder, self.model, self.optimizer, self.batches, self.data.validation
-                )
+                self.state = read_newest_state(folder, self.model, self.optimizer, self.batches, self.data.validation)
             else:
                 folder.refuse_lost()  # killed before its first: it starts over
         record = self.options.resolved(self.model.config, self.total_steps)
         folder.write_config(record.replace(out=str(folder.path), resume=None).to_dict())
         if not folder.tokenizer_path.exists():
             tokenizers.save(self.tokenizer, folder.tokenizer_path)
-        return folder.start_metrics(self.step - (self.progress.unfinished is not None))
+        return folder.start_metrics(self.step - (self.state.unfinished is not None))
 
     def _prompt(self, data: TokenDataset) -> Array:
         """The tokens that samples continue, framed as the data's documents are.
@@ -292,7 +290,7 @@ class Trainer:
     def _save(self, folder: RunFolder) -> None:
         folder.sync_metrics()
         path = folder.checkpoint_path(self.step)
-        write_state(path, self.model, self.tokenizer, self.optimizer, self.batches, self.data.validation, self.progress)
+        write_state(path, self.model, self.tokenizer, self.optimizer, self.batches, self.data.validation, self.state)
         folder.note_checkpoint(path)
         folder.keep_newest(self.options.keep_checkpoints)
         for callback in self.callbacks:

@@ -1,0 +1,96 @@
+"""A run folder, for whoever only looks: nothing is locked, made or changed.
+
+config.yaml           the resolved options; there from before the first step
+tokenizer.json        the tokenizer
+metrics.jsonl         a line for each step
+step-00000250.golm    checkpoints with their training state, the newest few
+best.golm             the model with the lowest validation loss, without training state
+.lock                 locked while a process trains here; names the newest checkpoint that was written
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gollm import tokenizers
+from gollm.errors import TrainingError
+from gollm.options import from_mapping, load_file
+from gollm.system.files import open_regular
+from gollm.tokenizers import Tokenizer
+from gollm.training.options import TrainOptions
+
+_CHECKPOINT = re.compile(r"step-(\d{8,})\.golm")
+
+
+class Run:
+    """What a run folder holds."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def name(self) -> str:
+        """The path as messages have it."""
+        name = str(self.path)
+        return name if name.isprintable() and name == name.strip() else ascii(name)
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def best_path(self) -> Path:
+        return self.path / "best.golm"
+
+    def checkpoint_path(self, step: int) -> Path:
+        return self.path / f"step-{step:08d}.golm"
+
+    def checkpoints(self) -> dict[int, Path]:
+        """The checkpoints that are there, by step, oldest first."""
+        found = ((_CHECKPOINT.fullmatch(path.name), path) for path in self.path.iterdir())
+        return dict(sorted((int(match[1]), path) for match, path in found if match))
+
+    def options(self) -> TrainOptions:
+        """Raises TrainingError where there is no run, ConfigError for a damaged file."""
+        if not os.path.isfile(self.config_path):
+            raise TrainingError(
+                f"there is no run to go on with in {self.name} (no config.yaml); name a run's folder, "
+                "or start a new run with --out"
+            )
+        return from_mapping(TrainOptions, load_file(self.config_path), where=str(self.config_path))
+
+    def tokenizer(self) -> Tokenizer | None:
+        """None where the run was killed before it was written."""
+        return tokenizers.load(self.tokenizer_path) if os.path.isfile(self.tokenizer_path) else None
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The metrics of each step, {} for a line that is damaged. Raises OSError."""
+        return map(parsed, self.metrics_lines())
+
+    def metrics_lines(self) -> Iterator[bytes]:
+        """The lines of metrics.jsonl, without half a one at the end, which a killed process may leave."""
+        with open_regular(self.metrics_path, buffering=-1) as file:
+            while (line := file.readline()).endswith(b"\n"):
+                yield line
+
+
+def parsed(line: bytes) -> dict[str, Any]:
+    """A line of metrics.jsonl, {} where it is damaged."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
