@@ -1,21 +1,24 @@
-"""What a run will take, before it takes it: memory from the sizes of every buffer, time from the machine's measured
-speed."""
+"""What a run will take, before it takes it: memory from a step that is measured without being computed, time
+from the machine's measured speed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gollm import _native as kernels
+import numpy as np
+
 from gollm.data import TokenDataset
-from gollm.inference.pages import PAGE_SIZE
+from gollm.inference.pages import CachedSequence, PagePool, next_batch, pages_for
+from gollm.kernels import Array, cpu
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
+from gollm.nn.tape import no_grad
 from gollm.system.memory import release_free_memory, resident_bytes
+from gollm.training.objective import NextToken, compute_gradients
 from gollm.training.options import TrainOptions
+from gollm.training.trainer import configure, make_optimizer
 
-FLOAT_BYTES = 4
 OVERHEAD = 5 << 20  # bytes: Python's objects, the threads' stacks, and rounding, as measured
 SHARE_OF_PEAK = 0.6  # of the FMA peak that a step of a model that is no toy reaches on a machine that does nothing else
 STEP_SECONDS = 2e-4  # of Python in a step: the batch, the log line; the kernels are replayed natively (gollm.nn.plan)
@@ -28,10 +31,10 @@ class Estimate:
 
     n_parameters      numbers that the model consists of
     state_bytes       weights, gradients and the optimiser's moments
-    activation_bytes  what one micro-batch keeps for its backward pass, the largest temporaries of that pass, and what
-                      evaluation needs beside
+    activation_bytes  what a micro-batch keeps for its backward pass, the temporaries of that pass, and what evaluation
+                      and samples need beside
     workspace_bytes   the largest workspace of a kernel
-    data_bytes        pages of the mapped tokens, batches, and the cache of keys and values of samples
+    data_bytes        pages of the mapped tokens, and batches
     process_bytes     what the process has in memory already: Python, libraries, the tokenizer
     peak_so_far       the most that the process had so far, while it tokenised the data
     step_flops        floating-point operations of a step, see flops_per_token()
@@ -69,24 +72,70 @@ class Estimate:
 
 
 def estimate(config: ModelConfig, options: TrainOptions, dataset: TokenDataset, n_steps: int) -> Estimate:
-    """From configuration, options and the sizes of the data alone; nothing of it is allocated."""
+    """From a step, an evaluation and a sample that are measured without being computed (gollm.kernels.Kernels.Measure):
+    nothing is allocated but the address space."""
     release_free_memory()
-    parameters = Decoder(config).parameters
-    arena = parameters.size * FLOAT_BYTES
-    moments = 2 if options.optimizer == "adamw" else 1
     process, peak = resident_bytes()
+    measure = cpu.Measure()
+    measure.begin()
+    try:
+        model = Decoder(config)
+        configure(model, options)
+        optimizer = make_optimizer(model, options)  # its moments
+        model.parameters.all_finite()  # the weights; the gradient's norm has the same workspace
+        _ = model.parameters.gradients
+        state_bytes = measure.bytes_held
+        _measure_step(model, options)
+        _measure_evaluation(model, options, len(dataset.validation))
+        _measure_sample(model, options)
+        activation_bytes = measure.bytes_held - state_bytes
+        del optimizer
+    finally:
+        measure.end()
     return Estimate(
-        n_parameters=parameters.n_parameters,
-        state_bytes=(2 + moments) * arena,
-        activation_bytes=_training_bytes(config, options)
-        + FLOAT_BYTES * _evaluation_floats(config, options, len(dataset.validation)),
-        workspace_bytes=max(_workspaces(config, options.batch_size, arena // FLOAT_BYTES)),
+        n_parameters=model.parameters.n_parameters,
+        state_bytes=state_bytes,
+        activation_bytes=activation_bytes,
+        workspace_bytes=measure.workspace_bytes,
         data_bytes=_data_bytes(config, options, n_steps, dataset.n_bytes),
         process_bytes=process + OVERHEAD,
         peak_so_far=peak,
         step_flops=flops_per_token(config) * options.batch_size * config.context * options.grad_accumulation,
         step_overhead=STEP_SECONDS,
     )
+
+
+def _tokens(*shape: int) -> Array:
+    return np.zeros(shape, np.int32)  # memory that nobody writes to takes none
+
+
+def _measure_step(model: Decoder, options: TrainOptions) -> None:
+    k = min(options.grad_accumulation, 2)  # the second adds to the gradients of the first; the others do the same
+    tokens = _tokens(k, options.batch_size, model.config.context)
+    losses = np.empty(tokens.shape, np.float32)
+    compute_gradients(model, np.zeros(k, np.int64), tokens, tokens, losses=losses)
+
+
+def _measure_evaluation(model: Decoder, options: TrainOptions, n_tokens: int) -> None:
+    """Its batches are as large as a step's but for the last."""
+    windows = min(max(0, n_tokens - 1) // model.config.context, options.eval_batches * options.batch_size)
+    with no_grad():
+        for rows in (min(windows, options.batch_size), windows % options.batch_size):
+            if rows:
+                tokens = _tokens(rows, model.config.context)
+                NextToken().loss(model, tokens, tokens, np.ones(1), np.empty(tokens.shape, np.float32))
+
+
+def _measure_sample(model: Decoder, options: TrainOptions) -> None:
+    """The prompt, of about a token a character, and a token after it; where the text outgrows the context, half of it
+    is the next prompt."""
+    if not options.sample_tokens:
+        return
+    context, prompt = model.config.context, max(1, len(options.sample_prompt))
+    sequence = CachedSequence(PagePool(model.config, pages_for(min(context, prompt + options.sample_tokens))))
+    for rows in (min(context, prompt), 1 if prompt + options.sample_tokens <= context else max(1, context // 2)):
+        sequence.clear()
+        model.next_logits(next_batch([sequence], [[0] * rows]))
 
 
 def flops_per_token(config: ModelConfig) -> float:
@@ -101,67 +150,11 @@ def flops_per_token(config: ModelConfig) -> float:
     return 6 * n_parameters + 12 * config.n_heads * config.head_dim * seen
 
 
-def _training_bytes(config: ModelConfig, options: TrainOptions) -> int:
-    """What the tape holds for one micro-batch: what all operations keep until their backward pass, and what that pass
-    needs beside, in the last block's MLP and attention."""
-    C, F, E, H = config.d_model, config.d_ff, config.qkv_size, config.n_heads
-    P = H * config.head_dim
-    of_norms = 2 if config.norm == "rmsnorm" else 4
-    kept, numbers = {  # of a block: activations; the norms' means and deviations, attention's sums
-        "none": (4 * C + E + P + 2 * F, of_norms + H),
-        "mlp": (2 * C + E + P, H),
-        "block": (C, 0),
-    }[options.recompute or "none"]
-    narrow = options.activation_dtype == "bfloat16"
-    again = options.recompute in ("mlp", "block")
-    # The gradients of the MLP's hidden layer and of queries, keys and values; beside them what is widened or computed
-    # again. What was kept is free by then, but of another size.
-    ungated = 3 if again else 2 if narrow else 1
-    wide = (5 if again or narrow else 3) * F if config.gated_mlp else ungated * F
-    wide += (2 if narrow or options.recompute == "block" else 1) * E
-    wide += ((3 if config.gated_mlp else 6) if again or narrow else 2) * C + 3
-    if options.recompute == "block":  # attention's output and its gradient; copies of the residual stream, as measured
-        dropped = (2 if config.gated_mlp else 1) if config.dropout else 0
-        wide += 2 * P + ((0 if config.gated_mlp else -2) + (2 if narrow else 0) + dropped) * C
-    per_token = (2 if narrow else FLOAT_BYTES) * (config.n_layers * kept + C)
-    per_token += FLOAT_BYTES * (config.n_layers * numbers + wide)
-    return options.batch_size * config.context * per_token
-
-
-def _evaluation_floats(config: ModelConfig, options: TrainOptions, n_tokens: int) -> int:
-    """Elements for the last evaluation batch where it has fewer rows, so that the pool finds no buffer of training's
-    for it: one is taken where at most an eighth of it is wasted."""
-    windows = max(0, n_tokens - 1) // config.context
-    rows = windows % options.batch_size if windows < options.eval_batches * options.batch_size else 0
-    if options.batch_size - rows <= options.batch_size / 8:
-        return 0
-    hidden = (2 if config.gated_mlp else 1) * config.d_ff
-    return rows * config.context * (4 * config.d_model + hidden + config.qkv_size)
-
-
-def _workspaces(config: ModelConfig, batch_size: int, n_weights: int) -> Iterator[int]:
-    """What each kernel of a step needs to work."""
-    C, F, E, T = config.d_model, config.d_ff, config.qkv_size, config.context
-    P, N = config.n_heads * config.head_dim, batch_size * T
-    for inputs, outputs in ((C, E), (P, C), (C, F), (F, C)):  # the linear layers, forward and backward
-        yield kernels.workspace_bytes("matmul_nt", M=N, N=outputs, K=inputs)
-        yield kernels.workspace_bytes("matmul_nn", M=N, N=inputs, K=outputs)
-        yield kernels.workspace_bytes("matmul_tn", M=outputs, N=inputs, K=N)
-    heads = {"H": config.n_heads, "G": config.n_kv_heads, "D": config.head_dim, "B": batch_size, "T": T}
-    yield kernels.workspace_bytes("attention_forward", **heads)
-    yield kernels.workspace_bytes("attention_backward", **heads)
-    yield kernels.workspace_bytes(f"{config.norm}_backward", N=N, C=C)
-    yield kernels.workspace_bytes("head_forward", N=N, C=C, V=config.vocab_size)
-    yield kernels.workspace_bytes("head_backward", N=N, C=C, V=config.vocab_size)
-    yield kernels.workspace_bytes("gradient_norm", N=n_weights)
-
-
 def _data_bytes(config: ModelConfig, options: TrainOptions, n_steps: int, mapped_bytes: int) -> int:
+    """What NumPy holds: pages of the mapped tokens, and batches."""
     windows = n_steps * options.grad_accumulation * options.batch_size
     pieces = mapped_bytes / FAULT_AROUND
     touched = mapped_bytes * -math.expm1(-windows / pieces) if pieces else 0.0  # windows lie at random
-    training = 5 * options.grad_accumulation + 1  # inputs and targets twice, positions; the sampler's rows
-    batches = (training + 2 * options.eval_batches) * options.batch_size * config.context * 4
-    cached = -(-config.context // PAGE_SIZE) * PAGE_SIZE if options.sample_tokens else 0
-    cache = 2 * config.n_layers * cached * config.n_kv_heads * config.head_dim * FLOAT_BYTES
-    return round(touched) + batches + cache
+    training = 6 * options.grad_accumulation + 1  # inputs and targets twice, positions, losses; the sampler's rows
+    evaluation = 2 * options.eval_batches + 3  # inputs and targets of all; losses, and their sums in double precision
+    return round(touched) + (training + evaluation) * options.batch_size * config.context * 4

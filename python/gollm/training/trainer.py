@@ -190,8 +190,7 @@ class Trainer:
             else []
         )
         self.optimizer = make_optimizer(model, options)
-        model.dropout.seed = options.seed
-        model.recompute, model.activation_dtype = options.recompute or "none", options.activation_dtype
+        configure(model, options)
         self._counters = np.zeros(options.grad_accumulation, np.int64)
         self.losses = np.empty((options.grad_accumulation, options.batch_size, context), np.float32)
         self.gradients = Plan(
@@ -300,6 +299,12 @@ class Trainer:
 def sampler_of(data: TokenDataset, options: TrainOptions, context: int) -> Sampler:
     """The windows of the training data, in the order that the seed gives."""
     return Sampler(data.train, batch_size=options.batch_size, context=context, seed=options.seed)
+
+
+def configure(model: Decoder, options: TrainOptions) -> None:
+    """How the model computes in training."""
+    model.dropout.seed = options.seed
+    model.recompute, model.activation_dtype = options.recompute or "none", options.activation_dtype
 
 
 def make_optimizer(model: Decoder, options: TrainOptions) -> Optimizer:
