@@ -20,6 +20,7 @@ from gollm.nn.storage import Storage
 from gollm.nn.tensor import FLOAT32, Tensor
 
 ALIGNMENT = 16  # elements; 64 bytes of float32
+MOST = 1 << 40  # elements that a kernel takes at once: GOLLM_MAX_SIZE
 
 
 class Parameter(Tensor):
@@ -176,7 +177,8 @@ class ParameterArena(Mapping[str, Parameter]):
     def zeros(self, n: int) -> Array:
         """A flat buffer of the arena's dtype."""
         buffer = self.kernels.empty((n,), self.dtype)
-        self.kernels.fill(y=buffer, value=0.0)
+        for begin in range(0, n, MOST):
+            self.kernels.fill(y=buffer[begin : begin + MOST], value=0.0)
         return buffer
 
     def view(self, flat: Array, name: str) -> Array:

@@ -82,8 +82,7 @@ def estimate(config: ModelConfig, options: TrainOptions, dataset: TokenDataset, 
         model = Decoder(config)
         configure(model, options)
         optimizer = make_optimizer(model, options)  # its moments
-        model.parameters.all_finite()  # the weights; the gradient's norm has the same workspace
-        _ = model.parameters.gradients
+        _ = model.parameters.weights, model.parameters.gradients
         state_bytes = measure.bytes_held
         _measure_step(model, options)
         _measure_evaluation(model, options, len(dataset.validation))
