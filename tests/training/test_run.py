@@ -16,8 +16,7 @@ from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.options import from_mapping, load_file
 from gollm.tokenizers import CharacterTokenizer
-from gollm.training import Callback
-from gollm.training.run import Run
+from gollm.training import Callback, Run
 from gollm.training.run_folder import RunFolder
 
 from .conftest import metrics

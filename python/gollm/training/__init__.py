@@ -6,5 +6,6 @@ gollm.Trainer(model, tokenizer, options).fit   the loop alone, for a model that 
 
 from gollm.training.callbacks import Callback, Training, TrainResult
 from gollm.training.job import Job, prepare_job
+from gollm.training.run import Run
 
-__all__ = ["Callback", "Job", "TrainResult", "Training", "prepare_job"]
+__all__ = ["Callback", "Job", "Run", "TrainResult", "Training", "prepare_job"]
