@@ -13,7 +13,7 @@ int KERNEL_FN(activation_forward_check)(const struct activation_forward_args *ar
 }
 
 int KERNEL_FN(activation_forward)(const struct activation_forward_args *args, const struct gollm_team *team) {
-    const struct range part = thread_range(args->N, 16, team);
+    const struct range part = thread_range(args->N, LINE, team);
     for (int64_t i = part.begin; i < part.end; i += VL) {
         const int64_t left = part.end - i;
         vec_store_n(args->y + i, activation(args->kind, vec_load_n(args->x + i, left)), left);
@@ -27,7 +27,7 @@ int KERNEL_FN(activation_backward_check)(const struct activation_backward_args *
 
 int KERNEL_FN(activation_backward)(const struct activation_backward_args *args, const struct gollm_team *team) {
     if (!args->dx) return GOLLM_OK;
-    const struct range part = thread_range(args->N, 16, team);
+    const struct range part = thread_range(args->N, LINE, team);
     for (int64_t i = part.begin; i < part.end; i += VL) {
         const int64_t left = part.end - i;
         vec dx = vec_load_n(args->dy + i, left) * activation_gradient(args->kind, vec_load_n(args->x + i, left));

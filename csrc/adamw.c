@@ -63,7 +63,7 @@ int KERNEL_FN(adamw)(const struct adamw_args *args, const struct gollm_team *tea
         .v_scale = (real)(1 / sqrt(1 - pow(args->beta2, t))),
         .eps = (real)args->eps,
     };
-    struct range mine = thread_range(args->N, 16, team);
+    struct range mine = thread_range(args->N, LINE, team);
     int64_t border = max_i64(mine.begin, min_i64(mine.end, args->n_decay));
     update_range(&c, args, (struct range){mine.begin, border});
     c.keep = 1;

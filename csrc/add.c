@@ -5,7 +5,7 @@
 #include "vec.h"
 
 int KERNEL_FN(add)(const struct add_args *args, const struct gollm_team *team) {
-    struct range mine = thread_range(args->N, 16, team);
+    struct range mine = thread_range(args->N, LINE, team);
     for (int64_t i = mine.begin; i < mine.end; i += VL) {
         int64_t left = mine.end - i;
         vec_store_n(args->c + i, vec_load_n(args->a + i, left) + vec_load_n(args->b + i, left), left);

@@ -7,7 +7,7 @@
 #include "kernel.h"
 
 int KERNEL_FN(copy)(const struct copy_args *args, const struct gollm_team *team) {
-    struct range mine = thread_range(args->N, 16, team);
+    struct range mine = thread_range(args->N, LINE, team);
     memcpy(args->y + mine.begin, args->x + mine.begin, (size_t)(mine.end - mine.begin) * sizeof(real));
     return GOLLM_OK;
 }

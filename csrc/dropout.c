@@ -3,13 +3,13 @@
  *   forward    x (N), residual (N) or NULL  ->  y (N)       y may be x or residual
  *   backward   dy (N)                       ->  dx (N)      dx may be dy         dx = dy * mask / (1 - p)
  *
- * Nothing is kept for backward: the mask is a function of seed, stream (which dropout of the model), counter (which
- * step) and the element's position, so it does not depend on threads either. With p = 1 every element is dropped and
- * nothing is divided.
- * The generator is Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011): ten rounds of two 32 x 32 ->
- * 64 bit products turn four counter words and two key words into four random words. Sixteen counters at a time, word w
- * of counter b decides over element 16 w + b of the 64: a word's lanes then lie side by side, as in registers. About 2
- * cycles an element with AVX2; memory allows about as much.
+ * Nothing is kept for backward: the mask is a function of seed, stream (which dropout of the model), counter (which step)
+ * and the element's position, so it does not depend on threads either. With p = 1 every element is dropped.
+ *
+ * The generator is Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011): ten rounds of two products of 32 by 32 bits turn four
+ * words of a counter and two of a key into four random words. It takes sixteen counters at a time: word w of counter b
+ * decides over element 16 w + b of the 64, so a word's lanes lie side by side, as in registers. About 2 cycles an element
+ * with AVX2; memory allows about as much.
  */
 #include "summation_order.h" /* LANES */
 #include "vec.h"

@@ -48,7 +48,7 @@ static void zero_rows(real *table, int64_t rows, int64_t C, const struct gollm_t
 static void add_rows(real *restrict table,                                 // (rows, C)
                      const real *restrict dy, const int32_t *restrict ids, // (N, C), (N)
                      int64_t N, int64_t C, struct range columns) {
-    enum { AHEAD = 4, LINE = GOLLM_ALIGNMENT / sizeof(real) };
+    enum { AHEAD = 4 };
     for (int64_t n = 0; n < N; n++) {
         real *row = table + ids[n] * C;
         const real *later = table + ids[min_i64(n + AHEAD, N - 1)] * C;
@@ -68,7 +68,7 @@ int KERNEL_FN(embedding_backward)(const struct embedding_backward_args *args, co
     if (args->dposition_table && !args->dposition_table_accumulate)
         zero_rows(args->dposition_table, args->T, args->C, team);
     gollm_team_wait(team); // rows were zeroed by one thread and are added to by others
-    struct range columns = thread_range(args->C, 16, team);
+    struct range columns = thread_range(args->C, LINE, team);
     if (args->dtoken_table) add_rows(args->dtoken_table, args->dy, args->tokens, args->N, args->C, columns);
     if (args->dposition_table) add_rows(args->dposition_table, args->dy, args->positions, args->N, args->C, columns);
     return GOLLM_OK;

@@ -4,10 +4,14 @@
  *
  *     int gollm_NAME(const struct gollm_NAME_args *args);
  *
- * which runs it on all threads and returns 0, or a status (gollm_status_message says what it means) with the outputs undefined.
- * The contracts in kernels.def give each buffer's type, shape and aliasing. Buffers belong to the caller, are row-major and
- * contiguous, and need only the alignment of their element type; 64-byte aligned ones are faster. Calls may come from several
- * threads at once: they take turns. After fork(), the child computes on a single thread, with the same results.
+ * which runs it in single precision, on all threads, and returns 0, or a status (gollm_status_message says what it means)
+ * with the outputs undefined. The same kernels are rows of a table (gollm_kernels), in single and in double precision, for
+ * gollm_run, and for plans: lists of calls that are checked once and run many times (gollm_run_plan).
+ *
+ * kernels.def gives each buffer's type, shape and aliasing. The caller owns the buffers, which are row-major and contiguous
+ * and need only the alignment of their element type; they are faster when aligned to GOLLM_ALIGNMENT. Their lengths are
+ * not known here: a size that does not match its buffer is undefined behaviour. Several threads may call at once; the calls
+ * take turns. After fork(), the child computes on a single thread, with the same results.
  */
 #ifndef GOLLM_H
 #define GOLLM_H
@@ -33,9 +37,7 @@ enum gollm_status {
 
 enum gollm_activation { GOLLM_NONE = 0, GOLLM_GELU_TANH = 1, GOLLM_GELU_ERF = 2, GOLLM_RELU = 3, GOLLM_SILU = 4 };
 
-enum {
-    GOLLM_ALIGNMENT = 64
-}; /* bytes, a cache line: of workspaces, and of the pool that tensors take their memory from */
+enum { GOLLM_ALIGNMENT = 64 }; /* bytes of a cache line: workspaces are aligned to it, and the tensors of the package */
 
 enum gollm_dtype { GOLLM_FLOAT32 = 0, GOLLM_FLOAT64 = 1 }; /* what `real` stands for in a call */
 
@@ -69,7 +71,7 @@ struct gollm_team {
     int thread; /* 0 ... n_threads - 1 */
     int n_threads;
     struct gollm_barrier *barrier; /* for gollm_team_wait */
-    void *workspace;               /* one block for the whole team, 64-byte aligned, contents undefined */
+    void *workspace;               /* one block for the whole team, aligned to GOLLM_ALIGNMENT, contents undefined */
     void *stream;                  /* CUDA's stream; NULL on the CPU */
 };
 GOLLM_API void gollm_team_wait(const struct gollm_team *team); /* returns when every thread of the team has called it */

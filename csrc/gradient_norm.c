@@ -1,11 +1,10 @@
-/* The norm of the gradient and the factor that clips it:  norm = sqrt(sum g^2),  scale = min(1, max_norm / (norm +
- * 1e-6))
+/* The norm of the gradient and the factor that clips it:
  *
- *   g (N)  ->  norm, scale (1)
+ *   norm = sqrt(sum g^2),  scale = min(1, max_norm / (norm + 1e-6))          g (N)  ->  norm, scale (1)
  *
- * As torch.nn.utils.clip_grad_norm_ computes them, but in double precision. scale is 1 when max_norm is not above 0,
- * and when the norm is not finite: the caller sees that in norm, and no gradient turns into NaN before it could look.
- * Bound by memory: N reals. Squares are summed over ROW_BLOCKS ranges, in LANES partial sums each, added in order.
+ * As torch.nn.utils.clip_grad_norm_ computes them, but in double precision. scale is 1 when max_norm is not above 0, and when
+ * the norm is not finite: the caller sees that in norm, and no gradient turns into NaN before it could look. Bound by memory:
+ * N reals. Squares are summed over ROW_BLOCKS ranges, in LANES partial sums each, added in order.
  */
 #include "summation_order.h" /* ROW_BLOCKS, LANES */
 #include "vec.h"

@@ -73,7 +73,9 @@ static inline struct range split(int64_t count, int64_t grain, int64_t i, int64_
     return (struct range){min_i64(count, grains * i / n * grain), min_i64(count, grains * (i + 1) / n * grain)};
 }
 
-/* A thread's part of a loop whose iterations do not depend on each other; 16 elements are a cache line of floats. */
+enum { LINE = GOLLM_ALIGNMENT / sizeof(real) }; /* reals of a cache line */
+
+/* A thread's part of a loop whose iterations do not depend on each other. */
 static inline struct range thread_range(int64_t count, int64_t grain, const struct gollm_team *team) {
     return split(count, grain, team->thread, team->n_threads);
 }

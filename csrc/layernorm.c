@@ -84,7 +84,7 @@ int KERNEL_FN(layernorm_backward)(const struct layernorm_backward_args *args, co
         for (int64_t n = rows.begin; n < rows.end; n++) backward_row(args, n, dw, db);
     }
     gollm_team_wait(team);
-    struct range columns = thread_range(C, 16, team);
+    struct range columns = thread_range(C, LINE, team);
     for (int64_t i = columns.begin; i < columns.end; i += VL) {
         const int64_t left = columns.end - i;
         vec dw = vec_set(0), db = vec_set(0);

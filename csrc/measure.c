@@ -29,8 +29,8 @@ int KERNEL_FN(measure_fma)(const struct measure_fma_args *args, const struct gol
         for (int i = 0; i < CHAINS; i++) x[i] = x[i] * half + half;
     vec sum = vec_set(0);
     for (int i = 0; i < CHAINS; i++) sum += x[i];
-    real *mine = (real *)((char *)team->workspace +
-                          team->thread * GOLLM_ALIGNMENT); // stored, so that no thread's work can be left out
+    // stored, so that no thread's work can be left out
+    real *mine = (real *)team->workspace + team->thread * LINE;
     *mine = vec_sum(sum) / (CHAINS * VL);
     if (team->thread == 0) {
         args->result[0] = *mine;
@@ -76,7 +76,7 @@ int KERNEL_FN(measure_stream_check)(const struct measure_stream_args *args) {
 
 int KERNEL_FN(measure_stream)(const struct measure_stream_args *args, const struct gollm_team *team) {
     const int64_t S = args->S, N = args->N;
-    const struct range mine = thread_range(N, 16, team);
+    const struct range mine = thread_range(N, LINE, team);
     if (args->reads == 1 && args->writes == 1)
         stream_range(1, 1, args->x, S, N, mine);
     else if (args->reads == 2 && args->writes == 1)

@@ -72,7 +72,7 @@ int KERNEL_FN(rmsnorm_backward)(const struct rmsnorm_backward_args *args, const 
     }
     gollm_team_wait(team);
     if (!args->dw) return GOLLM_OK;
-    const struct range columns = thread_range(C, 16, team);
+    const struct range columns = thread_range(C, LINE, team);
     for (int64_t i = columns.begin; i < columns.end; i += VL) {
         const int64_t left = columns.end - i;
         vec dw = vec_set(0);

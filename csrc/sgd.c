@@ -30,7 +30,7 @@ int KERNEL_FN(sgd_check)(const struct sgd_args *args) {
 }
 
 int KERNEL_FN(sgd)(const struct sgd_args *args, const struct gollm_team *team) {
-    struct range mine = thread_range(args->N, 16, team);
+    struct range mine = thread_range(args->N, LINE, team);
     int64_t border = max_i64(mine.begin, min_i64(mine.end, args->n_decay));
     update_range(args, args->weight_decay, (struct range){mine.begin, border});
     update_range(args, 0, (struct range){border, mine.end});
