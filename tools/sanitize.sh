@@ -21,7 +21,7 @@ if [ $# = 0 ]; then
     values="test_values or test_accumulation or test_nan_and_infinity_go or test_gradients_are or test_fifty_steps"
     values+=" or test_what_is_masked or (test_a_row_has_the_same_bits and not 20)"
     tests=(-m "not slow" -k "not ($values)" tests/kernels tests/test_binding.py tests/test_header.py tests/test_plan.py
-        tests/test_threads.py tests/tokenizers)
+        tests/test_threads.py tests/tokenizer)
 fi
 
 python3 -m venv "$work/venv"
