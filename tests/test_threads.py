@@ -23,6 +23,25 @@ def python(code, **environment):
     )
 
 
+SPIN_COUNT = """
+import os, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "gollm._native":
+            print(os.environ.get("GOMP_SPINCOUNT"))
+
+sys.meta_path.insert(0, Watch())
+import gollm
+print(os.environ.get("GOMP_SPINCOUNT"))
+"""
+
+
+def test_how_long_threads_spin_is_set_while_the_extension_module_is_loaded():
+    run = python(SPIN_COUNT)
+    assert run.stdout.split() == ["1000", "None"], run.stderr
+
+
 @pytest.mark.skipif(not _native.has_openmp(), reason="built without OpenMP: always one thread")
 @pytest.mark.parametrize("n", [1, 3, 1024])
 def test_gollm_num_threads_sets_the_number(n):

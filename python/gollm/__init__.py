@@ -14,9 +14,11 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from gollm.system import threads as _threads  # first: it decides how the extension module's threads wait
+
+# isort: split
 from gollm._native import __version__, num_threads, set_num_threads
 from gollm.errors import CheckpointError, ConfigError, GollmError
-from gollm.system import threads as _threads
 
 if TYPE_CHECKING:
     from pathlib import Path
