@@ -55,7 +55,7 @@ def get_include() -> Path:
 
     from gollm import _native
 
-    return Path(_native.__file__).parent / "include"  # an editable install has both outside of the checkout
+    return Path(_native.__file__).parent / "include"  # an editable install has both outside the checkout
 
 
 def __getattr__(name: str) -> Any:

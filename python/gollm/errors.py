@@ -41,7 +41,7 @@ class DTypeError(GollmError, TypeError):
 
 
 class TokenizerError(GollmError, ValueError):
-    """A tokenizer file that cannot be used, or a token id outside of the vocabulary."""
+    """A tokenizer file that cannot be used, or a token id outside the vocabulary."""
 
 
 class DataError(GollmError, ValueError):

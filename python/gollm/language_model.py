@@ -47,7 +47,7 @@ class LanguageModel:
         """Scores of the next token after each position.  (B, T) or (T,) token ids -> (B, T, V) float32
 
         Raises ShapeError for more tokens than the context or another shape, DTypeError for ids that are not integers,
-        TokenizerError for an id outside of the vocabulary."""
+        TokenizerError for an id outside the vocabulary."""
         return self.decoder.logits(np.atleast_2d(generation.token_ids(ids, self.config.vocab_size)))
 
     def generate(

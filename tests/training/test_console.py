@@ -30,7 +30,7 @@ def test_a_table_before_anything_is_allocated(options, console, capsys):
     assert _native.pool_statistics()["bytes_held"] == before
     table = dict(re.split(r"\s+", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert list(table) == ["data", "tokenizer", "model", "training", "machine", "memory", "time", "run"]
-    assert "tokens to train on" in table["data"] and "to judge by" in table["data"]
+    assert "training tokens" in table["data"] and "validation tokens" in table["data"]
     assert table["tokenizer"] == f"character, vocabulary of {job.tokenizer.vocab_size}"
     assert table["model"].startswith("3 layers, 8 heads, 512 wide, context 16: 9,4")
     assert table["training"].startswith("6 steps of 1,024 tokens")
@@ -45,7 +45,7 @@ def test_too_little_memory_is_said_loudly(options, console, capsys):
 
 def test_too_little_to_judge_by_is_said(options, console, capsys):
     console.announce(prepare_job(options(validation_fraction=0.0)))
-    assert "0 tokens are too few to judge by" in capsys.readouterr().out
+    assert "0 validation tokens, too few" in capsys.readouterr().out
 
 
 def test_lines(options, console, capsys):

@@ -34,7 +34,7 @@ def run(options: Options) -> None:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What is inside of a model in one of the formats of others, as JSON can hold it; parameters as gollm has them."""
+    """The contents of a model in one of the formats of others, as JSON can hold it; parameters as gollm has them."""
     from gollm import formats
     from gollm.model.decoder import Decoder
 

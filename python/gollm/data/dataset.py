@@ -12,7 +12,7 @@ from gollm.errors import DataError
 
 @dataclass(frozen=True)
 class TokenDataset:
-    """Tokens to train on and tokens to judge by. `validation` may be empty."""
+    """Training tokens and validation tokens. `validation` may be empty."""
 
     train: Tokens
     validation: Tokens
@@ -40,7 +40,7 @@ def prepare(
     """Tokenise `source`, or take its tokens from the cache, and split it.
 
     validation_fraction  the share of tokens at the end of the stream that is kept from training, from 0 to below 1
-    validation_source    text of its own to judge by; then `source` is trained on whole
+    validation_source    validation text of its own; all of `source` is then for training
     cache_dir            where tokens are kept; see `cache_folder` for the default
     progress             called with (bytes read, tokens written) while tokens are made
 

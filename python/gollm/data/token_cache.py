@@ -289,7 +289,7 @@ class _ShardWriter:
 def _lock(path: Path) -> Iterator[None]:
     """Hold `path` against other processes; the system lets go when this one dies, however it does.
 
-    Where Python has no such locks (Windows outside of WSL) processes that start at once need a cache folder each.
+    Where Python has no such locks (Windows outside WSL) processes that start at once need a cache folder each.
     """
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # "ab" would wait for the reader of a FIFO
     try:

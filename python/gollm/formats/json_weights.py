@@ -301,7 +301,7 @@ def _unusual(config: ModelConfig) -> dict[str, Any]:
 
 
 def _between(last: str, inside: str) -> bytes:
-    """What stands between two matrices, each at the top ("") or inside of a block."""
+    """What stands between two matrices, each at the top ("") or inside a block."""
     if last == inside:
         return b",\n"
     return b',\n"blocks": [{\n' if not last else b"\n}, {\n" if inside else b"\n}],\n"

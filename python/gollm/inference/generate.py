@@ -53,7 +53,7 @@ def choose(
 
 
 def _whole(name: str, value: Any, at_least: int, below: float, allowed: str) -> int:
-    """A whole number of Python or NumPy. Raises GenerationError for one outside of its range and for anything else."""
+    """A whole number of Python or NumPy. Raises GenerationError for one outside its range and for anything else."""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool) and at_least <= int(value) < below:
         return int(value)
     raise GenerationError(f"{name} is {shorten(value)}; it must be {allowed}")
@@ -103,7 +103,7 @@ def generate_tokens(
     vocab_size are drawn, where it is given: a model may have rows of padding that no text is.
 
     The same arguments give the same tokens, whatever the number of threads; seed is from 0 to 2^64 - 1. Raises
-    GenerationError for an empty prompt, one that is longer than the context, or a sampling option outside of its
+    GenerationError for an empty prompt, one that is longer than the context, or a sampling option outside its
     range, and what token_ids raises for a prompt that is not a list of ids."""
     max_new_tokens = _whole("max_new_tokens", max_new_tokens, 0, math.inf, "a whole number, 0 or more")
     temperature = _number("temperature", temperature, lambda v: 0 <= v < math.inf, "0 (greedy) or a positive number")

@@ -26,7 +26,7 @@ def shorten(value: object, limit: int = 60) -> str:
 def check_nesting(text: bytes, what: str, error: type[GollmError]) -> None:
     """Refuse deep or crowded JSON before a parser recurses into it.
 
-    Brackets count only outside of strings: once escaped backslashes and escaped quotes are gone, a byte is inside of a
+    Brackets count only outside strings: once escaped backslashes and escaped quotes are gone, a byte is inside a
     string when the number of quotes before it is odd. Up to the first syntax error this is exact, and no parser gets
     further.
     """

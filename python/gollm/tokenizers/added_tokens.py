@@ -34,7 +34,7 @@ class AddedToken:
     normalized: bool = False  # looked for in the normalized text
     lstrip: bool = False  # takes the white space before it
     rstrip: bool = False  # takes the white space behind it
-    single_word: bool = False  # not inside of a word
+    single_word: bool = False  # not inside a word
     ordinary: bool = False  # also a token that text is encoded to without looking for it
 
     @property

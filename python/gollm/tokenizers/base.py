@@ -312,7 +312,7 @@ class Tokenizer(ABC):
     # ids -> text
 
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
-        """The bytes that ids (n) stand for. Raises TokenizerError for an id outside of the vocabulary."""
+        """The bytes that ids (n) stand for. Raises TokenizerError for an id outside the vocabulary."""
         return self.vocabulary.decode(ids)
 
     def decode(self, ids: Sequence[int] | npt.NDArray[Any]) -> str:

@@ -21,7 +21,7 @@ _NONE = -1
 class CharacterTokenizer(Tokenizer):
     """A token for every character (Unicode code point) of the corpus, in the order of the code points.
 
-    A character outside of the vocabulary raises TokenizerError, naming it and where it stands; a tokenizer with an
+    A character outside the vocabulary raises TokenizerError, naming it and where it stands; a tokenizer with an
     `unknown_token` encodes it as that one instead.
 
     >>> tokenizer = CharacterTokenizer.train("hello")

@@ -179,7 +179,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
         """The bytes that ids (n) stand for, without the space that encoding puts before a text, or behind a control
-        token. Raises TokenizerError for an id outside of the vocabulary."""
+        token. Raises TokenizerError for an id outside the vocabulary."""
         data = self.vocabulary.decode(ids)
         if not data or not self._drops_space:
             return data

@@ -155,7 +155,7 @@ class WordPieceTokenizer(Tokenizer):
     # ids -> text
 
     def decode_bytes(self, ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
-        """The tokens, those that begin a word with a space before them. Raises TokenizerError for an id outside of the
+        """The tokens, those that begin a word with a space before them. Raises TokenizerError for an id outside the
         vocabulary."""
         if not self.vocabulary.decode(ids):  # refuses what is no id
             return b""

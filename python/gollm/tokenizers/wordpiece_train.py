@@ -23,7 +23,7 @@ def learn(
 ) -> tuple[list[str], dict[str, int]]:
     """(tokens, special tokens with their ids).
 
-    The special tokens come first, then all characters, then those that stand inside of words with "##" before them,
+    The special tokens come first, then all characters, then those that stand inside words with "##" before them,
     both in the order of their code points, then what is learned: the most frequent pair of neighbours joined; of
     equally frequent ones that with the smaller ids. The same token from two pairs keeps its first id. Memory and time
     grow with the distinct words.

@@ -53,7 +53,7 @@ class Console(Callback):
     def _table(self, job: Job) -> dict[str, str]:
         config, needs = job.config, job.estimate
         validation = len(job.dataset.validation)
-        judged = f"{validation:,} {'to judge by' if validation > config.context else 'tokens are too few to judge by'}"
+        few = "" if validation > config.context else ", too few for a validation loss"
         free = available_bytes()
         scarce = (
             f", MORE THAN THE {_bytes(free)} THAT ARE FREE: use a smaller --batch-size or model, "
@@ -63,16 +63,17 @@ class Console(Callback):
         )
         seconds = needs.seconds(job.n_steps - job.n_done, self.peak)
         return {
-            "data": f"{job.source.name}: {len(job.dataset.train):,} tokens to train on, {judged}",
+            "data": f"{job.source.name}: {len(job.dataset.train):,} training tokens, "
+            f"{validation:,} validation tokens{few}",
             "tokenizer": f"{job.tokenizer.kind}, vocabulary of {job.tokenizer.vocab_size:,}",
             "model": f"{config.n_layers} layers, {config.n_heads} heads, {config.d_model} wide, context "
             f"{config.context}: {needs.n_parameters:,} parameters",
             "training": f"{job.n_steps:,} steps of {job.tokens_per_step:,} tokens: "
-            f"{job.n_steps * job.tokens_per_step / len(job.dataset.train):.2g} times through the data",
+            f"{job.n_steps * job.tokens_per_step / len(job.dataset.train):.2g} epochs",
             "machine": f"{num_threads()} threads, {isa()}, {self.peak / 1e9:.0f} GFLOP/s",
             "memory": f"about {_bytes(needs.total_bytes)}: {_bytes(needs.state_bytes)} weights, gradients and moments, "
             f"{_bytes(needs.activation_bytes)} activations, {_bytes(needs.other_bytes)} the rest{scarce}",
-            "time": f"about {_duration(seconds)} where {SHARE_OF_PEAK:.0%} of the machine's peak is reached",
+            "time": f"about {_duration(seconds)} (assuming {SHARE_OF_PEAK:.0%} of peak FLOP/s)",
             "run": str(job.options.out),
         }
 
@@ -128,7 +129,7 @@ class Console(Callback):
         loss = "" if lowest is None else f", best validation loss {lowest:.4f}"
         self._print(
             f"done: {result.steps} steps in {_duration(result.seconds)}{loss}\n"
-            f'write with it: gollm generate --model {shlex.quote(str(model))} --prompt "..."'
+            f'try it: gollm generate --model {shlex.quote(str(model))} --prompt "..."'
         )
 
     def _print(self, text: str) -> None:

@@ -109,7 +109,7 @@ def _source(options: TrainOptions, data: Sequence[str], patterns: Sequence[str])
 
 
 def _validation_source(options: TrainOptions) -> DataSource | None:
-    """Text of its own to judge by; the patterns choose from its folders too, where it has any."""
+    """Validation text of its own; the patterns choose from its folders too, where it has any."""
     data = options.validation_data
     if not data:
         return None

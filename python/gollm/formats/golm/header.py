@@ -93,7 +93,7 @@ def aligned(n: int) -> int:
 
 
 def stored_name(group: str, name: str) -> str:
-    """The name in the file, unique over all groups: outside of the weights it carries the group, `training/moment1`."""
+    """The name in the file, unique over all groups: outside the weights it carries the group, `training/moment1`."""
     return name if group == "weights" else f"{group}/{name}"
 
 

@@ -141,7 +141,7 @@ def _rope(found: Values, where: str) -> dict[str, Any]:
         if name not in rope:
             raise FormatError(f"{where}: {name} of {key} is missing; rope_type {kind} needs it")
         changes[f"rope_{name}"] = rope[name]
-    if kind == "llama3":  # transformers: a value outside of the dictionary comes first
+    if kind == "llama3":  # transformers: a value outside the dictionary comes first
         original = found["original_max_position_embeddings"] or rope.get("original_max_position_embeddings")
         changes["rope_original_context"] = found["max_position_embeddings"] if original is None else original
     return changes | {"rope_scaling": kind}
