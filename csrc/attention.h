@@ -136,7 +136,7 @@ static inline struct range seen_by_some(const struct tile *t) {
 }
 
 static inline void prefetch_row(const real *row, int64_t D) {
-    for (int64_t d = 0; d < D; d += STEPS_PER_LINE) __builtin_prefetch(row + d);
+    for (int64_t d = 0; d < D; d += LINE) __builtin_prefetch(row + d);
 }
 
 /* One step of [panel of NR columns][height][NR]: a row of D values, filled up with zeros. Returns zeros, or NaN in lanes

@@ -1,55 +1,62 @@
-/* A product with its epilogue, for whoever builds on it: c (M, N) = epilogue(op(a) (M, K) op(b) (K, N)).
+/* A matrix product with its epilogue: c (M, N) = epilogue(op(a) (M, K) op(b) (K, N)).
  *
- * Every element is the sum of its blocks of KC steps of k in ascending order (gemm_microkernel.h), and depends on
- * nothing else but its row of op(a) and its column of op(b): not on M, N, the tile, the threads, nor on how the
- * operands lie in memory.
+ * An element of c depends on its row of op(a) and its column of op(b) alone: not on M, N, the tile or the threads, nor on
+ * the layout of the operands (summation_order.h).
  */
 #ifndef GOLLM_GEMM_H
 #define GOLLM_GEMM_H
 
-#include "kernel.h" /* real, struct range, struct gollm_team */
+#include "kernel.h" /* real, struct gollm_team */
 
+/* How an operand lies in memory. A line of it is a row of op(a) or a column of op(b): K values, one for each step of k. A
+ * new layout, or a narrower type, is one more packer in gemm.c. */
+enum layout {
+    LINES, /* each line is contiguous: data[line * stride + k] */
+    STEPS, /* each step is contiguous: data[k * stride + line] */
+    PANELS /* b only, packed beforehand: [panel of PANEL lines][K][PANEL] (gemm_pack.h); stride is not used */
+};
+
+struct operand {
+    const real *data;
+    int64_t stride;
+    enum layout layout;
+};
+
+/* What happens to the finished sum v, in this order. NULL and GOLLM_NONE leave a step out. Matrices are (M, N), with rows
+ * ldc apart, and do not overlap. */
 struct gemm {
     int64_t M, N, K;
-    const real *a; // a(m, k) = a[m * lda + k], or a[k * lda + m] when a_transposed
-    const real *b; // b(k, n) = b[k * ldb + n], or b[n * ldb + k] when b_transposed
-    real *c;       // c(m, n) = c[m * ldc + n]; NULL where only pre is wanted
-    int64_t lda, ldb, ldc;
-    int a_transposed, b_transposed;
-    int accumulate; // without an epilogue the blocks are added to c, one by one; with one, its result is
+    struct operand a, b;
+    real *c; /* NULL: only a_sum is wanted */
+    int64_t ldc;
+    int accumulate; /* blocks of k are added to c one by one; without any of the following only */
 
-    /* The epilogue, on the finished sum v, in this order; NULL (GOLLM_NONE) leaves a step out. Rows are ldc apart. */
-    const real *bias;        // (N)     v += bias
-    real *pre;               // (M, N)  pre = v
-    int64_t activation;      //         v = activation(v), where gradient_of is NULL
-    const real *gradient_of; // (M, N)  v is the gradient of activation(gradient_of) * factor:
-    real *product;           // (M, N)    product = activation(gradient_of) * factor
-    real *dfactor;           // (M, N)    dfactor = v * activation(gradient_of)
-                             //           v *= activation'(gradient_of)
-    const real *factor;      // (M, N)  v *= factor
-    const real *residual;    // (M, N)  v += residual; may be c
+    const real *bias;     /* (N)  v += bias */
+    real *pre;            /*      pre = v */
+    int64_t activation;   /*      v = activation(v), unless gradient_of is given */
+    const real *factor;   /*      v *= factor */
+    const real *residual; /*     v += residual */
 
-    /* a's sums over k, in the same blocks, when a is transposed: the gradient of a bias. Written by whoever has column
-     * 0. */
-    real *a_sum; // (M)
+    /* The gradient through x = gradient_of: v *= activation'(x). Of a gate, activation(x) * factor, also dfactor = v *
+     * activation(x) and product = activation(x) * factor; factor, dfactor and product are given together. */
+    const real *gradient_of;
+    real *dfactor, *product;
+
+    /* The sums of a's lines, a in STEPS, in the same blocks of k: the gradient of a bias. */
+    real *a_sum; /* (M) */
     int a_sum_accumulate;
 };
 
-/* Rows and columns of c: a thread's share of the work. */
-struct gemm_tile {
-    struct range rows, columns;
-};
-
-/* The share of thread `thread` of `n_threads`: a grid over c, of the shape that needs the least packing. */
-struct gemm_tile KERNEL_FN(gemm_share)(int64_t M, int64_t N, int thread, int n_threads);
-#define gemm_share KERNEL_FN(gemm_share)
-
-/* Bytes of workspace, a multiple of 64, that each thread needs for its gemm. */
-int64_t KERNEL_FN(gemm_workspace)(const struct gemm *g);
+/* Bytes of workspace for each thread, a multiple of GOLLM_ALIGNMENT. */
 #define gemm_workspace KERNEL_FN(gemm_workspace)
+int64_t gemm_workspace(const struct gemm *g);
 
-/* Computes one tile of c, alone: no barrier inside. `workspace` is the thread's own, 64-byte aligned. */
-void KERNEL_FN(gemm)(const struct gemm *g, struct gemm_tile tile, void *workspace);
-#define gemm(g, tile, workspace) KERNEL_FN(gemm)(g, tile, workspace)
+/* The team computes c; no barrier. Each thread takes its own `bytes` of the workspace, at least gemm_workspace. */
+#define gemm_run KERNEL_FN(gemm_run)
+void gemm_run(const struct gemm *g, const struct gollm_team *team, void *workspace, int64_t bytes);
+
+/* w (N, K)  ->  the same in PANELS. */
+#define gemm_pack_panels KERNEL_FN(gemm_pack_panels)
+void gemm_pack_panels(real *panels, const real *w, int64_t N, int64_t K, const struct gollm_team *team);
 
 #endif

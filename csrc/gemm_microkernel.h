@@ -69,16 +69,4 @@ microkernel_rows(const int rows, int64_t steps, const real *restrict a, int64_t 
     }
 }
 
-/* All MR rows, written over a tile whose rows are NR apart. */
-static inline __attribute__((always_inline)) void microkernel(int64_t steps, const real *restrict a, int64_t a_row,
-                                                              int64_t a_step, const real *restrict b, int64_t b_step,
-                                                              real *restrict tile /* (MR, NR) */) {
-    microkernel_rows(MR, steps, a, a_row, a_step, b, b_step, tile, NR, 0);
-}
-
-/* The same for a panel of a, [steps][MR], and one of b, [steps][NR], as gemm_pack.h leaves them. */
-static inline void microkernel_packed(int64_t steps, const real *a, const real *b, real *tile) {
-    microkernel(steps, a, 1, MR, b, NR, tile);
-}
-
 #endif

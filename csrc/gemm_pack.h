@@ -5,15 +5,21 @@
  *   pack_lines    line l is contiguous over k:  from[l * stride + k]     a of NT and NN, b of NT; a transposition
  *   pack_steps    step k is contiguous over l:  from[k * stride + l]     a of TN, b of NN and TN; a copy
  *
- * Both write round_up(lines, width) * steps reals; width is a constant (MR or NR) and steps <= KC.
+ * Both write round_up(lines, width) * steps reals; width is a constant (MR, NR or PANEL) and steps <= KC.
+ *
+ * A weight that is packed once for all products has PANEL lines in a panel, and all K steps: [panel][K][PANEL]. Each variant
+ * reads a panel in parts of NR lines, so one layout serves all of them, and memory is read from front to back.
  */
 #ifndef GOLLM_GEMM_PACK_H
 #define GOLLM_GEMM_PACK_H
 
 #include "gemm_microkernel.h" /* MR, NR, KC, vec.h */
 
+enum { PANEL = 32 };
+_Static_assert(PANEL % NR == 0, "a panel is a whole number of the microkernel's panels");
+
 /* 16 bytes: the largest block that every width is made of, and that transposes in a few shuffles everywhere. */
-enum { QUAD = 16 / sizeof(real), STEPS_PER_LINE = 64 / sizeof(real) };
+enum { QUAD = 16 / sizeof(real) };
 typedef real quad __attribute__((vector_size(16)));
 typedef real quad_unaligned __attribute__((vector_size(16), aligned(sizeof(real)), may_alias));
 
@@ -40,14 +46,12 @@ static inline void quad_transpose(quad v[QUAD]) {
 typedef real oct __attribute__((vector_size(32)));
 typedef real oct_unaligned __attribute__((vector_size(32), aligned(sizeof(real)), may_alias));
 
-static inline __attribute__((always_inline)) void
-transpose_8(real *restrict to, const int width, const real *const *line, const int lines, int64_t k, const int ahead) {
+static inline __attribute__((always_inline)) void transpose_8(real *restrict to, const int width,
+                                                              const real *const *line, const int lines, int64_t k) {
     oct a[8], b[8];
     UNROLL
     for (int i = 0; i < 8; i++) {
-        const real *from = line[min_i64(i, lines - 1)] + k;
-        if (ahead && k % STEPS_PER_LINE == 0) __builtin_prefetch(from + ahead);
-        a[i] = (oct) * (const oct_unaligned *)from;
+        a[i] = (oct) * (const oct_unaligned *)(line[min_i64(i, lines - 1)] + k);
     }
     UNROLL
     for (int i = 0; i < 8; i += 2) {
@@ -76,13 +80,14 @@ transpose_8(real *restrict to, const int width, const real *const *line, const i
  * lines are read at once, each for a short time only, so that the hardware's prefetching falls behind. */
 static inline __attribute__((always_inline)) void
 pack_panel_ahead(real *restrict to, const int width, const real *const *line, int64_t steps, const int ahead) {
-    for (int64_t k0 = 0; k0 < steps; k0 += STEPS_PER_LINE) { // a cache line of each line is used up before the next
-        int64_t k1 = min_i64(steps, k0 + STEPS_PER_LINE);
+    for (int64_t k0 = 0; k0 < steps; k0 += LINE) { // a cache line of each line is used up before the next
+        int64_t k1 = min_i64(steps, k0 + LINE);
+        for (int l = 0; ahead && l < width; l++) __builtin_prefetch(line[l] + k0 + ahead);
 #if VEC_BYTES >= 32 && !defined(GOLLM_F64)
-        if ((width % 8 == 0 || width < 8) && k1 - k0 == STEPS_PER_LINE) {
+        if ((width % 8 == 0 || width < 8) && k1 - k0 == LINE) {
             for (int l = 0; l < width; l += 8)
                 for (int64_t k = k0; k < k1; k += 8)
-                    transpose_8(to + k * width + l, width, line + l, width < 8 ? width : 8, k, ahead);
+                    transpose_8(to + k * width + l, width, line + l, width < 8 ? width : 8, k);
             continue;
         }
 #endif
@@ -113,7 +118,7 @@ static inline __attribute__((always_inline)) void pack_lines(real *restrict to, 
                                                              const int ahead) {
     static const real zeros[KC];
     for (int64_t first = 0; first < lines; first += width, to += width * steps) {
-        const real *line[2 * VL > MR ? 2 * VL : MR];
+        const real *line[PANEL]; // the widest panel
         for (int l = 0; l < width; l++) line[l] = first + l < lines ? from + (first + l) * stride : zeros;
         pack_panel_ahead(to, width, line, steps, ahead);
     }
@@ -121,7 +126,7 @@ static inline __attribute__((always_inline)) void pack_lines(real *restrict to, 
 
 static inline __attribute__((always_inline)) void pack_steps(real *restrict to, const int width, const real *from,
                                                              int64_t stride, int64_t lines, int64_t steps) {
-    const int together = max_i64(1, 2 * STEPS_PER_LINE / width); // panels, so that whole cache lines are read
+    const int together = max_i64(1, 2 * LINE / width); // panels, so that whole cache lines are read
     const int64_t whole = lines / width, panel = width * steps;
     for (int64_t p = 0; p < whole; p += together) {
         const int64_t end = min_i64(whole - p, together);

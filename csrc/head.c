@@ -26,28 +26,42 @@ static int64_t chunk_rows(int64_t N, int64_t V) {
     return min_i64(N, blocks * KC);
 }
 
-static int64_t logits_stride(int64_t V) { return round_up(V, 16); }
+/* The rows of a chunk's logits are whole cache lines. */
+static int64_t logits_stride(int64_t V) { return round_up(V, GOLLM_ALIGNMENT / (int64_t)sizeof(real)); }
 
-static int64_t gemms_workspace(int64_t rows, int64_t V, int64_t C, int backward) {
-    const struct gemm logits = {.M = rows, .N = V, .K = C}, dx = {.M = rows, .N = C, .K = V};
-    const struct gemm dw = {.M = V, .N = C, .K = rows};
-    if (!backward) return gemm_workspace(&logits);
-    return max_i64(gemm_workspace(&logits), max_i64(gemm_workspace(&dx), gemm_workspace(&dw)));
+static int64_t logits_bytes(int64_t N, int64_t V) {
+    return round_up(chunk_rows(N, V) * logits_stride(V) * (int64_t)sizeof(real), GOLLM_ALIGNMENT);
 }
 
-static int64_t workspace_bytes(int64_t N, int64_t V, int64_t C, int backward, int n_threads) {
-    if (C == 0) return 0;
-    const int64_t rows = chunk_rows(N, V);
-    return round_up(rows * logits_stride(V), 64) * (int64_t)sizeof(real) +
-           n_threads * gemms_workspace(rows, V, C, backward);
+/* The products of the first chunk. logits become dlogits in place. */
+struct products {
+    struct gemm logits, dx, dw;
+};
+
+static struct products products_of(const struct head_backward_args *args, real *logits) {
+    const int64_t V = args->V, C = args->C, rows = chunk_rows(args->N, V), stride = logits_stride(V);
+    const struct operand x = {args->x, C, LINES}, x_steps = {args->x, C, STEPS};
+    const struct operand w = {args->w, C, LINES}, w_steps = {args->w, C, STEPS};
+    const struct operand dlogits = {logits, stride, LINES}, dlogits_steps = {logits, stride, STEPS};
+    struct products p = {
+        .logits = {.M = rows, .N = V, .K = C, .a = x, .b = w, .c = logits, .ldc = stride},
+        .dx = {.M = rows, .N = C, .K = V, .a = dlogits, .b = w_steps, .c = args->dx, .ldc = C},
+        .dw = {.M = V, .N = C, .K = rows, .a = dlogits_steps, .b = x_steps, .c = args->dw, .ldc = C},
+    };
+    p.dx.accumulate = args->dx_accumulate != 0;
+    p.dw.accumulate = args->dw_accumulate != 0;
+    return p;
 }
 
-int64_t KERNEL_FN(head_forward_workspace)(const struct head_forward_args *a, int n_threads) {
-    return workspace_bytes(a->N, a->V, a->C, 0, n_threads);
+/* Of the workspace, what each thread needs for one of the products at a time. */
+static int64_t gemm_bytes(const struct products *p, int backward) {
+    const int64_t forward = gemm_workspace(&p->logits);
+    return backward ? max_i64(forward, max_i64(gemm_workspace(&p->dx), gemm_workspace(&p->dw))) : forward;
 }
 
-int64_t KERNEL_FN(head_backward_workspace)(const struct head_backward_args *a, int n_threads) {
-    return workspace_bytes(a->N, a->V, a->C, 1, n_threads);
+static int64_t workspace_bytes(const struct head_backward_args *args, int backward, int n_threads) {
+    const struct products p = products_of(args, NULL);
+    return logits_bytes(args->N, args->V) + n_threads * gemm_bytes(&p, backward);
 }
 
 /* One row: its loss and, unless scale is NULL, dlogits in place of the logits. */
@@ -68,100 +82,82 @@ static real row_loss(real *logits, // (V)
     return (real)((double)max - (double)picked + log((double)sum));
 }
 
-/* dx, dw and dloss are NULL in the forward pass. */
-static int run(const struct head_backward_args *a, const struct gollm_team *team) {
-    const int64_t N = a->N, V = a->V, C = a->C;
+static int run(const struct head_backward_args *args, int backward, const struct gollm_team *team) {
+    const int64_t N = args->N, V = args->V, C = args->C, chunk = chunk_rows(N, V), stride = logits_stride(V);
     int64_t counted = 0;
     for (int64_t n = 0; n < N; n++) { // every thread looks at all, so that all leave together
-        if (a->targets[n] == a->ignore_index) continue;
-        if (a->targets[n] < 0 || a->targets[n] >= V) return GOLLM_BAD_INDEX;
+        if (args->targets[n] == args->ignore_index) continue;
+        if (args->targets[n] < 0 || args->targets[n] >= V) return GOLLM_BAD_INDEX;
         counted++;
     }
-    const int backward = a->dloss != NULL;
-    const double denominator = a->denominator ? a->denominator[0] : (double)max_i64(1, counted);
-    const real scale = backward ? (real)(a->dloss[0] / denominator) : 0;
-    const int64_t chunk = chunk_rows(N, V), stride = logits_stride(V);
+    const double denominator = args->denominator ? args->denominator[0] : (double)max_i64(1, counted);
+    const real scale = backward ? (real)(args->dloss[0] / denominator) : 0;
     real *logits = team->workspace; // (chunk, stride)
-    char *workspace =
-        (char *)(logits + round_up(chunk * stride, 64)) + team->thread * gemms_workspace(chunk, V, C, backward);
+    void *workspace = (char *)logits + logits_bytes(N, V);
+    struct products p = products_of(args, logits);
+    const int64_t bytes = gemm_bytes(&p, backward);
     int64_t n = 0;
     do { // once also when N is 0: dw may have to be cleared
         const int64_t rows = min_i64(chunk, N - n);
-        const struct gemm forward = {.M = rows,
-                                     .N = V,
-                                     .K = C,
-                                     .a = a->x + n * C,
-                                     .lda = C,
-                                     .b = a->w,
-                                     .ldb = C,
-                                     .b_transposed = 1,
-                                     .c = logits,
-                                     .ldc = stride};
-        gemm(&forward, gemm_share(rows, V, team->thread, team->n_threads), workspace);
+        p.logits.M = p.dx.M = p.dw.K = rows;
+        gemm_run(&p.logits, team, workspace, bytes);
         gollm_team_wait(team);
         const struct range mine = thread_range(rows, 1, team);
         for (int64_t i = mine.begin; i < mine.end; i++)
-            a->losses[n + i] =
-                row_loss(logits + i * stride, V, a->targets[n + i], a->ignore_index, backward ? &scale : NULL);
+            args->losses[n + i] =
+                row_loss(logits + i * stride, V, args->targets[n + i], args->ignore_index, backward ? &scale : NULL);
         gollm_team_wait(team);
-        if (a->dx) {
-            const struct gemm dx = {.M = rows,
-                                    .N = C,
-                                    .K = V,
-                                    .a = logits,
-                                    .lda = stride,
-                                    .b = a->w,
-                                    .ldb = C,
-                                    .c = a->dx + n * C,
-                                    .ldc = C,
-                                    .accumulate = a->dx_accumulate != 0};
-            gemm(&dx, gemm_share(rows, C, team->thread, team->n_threads), workspace);
-        }
-        if (a->dw) {
-            const struct gemm dw = {.M = V,
-                                    .N = C,
-                                    .K = rows,
-                                    .a = logits,
-                                    .lda = stride,
-                                    .a_transposed = 1,
-                                    .b = a->x + n * C,
-                                    .ldb = C,
-                                    .c = a->dw,
-                                    .ldc = C,
-                                    .accumulate = n > 0 || a->dw_accumulate};
-            gemm(&dw, gemm_share(V, C, team->thread, team->n_threads), workspace);
-        }
+        if (args->dx) gemm_run(&p.dx, team, workspace, bytes);
+        if (args->dw) gemm_run(&p.dw, team, workspace, bytes);
         if (backward) gollm_team_wait(team);
         n += rows;
+        p.logits.a.data += rows * C, p.dw.b.data += rows * C;
+        if (args->dx) p.dx.c += rows * C;
+        p.dw.accumulate = 1; // the next chunks add to it
     } while (n < N);
     if (team->thread == 0) {
         double sum = 0;
-        for (n = 0; n < N; n++) sum += a->losses[n];
-        a->loss[0] = (real)(sum / denominator);
+        for (n = 0; n < N; n++) sum += args->losses[n];
+        args->loss[0] = (real)(sum / denominator);
     }
     return GOLLM_OK;
 }
 
-int KERNEL_FN(head_forward_check)(const struct head_forward_args *a) {
-    return a->C == 0 ? GOLLM_BAD_SHAPE : GOLLM_OK; // V would have no bound
+static struct head_backward_args without_gradients(const struct head_forward_args *args) {
+    return (struct head_backward_args){.N = args->N,
+                                       .C = args->C,
+                                       .V = args->V,
+                                       .loss = args->loss,
+                                       .losses = args->losses,
+                                       .x = args->x,
+                                       .w = args->w,
+                                       .targets = args->targets,
+                                       .denominator = args->denominator,
+                                       .ignore_index = args->ignore_index};
 }
 
-int KERNEL_FN(head_forward)(const struct head_forward_args *a, const struct gollm_team *team) {
-    const struct head_backward_args args = {.loss = a->loss,
-                                            .losses = a->losses,
-                                            .x = a->x,
-                                            .w = a->w,
-                                            .targets = a->targets,
-                                            .denominator = a->denominator,
-                                            .ignore_index = a->ignore_index,
-                                            .N = a->N,
-                                            .C = a->C,
-                                            .V = a->V};
-    return run(&args, team);
+int KERNEL_FN(head_forward_check)(const struct head_forward_args *args) {
+    return args->C == 0 ? GOLLM_BAD_SHAPE : GOLLM_OK; // V would have no bound
 }
 
-int KERNEL_FN(head_backward_check)(const struct head_backward_args *a) {
-    return a->C == 0 ? GOLLM_BAD_SHAPE : GOLLM_OK;
+int64_t KERNEL_FN(head_forward_workspace)(const struct head_forward_args *args, int n_threads) {
+    const struct head_backward_args both = without_gradients(args);
+    return workspace_bytes(&both, 0, n_threads);
 }
 
-int KERNEL_FN(head_backward)(const struct head_backward_args *a, const struct gollm_team *team) { return run(a, team); }
+int KERNEL_FN(head_forward)(const struct head_forward_args *args, const struct gollm_team *team) {
+    const struct head_backward_args both = without_gradients(args);
+    return run(&both, 0, team);
+}
+
+int KERNEL_FN(head_backward_check)(const struct head_backward_args *args) {
+    return args->C == 0 ? GOLLM_BAD_SHAPE : GOLLM_OK;
+}
+
+int64_t KERNEL_FN(head_backward_workspace)(const struct head_backward_args *args, int n_threads) {
+    return workspace_bytes(args, 1, n_threads);
+}
+
+int KERNEL_FN(head_backward)(const struct head_backward_args *args, const struct gollm_team *team) {
+    return run(args, 1, team);
+}

@@ -78,8 +78,8 @@ Size operator+(const Size &a, const Size &b) {
 Size operator*(const Size &a, const Size &b) {
     return calculated(a, b, [](int64_t x, int64_t y, int64_t *z) { return __builtin_mul_overflow(x, y, z); });
 }
-[[maybe_unused]] Size operator/(const Size &a, const Size &b) {
-    return calculated(a, b, [](int64_t x, int64_t y, int64_t *z) { return y == 0 || (*z = x / y, x % y != 0); });
+Size operator/(const Size &a, const Size &b) {
+    return calculated(a, b, [](int64_t x, int64_t y, int64_t *z) { return y == 0 || (*z = x / y, 0); });
 }
 
 struct Field {

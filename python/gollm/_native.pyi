@@ -64,7 +64,7 @@ def rmsnorm_backward(
 ) -> None: ...
 def matmul_nt(
     *,
-    c: _Destination = None,
+    c: _Buffer,
     a: _Buffer,
     b: _Buffer,
     bias: _Buffer | None = None,
@@ -73,6 +73,18 @@ def matmul_nt(
     residual: _Buffer | None = None,
     activation: int,
 ) -> None: ...
+def matmul_packed(
+    *,
+    c: _Buffer,
+    a: _Buffer,
+    b: _Buffer,
+    bias: _Buffer | None = None,
+    pre: _Buffer | None = None,
+    factor: _Buffer | None = None,
+    residual: _Buffer | None = None,
+    activation: int,
+) -> None: ...
+def pack_weight(*, packed: _Buffer, w: _Buffer) -> None: ...
 def matmul_nn(
     *,
     c: _Destination = None,

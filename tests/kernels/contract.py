@@ -26,6 +26,11 @@ class Field:
         types = {"real": real, "f64": np.float64, "i64": np.int64, "i32": np.int32, "bf16": np.uint16}
         return np.dtype(types[self.type])
 
+    @property
+    def dims(self) -> set[str]:
+        """The sizes that the shape is made of."""
+        return set(re.findall(r"[A-Za-z_]\w*", " ".join(self.axes)))
+
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         return tuple(eval(axis.replace("/", "//"), {}, dict(sizes)) for axis in self.axes)
 

@@ -56,6 +56,7 @@ class Row:
     summands: Callable[[SimpleNamespace], int]
     nonfinite: Sequence[float]
     together: Sequence[Collection[str]]
+    adds_without: Collection[str]
     empty: Sequence[str]
 
 
@@ -72,6 +73,7 @@ def kernel(
     summands: Callable[[SimpleNamespace], int] | None = None,
     nonfinite: Sequence[float] = (np.nan, np.inf, -np.inf),
     together: Sequence[Collection[str]] = (),
+    adds_without: Collection[str] = (),
     empty: Sequence[str] | None = None,
 ) -> Callable[[Callable[..., Arrays]], Callable[..., Arrays]]:
     """Adds a row.
@@ -84,6 +86,7 @@ def kernel(
     summands: the n of the error bound, by default the largest size.
     nonfinite: the values that, put into an input, come out where they do in the reference.
     together: optional arguments that are left out together.
+    adds_without: optional arguments that must be left out where destinations are added to.
     empty: the sizes that may be 0, by default all.
     """
     contract = Contract.parse(_native.contracts()[name])
@@ -108,6 +111,7 @@ def kernel(
             summands=summands or largest_size,
             nonfinite=nonfinite,
             together=together,
+            adds_without=adds_without,
             empty=contract.dims if empty is None else empty,
         )
         return reference

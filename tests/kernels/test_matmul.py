@@ -1,10 +1,12 @@
 """The products' bits depend on nothing but their rows and columns."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from gollm import _native
-from gollm.errors import KernelError
+from gollm.errors import DTypeError, GollmError, KernelError
 from kernels.harness import BUILDS, real_of, rng_of, using
 
 
@@ -32,23 +34,31 @@ def test_layout_batch_and_chunks_do_not_change_a_bit(build, shape):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_where_the_sums_of_blocks_of_k_wait_does_not_change_a_bit(build, threads):
-    """In c, in pre, or in the workspace: three blocks of k, with an epilogue, by what of it is there."""
-    (M, N, K), real, rng = (29, 145, 700), real_of(build), rng_of("matmul", "sums")
-    shapes = {"a": (M, K), "b": (N, K), "bias": (N,), "factor": (M, N), "residual": (M, N)}
+@pytest.mark.parametrize("M", [1, 2, 3, 5, 8, 9, 29, 800])
+def test_a_packed_weight_does_not_change_a_bit(build, M, threads):
+    (N, K), real, rng = (145, 700), real_of(build), rng_of("packed", M)
+    shapes = {"a": (M, K), "bias": (N,), "factor": (M, N), "residual": (M, N)}
     given = {name: rng.standard_normal(shape).astype(real) for name, shape in shapes.items()} | {"activation": 4}
-    c, pre, with_pre, shared, shared_with_pre, pre_alone, added = (np.zeros((M, N), real) for _ in range(7))
+    b, packed = rng.standard_normal((N, K)).astype(real), np.full((5, K, 32), np.nan, real)
+    c, pre, plain, c_packed, pre_packed, plain_packed = (np.zeros((M, N), real) for _ in range(6))
     with using(build, threads):
-        _native.matmul_nt(c=c, **given)
-        _native.matmul_nt(c=with_pre, pre=pre, **given)
-        for to, also in [(shared, {}), (shared_with_pre, {"pre": pre})]:
-            to[...] = given["residual"]
-            _native.matmul_nt(c=to, **given | {"residual": to}, **also)
-        _native.matmul_nt(pre=pre_alone, **given)
-        _native.matmul_nt(c=(added, True), **given)
-    for other in (with_pre, shared, shared_with_pre, added):
-        assert other.tobytes() == c.tobytes()
-    assert pre.tobytes() == pre_alone.tobytes()
+        _native.pack_weight(packed=packed, w=b)
+        _native.matmul_nt(c=c, b=b, pre=pre, **given)
+        _native.matmul_packed(c=c_packed, b=packed, pre=pre_packed, **given)
+        _native.matmul_nt(c=plain, a=given["a"], b=b, activation=0)
+        _native.matmul_packed(c=plain_packed, a=given["a"], b=packed, activation=0)
+    assert c_packed.tobytes() == c.tobytes()
+    assert pre_packed.tobytes() == pre.tobytes()
+    assert plain_packed.tobytes() == plain.tobytes()
+
+
+def test_all_variants_read_the_same_packed_weight():
+    w, packed = rng_of("packed").standard_normal((75, 130)).astype(np.float32), []
+    for build in BUILDS[:-1]:
+        with using(build, 2):
+            packed.append(np.full((3, 130, 32), np.nan, np.float32))
+            _native.pack_weight(packed=packed[-1], w=w)
+    assert len({array.tobytes() for array in packed}) == 1
 
 
 def test_an_unknown_activation_is_refused(build):
@@ -58,18 +68,39 @@ def test_an_unknown_activation_is_refused(build):
             _native.matmul_nt(c=one.copy(), a=one, b=one, activation=kind)
 
 
-def test_a_gates_gradient_is_refused_without_what_the_gate_was_applied_to(build):
+GATE = ("factor", "dfactor", "product")
+
+
+def refused(kernel, **arguments):
+    with pytest.raises(KernelError, match="range"):
+        kernel(**arguments)
+
+
+def test_a_gates_gradient_needs_all_of_its_arguments(build):
     one = np.ones((1, 1), real_of(build))
-    for name in ("dfactor", "product"):
-        with pytest.raises(KernelError, match="range"):
-            _native.matmul_nn(c=one.copy(), a=one, b=one, activation=4, **{name: one.copy()})
+    for n in (1, 2, 3):
+        for names in itertools.combinations(GATE, n):
+            gate = {name: one.copy() for name in names}
+            refused(_native.matmul_nn, c=one.copy(), a=one, b=one, activation=4, **gate)  # without pre
+            if n < 3:
+                refused(_native.matmul_nn, c=one.copy(), a=one, b=one, pre=one, activation=4, **gate)
+
+
+def test_nothing_is_added_to_where_there_is_an_epilogue(build):
+    one = np.ones((1, 1), real_of(build))
+    for gate in ({}, {name: one.copy() for name in GATE}):
+        refused(_native.matmul_nn, c=(one.copy(), True), a=one, b=one, pre=one, activation=4, **gate)
+        refused(_native.matmul_nn, c=None, a=one, b=one, pre=one, activation=4, **gate)
+    with pytest.raises(DTypeError):
+        _native.matmul_nt(c=(one.copy(), True), a=one, b=one, activation=0)
+    with pytest.raises(GollmError):
+        _native.matmul_nt(a=one, b=one, pre=one.copy(), activation=0)  # without c
+    with pytest.raises(GollmError):
+        _native.matmul_nt(c=one, a=one.copy(), b=one.copy(), residual=one, activation=0)  # sums wait in c
 
 
 def test_nothing_is_added_to_a_destination_that_is_not_there(build):
-    one, d, s = (np.ones((1, 1), real_of(build)) for _ in range(3))
-    _native.matmul_nt(c=(None, True), a=one, b=one, pre=d, activation=0)
-    assert d == 1
-    _native.matmul_nn(c=(None, True), a=one, b=one, pre=one, dfactor=d, activation=3)
-    assert d == 1
+    one, s = (np.ones((1, 1), real_of(build)) for _ in range(2))
+    _native.matmul_nn(c=(None, True), a=one, b=one, activation=0)
     _native.matmul_tn(c=(None, True), a=one, b=one, a_sum=(s[0], True))
     assert s == 2

@@ -27,6 +27,27 @@ def weight(rng, s):
     return rng.standard_normal(s.N * s.K) / np.sqrt(max(s.K, 1))
 
 
+def packed(w):
+    """(N, K) -> [panel of 32 rows][K][32], with rows of zeros at the end"""
+    N, K = w.shape
+    return np.pad(w, [(0, -N % 32), (0, 0)]).reshape((N + 31) // 32, 32, K).swapaxes(1, 2)
+
+
+@kernel("pack_weight", shapes=[(N, K) for _, N, K in SMALL + LARGE])
+def pack_weight(w):
+    return {"packed": packed(w)}
+
+
+@kernel(
+    "matmul_packed",
+    shapes=CASES,
+    inputs={"b": lambda rng, s: packed(weight(rng, s).reshape(s.N, s.K))},
+    summands=lambda s: s.K,
+)
+def matmul_packed(a, b, bias, factor, residual, activation, N, K):
+    return matmul_nt(a, b.swapaxes(1, 2).reshape(b.shape[0] * 32, K)[:N], bias, factor, residual, activation)
+
+
 @kernel("matmul_nt", shapes=CASES, inputs={"b": weight}, summands=lambda s: s.K)
 def matmul_nt(a, b, bias, factor, residual, activation):
     pre = a @ b.T + (0 if bias is None else bias)
@@ -42,7 +63,8 @@ OF_A_GATE = {"factor", "dfactor", "product"}
     shapes=CASES,
     summands=lambda s: s.K,
     nonfinite=[np.nan],
-    together=[{"pre"} | OF_A_GATE, OF_A_GATE, {"dfactor"}, {"product"}],
+    together=[{"c", "pre"} | OF_A_GATE, {"pre"} | OF_A_GATE, OF_A_GATE],
+    adds_without={"pre"} | OF_A_GATE,
 )
 def matmul_nn(a, b, pre, factor, activation):
     v = a @ b
