@@ -30,7 +30,6 @@
  */
 #include "gemm.h"
 
-#include "activation.h"
 #include "gemm_microkernel.h"
 #include "gemm_pack.h"
 
@@ -77,10 +76,6 @@ static struct tile share(int64_t M, int64_t N, int thread, int n_threads) {
     return (struct tile){split(M, MR, thread / across, best), split(N, NR, thread % across, across)};
 }
 
-static int has_epilogue(const struct gemm *g) {
-    return g->bias || g->pre || g->activation || g->gradient_of || g->factor || g->residual;
-}
-
 static int has_few_rows(const struct gemm *g, int64_t rows) { return rows <= MR && g->b.layout != STEPS && !g->a_sum; }
 
 /* A thread's workspace: a block of a, or all of it for few rows; then a strip of b. */
@@ -90,36 +85,6 @@ int64_t gemm_workspace(const struct gemm *g) {
     const int64_t a = round_up(max_i64(mc * kc, few), GOLLM_ALIGNMENT);
     const int64_t b = g->b.layout == PANELS ? 0 : round_up(nc * kc, GOLLM_ALIGNMENT);
     return (a + b) * (int64_t)sizeof(real);
-}
-
-/* The last block of k of a tile: adds it to the sums that wait in c, if there are any, and finishes them. */
-static inline __attribute__((always_inline)) void write_back(const struct gemm *gemm, const real *tile, // (MR, NR)
-                                                             int add, int64_t m, int64_t n, const int rows,
-                                                             const int columns) {
-    const struct gemm g = *gemm; // stores to c cannot change these
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < columns; j += VL) {
-            const int64_t at = (m + i) * g.ldc + n + j;
-            const int left = columns - j;
-            vec v = vec_load(tile + i * NR + j);
-            if (add) v += vec_load_n(g.c + at, left);
-            if (g.bias) v += vec_load_n(g.bias + n + j, left);
-            if (g.pre) vec_store_n(g.pre + at, v, left);
-            const vec factor = g.factor ? vec_load_n(g.factor + at, left) : vec_set(1);
-            if (g.dfactor) {
-                vec gradient;
-                const vec f = activation_and_gradient(g.activation, vec_load_n(g.gradient_of + at, left), &gradient);
-                vec_store_n(g.product + at, f * factor, left);
-                vec_store_n(g.dfactor + at, f * v, left);
-                v *= gradient;
-            } else if (g.gradient_of)
-                v *= activation_gradient(g.activation, vec_load_n(g.gradient_of + at, left));
-            else
-                v = activation(g.activation, v);
-            if (g.factor) v *= factor;
-            if (g.residual) v += vec_load_n(g.residual + at, left);
-            vec_store_n(g.c + at, v, left);
-        }
 }
 
 /* to (rows, columns) = tile (MR, NR), or += */
@@ -193,7 +158,7 @@ static void multiply_panel(const struct gemm *g, const real *packed_a, const rea
                            struct range columns, int64_t k, int64_t kc) {
     real tile[MR * NR] __attribute__((aligned(GOLLM_ALIGNMENT)));
     const int64_t b_step = g->b.layout == PANELS ? PANEL : NR;
-    const int finish = k + kc == g->K && has_epilogue(g), add = k > 0 || g->accumulate;
+    const int finish = k + kc == g->K && !epilogue_is_empty(&g->epilogue), add = k > 0 || g->accumulate;
     const int width = (int)(columns.end - columns.begin);
     for (int64_t m = rows.begin; m < rows.end; m += MR) {
         const real *a = packed_a + (m - rows.begin) * kc;
@@ -208,9 +173,9 @@ static void multiply_panel(const struct gemm *g, const real *packed_a, const rea
         else
             multiply_tile(height, kc, a, b, PANEL, tile);
         if (finish && width == NR)
-            write_back(g, tile, add, m, columns.begin, height, NR);
+            epilogue_apply(&g->epilogue, g->c, g->ldc, tile, add, m, columns.begin, height, NR);
         else if (finish)
-            write_back(g, tile, add, m, columns.begin, height, width);
+            epilogue_apply(&g->epilogue, g->c, g->ldc, tile, add, m, columns.begin, height, width);
         else
             store_edge(tile, c, g->ldc, height, width, add);
     }

@@ -6,7 +6,7 @@
 #ifndef GOLLM_GEMM_H
 #define GOLLM_GEMM_H
 
-#include "kernel.h" /* real, struct gollm_team */
+#include "epilogue.h"
 
 /* How an operand lies in memory. A line of it is a row of op(a) or a column of op(b): K values, one for each step of k. A
  * new layout, or a narrower type, is one more packer in gemm.c. */
@@ -22,25 +22,13 @@ struct operand {
     enum layout layout;
 };
 
-/* What happens to the finished sum v, in this order. NULL and GOLLM_NONE leave a step out. Matrices are (M, N), with rows
- * ldc apart, and do not overlap. */
 struct gemm {
     int64_t M, N, K;
     struct operand a, b;
     real *c; /* NULL: only a_sum is wanted */
     int64_t ldc;
-    int accumulate; /* blocks of k are added to c one by one; without any of the following only */
-
-    const real *bias;     /* (N)  v += bias */
-    real *pre;            /*      pre = v */
-    int64_t activation;   /*      v = activation(v), unless gradient_of is given */
-    const real *factor;   /*      v *= factor */
-    const real *residual; /*     v += residual */
-
-    /* The gradient through x = gradient_of: v *= activation'(x). Of a gate, activation(x) * factor, also dfactor = v *
-     * activation(x) and product = activation(x) * factor; factor, dfactor and product are given together. */
-    const real *gradient_of;
-    real *dfactor, *product;
+    int accumulate; /* blocks of k are added to c one by one; without an epilogue only */
+    struct epilogue epilogue;
 
     /* The sums of a's lines, a in STEPS, in the same blocks of k: the gradient of a bias. */
     real *a_sum; /* (M) */

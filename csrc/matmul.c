@@ -16,7 +16,6 @@
  * 2MNK operations, bound by the FMA units once M, N and K are a few hundred, and by reading b where M is at most 8. gemm.c
  * has the method.
  */
-#include "activation.h"
 #include "gemm.h"
 
 static int run(const struct gemm *g, const struct gollm_team *team) {
@@ -24,7 +23,7 @@ static int run(const struct gemm *g, const struct gollm_team *team) {
     return GOLLM_OK;
 }
 
-/* The fields of the two forward products, which differ in how b lies. */
+/* The two forward products, whose arguments have the same names and which differ in how b lies. */
 #define GEMM_OF_FORWARD(args, b_layout)                                                                                \
     {.M = (args)->M,                                                                                                   \
      .N = (args)->N,                                                                                                   \
@@ -33,11 +32,7 @@ static int run(const struct gemm *g, const struct gollm_team *team) {
      .b = {(args)->b, (args)->K, b_layout},                                                                            \
      .c = (args)->c,                                                                                                   \
      .ldc = (args)->N,                                                                                                 \
-     .bias = (args)->bias,                                                                                             \
-     .pre = (args)->pre,                                                                                               \
-     .activation = (args)->activation,                                                                                 \
-     .factor = (args)->factor,                                                                                         \
-     .residual = (args)->residual}
+     .epilogue = EPILOGUE_OF_FORWARD(args)}
 
 int KERNEL_FN(matmul_nt_check)(const struct matmul_nt_args *args) {
     return activation_is_known(args->activation) ? GOLLM_OK : GOLLM_BAD_VALUE;
@@ -81,11 +76,11 @@ static struct gemm gemm_of_nn(const struct matmul_nn_args *args) {
                          .c = args->c,
                          .ldc = args->N,
                          .accumulate = args->c_accumulate != 0,
-                         .activation = args->pre ? args->activation : GOLLM_NONE,
-                         .factor = args->factor,
-                         .gradient_of = args->pre,
-                         .dfactor = args->dfactor,
-                         .product = args->product};
+                         .epilogue = {.activation = args->pre ? args->activation : GOLLM_NONE,
+                                      .factor = args->factor,
+                                      .gradient_of = args->pre,
+                                      .dfactor = args->dfactor,
+                                      .product = args->product}};
 }
 
 int KERNEL_FN(matmul_nn_check)(const struct matmul_nn_args *args) {
