@@ -15,7 +15,7 @@ import gollm
 from gollm import Plan, Tensor, _native
 from gollm.errors import DTypeError, GollmError, KernelError
 from gollm.model.decoder import Decoder
-from gollm.nn.ops import Activation, Add, Linear, cross_entropy
+from gollm.nn.ops import activation, add, cross_entropy, linear
 from gollm.nn.optimizer import SGD, AdamW
 from gollm.nn.tape import no_grad
 from gollm.nn.tensor import empty, tensor
@@ -75,7 +75,7 @@ def test_the_number_of_threads_may_change_between_calls(threads):
 
 
 def test_what_is_recorded_is_every_kernel_call_in_order():
-    plan = Plan(lambda x: Activation.apply(Add.apply(tensor(x), tensor(x)), kind=3))
+    plan = Plan(lambda x: activation(add(tensor(x), tensor(x)), kind=3))
     assert plan.kernels == []
     plan(np.ones(3, np.float32))
     assert plan.kernels == ["add", "activation_forward"]
@@ -162,7 +162,7 @@ def test_a_plan_without_results_has_no_spans():
 
 def test_an_argument_comes_anew_and_memory_is_read_anew():
     w = np.eye(2, dtype=np.float32)
-    plan = Plan(lambda x: Linear.apply(tensor(x), tensor(w), None, None))
+    plan = Plan(lambda x: linear(tensor(x), tensor(w), None, None))
     x = np.array([[1, 2]], np.float32)
     first = plan(x)
     assert first.numpy().tolist() == [[1, 2]]
@@ -177,7 +177,7 @@ def test_another_shape_is_recorded_anew():
 
     def function(x):
         calls.append(x.shape)
-        return Add.apply(tensor(x), tensor(x))
+        return add(tensor(x), tensor(x))
 
     plan = Plan(function)
     for n in (3, 3, 5, 5, 3):
@@ -214,7 +214,7 @@ def test_a_gradient_that_is_passed_on_to_a_leaf():
     def function(x):
         for leaf in (a, b):
             leaf.zero_grad()
-        Add.apply(Add.apply(a, b), tensor(x)).backward()
+        add(add(a, b), tensor(x)).backward()
         return a.grad, b.grad
 
     plan = Plan(function)
@@ -276,7 +276,7 @@ def test_a_plan_takes_no_more_memory_than_its_function():
 def test_a_plan_frees_its_memory():
     _native.release_pool()
     before = _native.pool_statistics()["bytes_held"]
-    plan = Plan(lambda x: [Add.apply(tensor(x), tensor(x)) for _ in range(4)])
+    plan = Plan(lambda x: [add(tensor(x), tensor(x)) for _ in range(4)])
     results = plan(np.ones(1 << 16, np.float32))
     assert _native.pool_statistics()["bytes_held"] == before + 4 * (1 << 18)
     del plan
@@ -327,7 +327,7 @@ def test_a_loss_without_a_backward_pass_is_computed_by_every_call(structure):
 
 
 def test_arrays_of_others_live_as_long_as_the_plan():
-    plan = Plan(lambda x: Add.apply(tensor(x), tensor(np.full(1000, 5, np.float32))))
+    plan = Plan(lambda x: add(tensor(x), tensor(np.full(1000, 5, np.float32))))
     plan(np.zeros(1000, np.float32))
     others = [np.full(1000, -1, np.float32) for _ in range(10)]
     assert (plan(np.ones(1000, np.float32)).numpy() == 6).all()
@@ -511,11 +511,11 @@ def test_what_is_no_array_is_refused(given):
 def test_what_would_happen_only_once_is_refused():
     x = np.ones(1, np.float32)
     with pytest.raises(GollmError, match="item: a value that is read while a plan is recorded"):
-        Plan(lambda x: Add.apply(tensor(x), tensor(x)).item())(x)
+        Plan(lambda x: add(tensor(x), tensor(x)).item())(x)
     model = Decoder(CONFIG)
     with pytest.raises(GollmError, match="an optimiser's step cannot be part of a plan"):
         Plan(lambda x: AdamW(model.parameters).step(0.1))(x)
-    inner = Plan(lambda x: Add.apply(tensor(x), tensor(x)))
+    inner = Plan(lambda x: add(tensor(x), tensor(x)))
     for _ in range(2):  # neither its recording nor its replay
         with pytest.raises(GollmError, match="a plan cannot"):
             Plan(inner)(x)
@@ -549,10 +549,10 @@ def test_other_threads_are_not_recorded():
     x = tensor(np.ones(5, np.float32))
 
     def function(a):
-        other = threading.Thread(target=lambda: Add.apply(x, x))
+        other = threading.Thread(target=lambda: add(x, x))
         other.start()
         other.join()
-        return Activation.apply(tensor(a), kind=3)
+        return activation(tensor(a), kind=3)
 
     plan = Plan(function)
     plan(np.ones(5, np.float32))
@@ -650,6 +650,6 @@ def test_after_fork_parent_and_child_replay_the_same_bits():
 
 
 def test_results_have_the_structure_that_the_function_gives():
-    plan = Plan(lambda x: {"sum": [Add.apply(tensor(x), tensor(x))]})
+    plan = Plan(lambda x: {"sum": [add(tensor(x), tensor(x))]})
     assert isinstance(plan(np.ones(2, np.float32))["sum"][0], Tensor)
     assert plan(np.full(2, 2, np.float32))["sum"][0].numpy().tolist() == [4, 4]

@@ -12,7 +12,7 @@ from gollm.errors import ConfigError
 from gollm.kernels import cpu
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
-from gollm.nn.ops import MLP, Add, Dropout, LayerNorm, Softmax, cross_entropy, linear
+from gollm.nn.ops import add, cross_entropy, dropout, layernorm, linear, mlp, softmax
 from gollm.nn.optimizer import AdamW
 from gollm.nn.recompute import recompute
 from gollm.nn.tape import activations_as, no_grad
@@ -180,17 +180,17 @@ def gradients_of(function, inputs, parameters=()):
 COUNTER = np.array([5], np.int64)
 W = leaves((7, 7), (7, 7), (7,))
 FUNCTIONS = {
-    "a leaf as input": lambda x, w: Softmax.apply(linear(x, w)),
-    "a value in the middle": lambda x, w: linear(LayerNorm.apply(linear(x, w), W[2], None, eps=1e-5), W[1]),
-    "an input used three times": lambda x, w: Add.apply(linear(x, W[0], None, x), x),
+    "a leaf as input": lambda x, w: softmax(linear(x, w)),
+    "a value in the middle": lambda x, w: linear(layernorm(linear(x, w), W[2], None, eps=1e-5), W[1]),
+    "an input used three times": lambda x, w: add(linear(x, W[0], None, x), x),
     "its own input": lambda x, w: x,
-    "a chain that needs no inputs": lambda x, w: Add.apply(
-        Dropout.apply(linear(x, w), None, p=0.4, seed=1, stream=2, counter=COUNTER), x
+    "a chain that needs no inputs": lambda x, w: add(
+        dropout(linear(x, w), None, p=0.4, seed=1, stream=2, counter=COUNTER), x
     ),
     "an output that is read": lambda x, w: linear(
-        Add.apply(Dropout.apply(linear(x, w), x, p=0.4, seed=1, stream=2, counter=COUNTER), x), W[1]
+        add(dropout(linear(x, w), x, p=0.4, seed=1, stream=2, counter=COUNTER), x), W[1]
     ),
-    "an MLP": lambda x, w: MLP.apply(x, w, None, W[1], W[2], x, activation=1),
+    "an MLP": lambda x, w: mlp(x, w, None, W[1], W[2], x, activation=1),
 }
 
 
@@ -203,7 +203,7 @@ def test_any_function(name):
     def shared(run):
         def both(x, w):
             h = linear(x, w)
-            return Add.apply(run(function, h, w), h)
+            return add(run(function, h, w), h)
 
         return both
 

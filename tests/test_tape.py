@@ -9,22 +9,21 @@ from gollm import _native
 from gollm.errors import DTypeError, GollmError, KernelError, ShapeError
 from gollm.nn.ops import (
     ACTIVATIONS,
-    MLP,
-    Activation,
-    Add,
-    Attention,
-    Dropout,
-    Embedding,
-    GatedMLP,
-    LayerNorm,
-    Linear,
-    RMSNorm,
-    Softmax,
+    activation,
+    add,
+    attention,
     cross_entropy,
+    dropout,
+    embedding,
+    gated_mlp,
+    layernorm,
     linear,
+    mlp,
+    rmsnorm,
+    softmax,
 )
 from gollm.nn.storage import Storage
-from gollm.nn.tape import no_grad
+from gollm.nn.tape import Op, no_grad
 from gollm.nn.tensor import Tensor, tensor
 
 TOKENS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]], np.int32)
@@ -38,49 +37,49 @@ COUNTER = np.array([5], np.int64)
 
 # name -> (shapes of the leaves, the operation)
 OPERATIONS = {
-    "embedding": ([(10, 6), (7, 6)], lambda w, p: Embedding.apply(w, p, tokens=TOKENS, positions=POSITIONS)),
-    "embedding without positions": ([(10, 6)], lambda w: Embedding.apply(w, None, tokens=TOKENS, positions=None)),
-    "layernorm": ([(2, 5, 7), (7,), (7,)], lambda x, w, b: LayerNorm.apply(x, w, b, eps=1e-5)),
-    "layernorm without bias": ([(2, 5, 7), (7,)], lambda x, w: LayerNorm.apply(x, w, None, eps=1e-5)),
+    "embedding": ([(10, 6), (7, 6)], lambda w, p: embedding(w, p, tokens=TOKENS, positions=POSITIONS)),
+    "embedding without positions": ([(10, 6)], lambda w: embedding(w, None, tokens=TOKENS, positions=None)),
+    "layernorm": ([(2, 5, 7), (7,), (7,)], lambda x, w, b: layernorm(x, w, b, eps=1e-5)),
+    "layernorm without bias": ([(2, 5, 7), (7,)], lambda x, w: layernorm(x, w, None, eps=1e-5)),
     "linear": ([(2, 5, 7), (3, 7), (3,), (2, 5, 3)], lambda x, w, b, r: linear(x, w, b, r)),
     "linear without bias": ([(4, 7), (3, 7)], linear),
     **{
         f"mlp with {name}": (
             [(2, 5, 4), (9, 4), (9,), (4, 9), (4,), (2, 5, 4)],
-            lambda x, w1, b1, w2, b2, r, kind=kind: MLP.apply(x, w1, b1, w2, b2, r, activation=kind),
+            lambda x, w1, b1, w2, b2, r, kind=kind: mlp(x, w1, b1, w2, b2, r, activation=kind),
         )
         for name, kind in ACTIVATIONS.items()
     },
     **{
         f"gated mlp with {name}": (
             [(2, 5, 4), (9, 4), (9,), (9, 4), (9,), (4, 9), (4,), (2, 5, 4)],
-            lambda *inputs, kind=kind: GatedMLP.apply(*inputs, activation=kind),
+            lambda *inputs, kind=kind: gated_mlp(*inputs, activation=kind),
         )
         for name, kind in ACTIVATIONS.items()
     },
     "gated mlp without biases": (
         [(2, 5, 4), (9, 4), (9, 4), (4, 9)],
-        lambda x, wg, wu, wd: GatedMLP.apply(x, wg, None, wu, None, wd, None, None, activation=4),
+        lambda x, wg, wu, wd: gated_mlp(x, wg, None, wu, None, wd, None, None, activation=4),
     ),
-    "rmsnorm": ([(2, 5, 7), (7,)], lambda x, w: RMSNorm.apply(x, w, eps=1e-5)),
-    "attention": ([(2, 5, 24)], lambda qkv: Attention.apply(qkv, rotations=None, heads=HEADS)),
+    "rmsnorm": ([(2, 5, 7), (7,)], lambda x, w: rmsnorm(x, w, eps=1e-5)),
+    "attention": ([(2, 5, 24)], lambda qkv: attention(qkv, rotations=None, heads=HEADS)),
     "attention with rotations and a window": (
         [(2, 5, 32)],
-        lambda qkv: Attention.apply(qkv, rotations=ROTATIONS.astype(qkv.dtype), heads=EVEN_HEADS),
+        lambda qkv: attention(qkv, rotations=ROTATIONS.astype(qkv.dtype), heads=EVEN_HEADS),
     ),
-    "dropout": ([(2, 5, 7)], lambda x: Dropout.apply(x, None, p=0.4, seed=1, stream=2, counter=COUNTER)),
+    "dropout": ([(2, 5, 7)], lambda x: dropout(x, None, p=0.4, seed=1, stream=2, counter=COUNTER)),
     "dropout and residual": (
         [(2, 5, 7), (2, 5, 7)],
-        lambda x, r: Dropout.apply(x, r, p=0.4, seed=1, stream=2, counter=COUNTER),
+        lambda x, r: dropout(x, r, p=0.4, seed=1, stream=2, counter=COUNTER),
     ),
-    "add": ([(3, 7), (3, 7)], Add.apply),
-    **{name: ([(3, 7)], lambda x, kind=kind: Activation.apply(x, kind=kind)) for name, kind in ACTIVATIONS.items()},
-    "softmax": ([(3, 7)], Softmax.apply),
-    "a value used twice": ([(3, 7), (7, 7)], lambda x, w: Add.apply(linear(x, w), x)),
-    "a value added to itself": ([(3, 7)], lambda x: Add.apply(x, x)),
+    "add": ([(3, 7), (3, 7)], add),
+    **{name: ([(3, 7)], lambda x, kind=kind: activation(x, kind=kind)) for name, kind in ACTIVATIONS.items()},
+    "softmax": ([(3, 7)], softmax),
+    "a value used twice": ([(3, 7), (7, 7)], lambda x, w: add(linear(x, w), x)),
+    "a value added to itself": ([(3, 7)], lambda x: add(x, x)),
     "a residual with two uses": (
         [(3, 7), (7, 7), (7, 7)],
-        lambda x, w, v: linear(h := linear(x, w), v, None, Add.apply(h, x)),
+        lambda x, w, v: linear(h := linear(x, w), v, None, add(h, x)),
     ),
     "one weight in two places": ([(3, 7), (7, 7)], lambda x, w: linear(linear(x, w), w)),
 }
@@ -95,7 +94,7 @@ def scalar(y: Tensor) -> Tensor:
     return cross_entropy(flat, tensor(np.ascontiguousarray(HEAD[:, :n].astype(y.dtype))), TARGET[:1])
 
 
-class _Reshape(Linear):
+class _Reshape(Op):
     """(...) -> shape: only for these tests, which need a scalar of anything."""
 
     def forward(self, x, *, shape):
@@ -198,13 +197,13 @@ def test_mistakes_name_the_operation_and_both_shapes():
     with pytest.raises(ShapeError, match=r"Linear: x of shape \(2, 3, 8\) does not fit w of shape \(5, 7\)"):
         linear(x, w)
     with pytest.raises(ShapeError, match=r"LayerNorm: .*w has shape \(5, 7\).*x of shape \(2, 3, 8\)"):
-        LayerNorm.apply(x, w, None, eps=1e-5)
+        layernorm(x, w, None, eps=1e-5)
     with pytest.raises(ShapeError, match=r"qkv has shape \(5, 7\).*\(B, T"):
-        Attention.apply(w, rotations=None, heads=HEADS)
+        attention(w, rotations=None, heads=HEADS)
     with pytest.raises(DTypeError, match=r"Add: .*float64.*float32"):
-        Add.apply(x, tensor(np.zeros((2, 3, 8))))
+        add(x, tensor(np.zeros((2, 3, 8))))
     with pytest.raises(KernelError, match="embedding_forward"):
-        Embedding.apply(w, None, tokens=np.array([5], np.int32), positions=None)
+        embedding(w, None, tokens=np.array([5], np.int32), positions=None)
 
 
 def test_nothing_is_left_for_the_garbage_collector():

@@ -78,7 +78,7 @@ class Decoder(Module):
             )
         rotations = self.rotations(batch.n_positions) if self.rotations else None
         learned = None if self.position_embedding is None else batch.positions
-        x = ops.Embedding.apply(self.token_embedding, self.position_embedding, tokens=batch.tokens, positions=learned)
+        x = ops.embedding(self.token_embedding, self.position_embedding, tokens=batch.tokens, positions=learned)
         if self.dropout.active:
             x = self.dropout(x, None, 0)
         dropout = copy(self.dropout)  # a second forward draws the same masks

@@ -61,8 +61,8 @@ class Norm(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.rms:
-            return ops.RMSNorm.apply(x, self.weight, eps=self.eps)
-        return ops.LayerNorm.apply(x, self.weight, self.bias, eps=self.eps)
+            return ops.rmsnorm(x, self.weight, eps=self.eps)
+        return ops.layernorm(x, self.weight, self.bias, eps=self.eps)
 
 
 class SelfAttention(Module):
@@ -78,10 +78,10 @@ class SelfAttention(Module):
     def __call__(self, qkv: Tensor, batch: Batch, rotations: Array | None, residual: Tensor | None) -> Tensor:
         """qkv: (..., (H + 2G) D) -> (..., C)"""
         if batch.cache is None:
-            y = ops.Attention.apply(qkv, rotations=rotations, heads=self.heads)
+            y = ops.attention(qkv, rotations=rotations, heads=self.heads)
         else:
             pages = batch.cache.of_layer(self.layer)
-            y = ops.CachedAttention.apply(qkv, rotations=rotations, heads=self.heads, pages=pages)
+            y = ops.cached_attention(qkv, rotations=rotations, heads=self.heads, pages=pages)
         return self.output(y, residual)
 
 
@@ -99,8 +99,8 @@ class FeedForward(Module):
         up, down, gate = self.up, self.down, self.gate
         weights = (up.weight, up.bias, down.weight, down.bias)
         if gate is None:
-            return ops.MLP.apply(x, *weights, residual, activation=self.activation)
-        return ops.GatedMLP.apply(x, gate.weight, gate.bias, *weights, residual, activation=self.activation)
+            return ops.mlp(x, *weights, residual, activation=self.activation)
+        return ops.gated_mlp(x, gate.weight, gate.bias, *weights, residual, activation=self.activation)
 
 
 class Dropout:
@@ -114,7 +114,7 @@ class Dropout:
         self.training = False
 
     def __call__(self, x: Tensor, residual: Tensor | None, stream: int) -> Tensor:
-        return ops.Dropout.apply(x, residual, p=self.p, seed=self.seed, stream=stream, counter=self.counter)
+        return ops.dropout(x, residual, p=self.p, seed=self.seed, stream=stream, counter=self.counter)
 
     @property
     def active(self) -> bool:

@@ -1,7 +1,7 @@
 """Tensors, the tape, the operations, parameters and optimisers: what a model is made of and trained with."""
 
 from gollm.nn.dtypes import DType, dtype_of
-from gollm.nn.ops import ACTIVATIONS, Activation, cross_entropy, linear
+from gollm.nn.ops import ACTIVATIONS, activation, cross_entropy, linear
 from gollm.nn.optimizer import SGD, AdamW, Optimizer
 from gollm.nn.parameters import Module, Parameter, ParameterArena
 from gollm.nn.recompute import recompute
@@ -13,7 +13,6 @@ from gollm.nn.tensor import from_dlpack
 __all__ = [
     "ACTIVATIONS",
     "SGD",
-    "Activation",
     "AdamW",
     "DType",
     "Module",
@@ -22,6 +21,7 @@ __all__ = [
     "Parameter",
     "ParameterArena",
     "Storage",
+    "activation",
     "activations_as",
     "cross_entropy",
     "dtype_of",

@@ -1,5 +1,5 @@
 """The differentiable operations: forward beside backward, each a call of a kernel whose header (csrc/*.c) states the
-mathematics.
+mathematics. A class has the two passes over storages; the function behind it runs the operation on tensors.
 
 Shapes: B sequences of T tokens, C = d_model, H heads and G key/value heads of D values, V tokens in the vocabulary.
 A leading `...` is any number of axes. Inputs are storages, float32 or float64; tokens, targets and positions are int32
@@ -44,14 +44,14 @@ class Pages(TypedDict):
     query_offsets: Array  # (S + 1) int32: where its rows begin
 
 
-class Embedding(Op):
+class _Embedding(Op):
     """y = token_table[tokens] (+ position_table[positions]).  (V, C), (P, C) or None, tokens (...) -> (..., C)"""
 
     def forward(
         self, token_table: Storage, position_table: Storage | None, *, tokens: Array, positions: Array | None
     ) -> Storage:
         y = token_table.new((*tokens.shape, token_table.shape[1]))
-        products.embedding(y, token_table, tokens=tokens, positions=positions, position_table=position_table)
+        products.embedding_forward(y, token_table, tokens=tokens, positions=positions, position_table=position_table)
         self.save(tokens, positions)
         return y
 
@@ -62,7 +62,10 @@ class Embedding(Op):
         )
 
 
-class LayerNorm(Op):
+embedding = _Embedding.apply
+
+
+class _LayerNorm(Op):
     """y = (x - mean(x)) / sqrt(var(x) + eps) * w + b over the last axis.  x: (..., C), w, b: (C) -> (..., C)"""
 
     def forward(self, x: Storage, w: Storage, b: Storage | None, *, eps: float) -> Storage:
@@ -79,7 +82,10 @@ class LayerNorm(Op):
         )
 
 
-class RMSNorm(Op):
+layernorm = _LayerNorm.apply
+
+
+class _RMSNorm(Op):
     """y = x / sqrt(mean(x²) + eps) * w over the last axis.  x: (..., C), w: (C) -> (..., C)"""
 
     def forward(self, x: Storage, w: Storage, *, eps: float) -> Storage:
@@ -94,7 +100,10 @@ class RMSNorm(Op):
         self.kernels.rmsnorm_backward(dx=into[0], dw=into[1], dy=dy, x=x.wide(), w=w, r=r)
 
 
-class Linear(Op):
+rmsnorm = _RMSNorm.apply
+
+
+class _Linear(Op):
     """y = x wᵀ + b + residual.  x: (..., I), w: (O, I), b: (O), residual: (..., O) -> (..., O)"""
 
     def forward(self, x: Storage, w: Storage, b: Storage | None, residual: Storage | None) -> Storage:
@@ -109,7 +118,12 @@ class Linear(Op):
         into.pass_on(3, dy)
 
 
-class MLP(Op):
+def linear(x: Tensor, w: Tensor, b: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    """x wᵀ + b + residual, by the kernel for w's dtype and layout.  x: (..., I), w: (O, I) -> (..., O)"""
+    return _Linear.apply(x, w, b, residual)
+
+
+class _MLP(Op):
     """y = activation(x w1ᵀ + b1) w2ᵀ + b2 + residual.  x, residual: (..., C), w1: (F, C), w2: (C, F) -> (..., C)"""
 
     def forward(
@@ -141,7 +155,10 @@ class MLP(Op):
         into.pass_on(5, dy)
 
 
-class GatedMLP(Op):
+mlp = _MLP.apply
+
+
+class _GatedMLP(Op):
     """y = (activation(x wgᵀ + bg) * (x wuᵀ + bu)) wdᵀ + bd + residual; with SiLU this is SwiGLU (Shazeer 2020).
 
     x, residual: (..., C), wg, wu: (F, C), wd: (C, F) -> (..., C). The product that wd meets is not kept: its gradient's
@@ -183,7 +200,10 @@ class GatedMLP(Op):
         into.pass_on(7, dy)
 
 
-class Attention(Op):
+gated_mlp = _GatedMLP.apply
+
+
+class _Attention(Op):
     """Causal multi-head attention softmax(scale q kᵀ) v, over the last `window` keys, with q and k turned by
     `rotations` (P, D) where there are any (gollm.model.rope).  qkv: (B, T, (H + 2G) D) -> (B, T, H D)"""
 
@@ -204,8 +224,11 @@ class Attention(Op):
         )
 
 
-class CachedAttention(Op):
-    """Adds the rows' keys and values to the pages, and attends to all of each sequence: the same bits as Attention has
+attention = _Attention.apply
+
+
+class _CachedAttention(Op):
+    """Adds the rows' keys and values to the pages, and attends to all of each sequence: the same bits as attention has
     for its last rows. There is no backward pass through the pages.  qkv: (N, (H + 2G) D) -> (N, H D)"""
 
     def forward(self, qkv: Storage, *, rotations: Array | None, heads: Heads, pages: Pages) -> Storage:
@@ -218,7 +241,10 @@ class CachedAttention(Op):
         return y
 
 
-class Dropout(Op):
+cached_attention = _CachedAttention.apply
+
+
+class _Dropout(Op):
     """y = x * mask / (1 - p) + residual; the mask is a function of seed, stream, counter and position.  (...) ->
     (...)
 
@@ -242,7 +268,10 @@ class Dropout(Op):
         into.pass_on(1, dy)
 
 
-class Add(Op):
+dropout = _Dropout.apply
+
+
+class _Add(Op):
     """y = a + b.  (...), (...) -> (...)"""
 
     reads_inputs = False
@@ -257,7 +286,10 @@ class Add(Op):
         into.pass_on(0, dy)
 
 
-class Activation(Op):
+add = _Add.apply
+
+
+class _Activation(Op):
     """y = activation(x), elementwise.  (...) -> (...)"""
 
     def forward(self, x: Storage, *, kind: int) -> Storage:
@@ -271,7 +303,12 @@ class Activation(Op):
         self.kernels.activation_backward(dx=into[0], dy=dy, x=x.wide(), kind=kind)
 
 
-class Softmax(Op):
+def activation(x: Tensor, *, kind: int) -> Tensor:
+    """An activation, elementwise: `kind` is a value of ACTIVATIONS.  (...) -> (...)"""
+    return _Activation.apply(x, kind=kind)
+
+
+class _Softmax(Op):
     """y = e^x / sum(e^x) over the last axis.  (..., C) -> (..., C)"""
 
     def forward(self, x: Storage) -> Storage:
@@ -285,7 +322,10 @@ class Softmax(Op):
         self.kernels.softmax_backward(dx=into[0], dy=dy, y=y.wide())
 
 
-class CrossEntropyHead(Op):
+softmax = _Softmax.apply
+
+
+class _CrossEntropyHead(Op):
     """loss = sum(losses) / denominator, losses = -log softmax(x wᵀ)[target], without ever holding all logits.
     x: (..., C), w: (V, C) -> ();  losses: (...), denominator: (1) float64, or None for the number of targets that count
 
@@ -315,7 +355,7 @@ class CrossEntropyHead(Op):
 
     def evaluate(self) -> None:
         loss, x, w, targets, denominator, ignore_index, losses = self.saved
-        products.head(
+        products.head_forward(
             w,
             loss=loss.reshape(1),
             losses=x.new(targets.shape) if losses is None else losses,
@@ -353,11 +393,6 @@ def _linear_backward(dy: Storage, x: Kept, w: Storage, into: Destinations, ix: i
         products.input_gradient(dx, dy, w)
 
 
-def linear(x: Tensor, w: Tensor, b: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-    """x wᵀ + b + residual, by the kernel for w's dtype and layout.  x: (..., I), w: (O, I) -> (..., O)"""
-    return Linear.apply(x, w, b, residual)
-
-
 def cross_entropy(
     x: Tensor,
     w: Tensor,
@@ -377,6 +412,6 @@ def cross_entropy(
     targets = np.ascontiguousarray(targets, dtype=np.int32)
     if denominator is not None and not isinstance(denominator, np.ndarray):
         denominator = np.array([denominator], np.float64)
-    return CrossEntropyHead.apply(
+    return _CrossEntropyHead.apply(
         x, w, targets=targets, denominator=denominator, ignore_index=ignore_index, losses=losses
     )

@@ -26,9 +26,9 @@ DTYPES = ("int32", "float32", "float64")
 class Plan(Generic[Result]):
     """A function of arrays that is recorded when it is first called, and replayed from then on.
 
-    >>> from gollm.nn.ops import Add
+    >>> from gollm.nn.ops import add
     >>> from gollm.nn.tensor import tensor
-    >>> double = Plan(lambda x: Add.apply(tensor(x), tensor(x)))
+    >>> double = Plan(lambda x: add(tensor(x), tensor(x)))
     >>> double(np.array([1.0, 2.0], np.float32)).numpy()
     array([2., 4.], dtype=float32)
     >>> double(np.array([3.0, 4.0], np.float32)).numpy()

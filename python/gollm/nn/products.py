@@ -23,8 +23,8 @@ class _Kernels(NamedTuple):
 
     product: str
     input_gradient: str
-    embedding: str
-    head: str
+    embedding_forward: str
+    head_forward: str
     head_backward: str
 
 
@@ -75,14 +75,14 @@ def weight_gradient(dw: Destination, db: Destination, dy: Storage, x: Storage) -
         dy.kernels.matmul_tn(c=dw, a=dy, b=x, a_sum=db)
 
 
-def embedding(y: Storage, w: Storage, **rest: Any) -> None:
+def embedding_forward(y: Storage, w: Storage, **rest: Any) -> None:
     """y = w[tokens] + position_table[positions]: csrc/embedding.c"""
-    _call(w, _reading(w).embedding)(y=y, token_table=w, **rest)
+    _call(w, _reading(w).embedding_forward)(y=y, token_table=w, **rest)
 
 
-def head(w: Storage, **rest: Any) -> None:
+def head_forward(w: Storage, **rest: Any) -> None:
     """The loss of a language model's head: csrc/head.c"""
-    _call(w, _reading(w).head)(w=w, **rest)
+    _call(w, _reading(w).head_forward)(w=w, **rest)
 
 
 def head_backward(w: Storage, **rest: Any) -> None:

@@ -23,7 +23,7 @@ def recompute(function: Function, *inputs: Tensor | None) -> Tensor:
 
     The function must do the same when it runs again: what it depends on beside its inputs must not have changed by
     then, weights and the counter of dropout included. Its parameters get their gradients as always."""
-    return Recompute.apply(*inputs, function=function)
+    return _Recompute.apply(*inputs, function=function)
 
 
 def call(function: Function, *inputs: Tensor | None) -> Tensor:
@@ -31,7 +31,7 @@ def call(function: Function, *inputs: Tensor | None) -> Tensor:
     return function(*inputs)
 
 
-class Recompute(Op):
+class _Recompute(Op):
     """y = function(inputs)"""
 
     def __init__(self, inputs: tuple[Tensor | None, ...]) -> None:

@@ -1,9 +1,10 @@
 """The tape: define-by-run reverse-mode differentiation over coarse, fused operations.
 
-An operation is a class with `forward` and `backward` side by side (gollm.nn.ops). `apply` runs forward and, where a
-gradient may be asked for, keeps the operation with its inputs on its output tensor. `backward` walks these in reverse
-order of their creation and lets each operation write the gradients of its inputs straight into their destinations:
-overwritten the first time, added to afterwards, so that no gradient is copied in order to be added.
+An operation is a class with `forward` and `backward` side by side (gollm.nn.ops). Its `apply`, which callers know as a
+function, runs forward and, where a gradient may be asked for, keeps the operation with its inputs on its output tensor.
+`backward` walks these in reverse order of their creation and lets each operation write the gradients of its inputs
+straight into their destinations: overwritten the first time, added to afterwards, so that no gradient is copied in
+order to be added.
 
 References go from outputs to inputs only (tensor -> operation -> operations before it), so nothing is left for the
 garbage collector, and an operation lets go of what it saved as soon as its backward has run. An operation does not hold
@@ -139,7 +140,7 @@ class Op:
             op.kernels = next(s.kernels for s in storages if s is not None)
             y = op.forward(*storages, **options)
         except (ShapeError, DTypeError) as error:
-            raise type(error)(f"{cls.__name__}: {error}") from None
+            raise type(error)(f"{cls.__name__.lstrip('_')}: {error}") from None
         if not op.recording:
             return Tensor(y)
         op.order, op.shape, op.dtype = next(_order), y.shape, y.dtype
