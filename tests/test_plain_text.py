@@ -49,7 +49,7 @@ def test_byte_order_marks_are_honoured_and_dropped(encoding: str, text: str, chu
         if encoding != "utf-8":
             assert read(data, encoding) == text
     seen: list[int] = []
-    list(text_chunks(io.BytesIO(data), "FILE", DataError, progress=seen.append))
+    list(text_chunks(io.BytesIO(data), "FILE", DataError, on_read=seen.append))
     assert sum(seen) == len(data)
 
 
@@ -98,7 +98,7 @@ def test_compressed_text_is_unpacked(packer: str, text: str, chunk: int, split: 
         patch.setattr(plain_text, "HEAD_BYTES", 8)
         assert read(packed) == "t" + text
     seen: list[int] = []
-    list(text_chunks(io.BytesIO(packed), "FILE", DataError, progress=seen.append))
+    list(text_chunks(io.BytesIO(packed), "FILE", DataError, on_read=seen.append))
     assert sum(seen) == len(packed)
 
 

@@ -160,7 +160,7 @@ def test_leftovers_of_a_killed_build_go(tmp_path, tokenizer):
 
 def test_a_failed_build_leaves_nothing(tmp_path, tokenizer):
     class Failing(Texts):
-        def pieces(self, progress=None):
+        def pieces(self, on_read=None):
             yield reading.Piece("x" * 10, True)
             raise KeyboardInterrupt
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer, WordTokenizer
 from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import Tokenizer
-from gollm.tokenizers.documents import parts_of
+from gollm.tokenizers.documents import recut
 from gollm.tokenizers.patterns import PATTERNS
 from gollm.tokenizers.sentencepiece import PieceType
 from gollm.tokenizers.vocabulary import Vocabulary
@@ -103,9 +103,7 @@ HELD += [name for name in TOKENIZERS if "'remove_extra_spaces': True" in name an
 def test_a_long_document_is_cut(name: str) -> None:
     document = "the dog, it's a cow; " * 3000
     tokenizer = TOKENIZERS[name]
-    parts = list(
-        parts_of([(document[i : i + 5000], i == 0) for i in range(0, len(document), 5000)], tokenizer._safe_cut)
-    )
+    parts = list(recut([(document[i : i + 5000], i == 0) for i in range(0, len(document), 5000)], tokenizer._safe_cut))
     assert "".join(text for text, _ in parts) == document
     assert [first for _, first in parts] == [True] + [False] * (len(parts) - 1)
     assert max(len(text) for text, _ in parts) < 11_000

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gollm.data.shards import StrPath, Tokens
+from gollm.data.shards import Tokens
 from gollm.data.sources import DataSource, TokenShards
-from gollm.data.token_cache import BuildProgress, TextTokenizer, cache_folder, cached_tokens, content_fingerprint
+from gollm.data.token_cache import Progress, TextTokenizer, cache_folder, cached_tokens, content_fingerprint
 from gollm.errors import DataError
+from gollm.system.files import StrPath
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def prepare(
     validation_fraction: float = 0.1,
     validation_source: DataSource | None = None,
     cache_dir: StrPath | None = None,
-    progress: BuildProgress | None = None,
+    progress: Progress | None = None,
 ) -> TokenDataset:
     """Tokenise `source`, or take its tokens from the cache, and split it.
 
@@ -67,7 +68,7 @@ def prepare(
 
 
 def _tokens(
-    source: DataSource, tokenizer: TextTokenizer, cache_dir: StrPath | None, progress: BuildProgress | None
+    source: DataSource, tokenizer: TextTokenizer, cache_dir: StrPath | None, progress: Progress | None
 ) -> Tokens:
     if not isinstance(source, TokenShards):
         return cached_tokens(source, tokenizer, cache_dir, progress)

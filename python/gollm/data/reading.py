@@ -33,14 +33,15 @@ def on_lines_of_their_own(pieces: Iterator[Piece]) -> Iterator[Piece]:
 
 
 def text_pieces(
-    stream: BinaryIO, name: str, encoding: str, errors: str, progress: Callable[[int], None]
+    stream: BinaryIO, name: str, encoding: str, errors: str, on_read: Callable[[int], None]
 ) -> Iterator[Piece]:
     """One document: the whole stream, decoded as `text_chunks` does.
 
-    `progress` is told how many bytes were read each time. Raises DataError where the bytes are not text in `encoding`.
+    `on_read` is called with the number of bytes of each read. Raises DataError where the bytes are not text in
+    `encoding`.
     """
     rest, first = "", True
-    for text in text_chunks(stream, name, DataError, encoding, errors, progress, named=True):
+    for text in text_chunks(stream, name, DataError, encoding, errors, on_read, named=True):
         rest += text
         if len(rest) >= PIECE_CHARACTERS:
             yield Piece(rest, first)
@@ -50,13 +51,13 @@ def text_pieces(
 
 
 def json_line_pieces(
-    stream: BinaryIO, name: str, field: str, encoding: str, errors: str, progress: Callable[[int], None]
+    stream: BinaryIO, name: str, field: str, encoding: str, errors: str, on_read: Callable[[int], None]
 ) -> Iterator[Piece]:
     """JSON Lines: each line an object whose `field` holds one document. Blank lines are skipped.
 
     Raises DataError with file and line for a line that is no such object.
     """
-    chunks = text_chunks(stream, name, DataError, encoding, errors, progress, named=True)
+    chunks = text_chunks(stream, name, DataError, encoding, errors, on_read, named=True)
     for number, line in enumerate(_lines(chunks, name), 1):
         where = f"{name}, line {number}"
         line = line.removeprefix("\ufeff")

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from gollm.data.shards import Ids, Tokens
+from gollm.data.shards import Tokens
 from gollm.errors import DataError
 from gollm.system.strict_json import shorten
+from gollm.tokenizers.base import Ids
 
 KIND = "shuffled windows 1"  # names the rule in a checkpoint: change it with the order of batches
 _ROUNDS = 8

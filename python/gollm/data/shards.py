@@ -20,15 +20,13 @@ from typing import Any, overload
 import numpy as np
 
 from gollm.errors import DataError
-from gollm.system.files import open_regular, read_regular, reason, replacing
+from gollm.kernels import Array
+from gollm.system.files import StrPath, open_regular, read_regular, reason, replacing
+from gollm.tokenizers.base import Ids
 
 HEADER_BYTES = 1024
 MAX_TOKENS = 2**31 - 1  # the header counts them in an int32
 FORMATS: dict[int, tuple[int, np.dtype[Any]]] = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
-
-Ids = np.ndarray[Any, np.dtype[np.int32]]
-Part = np.ndarray[Any, np.dtype[Any]]
-StrPath = str | os.PathLike[str]
 
 
 def shard_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -44,7 +42,7 @@ def shard_header(dtype: np.dtype[Any], n_tokens: int) -> bytes:
     return header.tobytes()
 
 
-def write_shard(path: StrPath, tokens: Part | Sequence[int], vocab_size: int = 2**16) -> None:
+def write_shard(path: StrPath, tokens: Array | Sequence[int], vocab_size: int = 2**16) -> None:
     """Write `tokens` (integers from 0 to vocab_size - 1) as one shard: uint16 for ids below 65536, else uint32.
 
     Raises DataError for ids out of range, for more than 2^31 - 1 tokens, and for a disk that cannot be written.
@@ -70,7 +68,7 @@ def is_shard(path: Path) -> bool:
         return False
 
 
-def open_shard(path: StrPath) -> Part:
+def open_shard(path: StrPath) -> Array:
     """The tokens of one shard, a read-only uint16 or uint32 view of the mapped file.
 
     Raises DataError for a file that is missing, of another kind, or not as long as its header says.
@@ -113,7 +111,7 @@ class Tokens:
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[Array],
         *,
         vocab_size: int | None = None,
         fingerprint: str = "",

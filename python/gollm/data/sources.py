@@ -23,13 +23,12 @@ from typing import BinaryIO
 from gollm.data.reading import json_line_pieces, on_lines_of_their_own, split_document, text_pieces
 from gollm.data.shards import HEADER_BYTES, is_shard, open_shard
 from gollm.errors import DataError
-from gollm.system.files import open_regular, reason
+from gollm.system.files import StrPath, open_regular, reason
 from gollm.system.plain_text import make_decoder, standard_input
 from gollm.tokenizers.corpus import safe_cut
-from gollm.tokenizers.documents import Piece, parts_of
+from gollm.tokenizers.documents import Piece, recut
 
-StrPath = str | os.PathLike[str]
-Progress = Callable[[int], None]
+OnRead = Callable[[int], None]
 
 JSON_LINES = (".jsonl", ".ndjson")
 COMPRESSED = (".gz", ".bz2", ".xz")
@@ -55,8 +54,10 @@ class DataSource(ABC):
         """Bytes of input."""
 
     @abstractmethod
-    def pieces(self, progress: Progress = _ignore) -> Iterator[Piece]:
-        """The documents in order, long ones cut into pieces; `progress` is told the bytes read each time."""
+    def pieces(self, on_read: OnRead = _ignore) -> Iterator[Piece]:
+        """The documents in order, long ones cut into pieces.
+
+        `on_read` is called with the number of bytes of each read."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -66,7 +67,7 @@ class DataSource(ABC):
         """A cheap stand-in for `fingerprint` while nothing has been written to (paths, sizes, times), or None."""
         return None
 
-    def iter_text(self, progress: Progress = _ignore, *, whole: bool = False) -> Iterator[str]:
+    def iter_text(self, on_read: OnRead = _ignore, *, whole: bool = False) -> Iterator[str]:
         """The corpus as one stream of text in chunks of about a million characters, for training a tokenizer.
 
         A document that does not end with a newline gets one if another follows: each begins on a line of its own.
@@ -74,7 +75,7 @@ class DataSource(ABC):
         Raises DataError where there is no text.
         """
         empty = True
-        for text, _ in parts_of(on_lines_of_their_own(self.pieces(progress)), (lambda _: 0) if whole else safe_cut):
+        for text, _ in recut(on_lines_of_their_own(self.pieces(on_read)), (lambda _: 0) if whole else safe_cut):
             empty = False
             yield text
         if empty:
@@ -95,9 +96,9 @@ class Texts(DataSource):
     def size_bytes(self) -> int:
         return sum(map(len, self.documents))
 
-    def pieces(self, progress: Progress = _ignore) -> Iterator[Piece]:
+    def pieces(self, on_read: OnRead = _ignore) -> Iterator[Piece]:
         for document in filter(None, self.documents):
-            progress(len(document))
+            on_read(len(document))
             yield from split_document(document)
 
     def fingerprint(self) -> str:
@@ -118,13 +119,13 @@ class _Streams(DataSource):
     def _streams(self) -> Iterator[tuple[str, str | None, BinaryIO]]:
         """(name, field of JSON Lines or None for plain text, open file)"""
 
-    def pieces(self, progress: Progress = _ignore) -> Iterator[Piece]:
+    def pieces(self, on_read: OnRead = _ignore) -> Iterator[Piece]:
         for name, field, stream in self._streams():
             with _readable(name):
                 if field is None:
-                    yield from text_pieces(stream, name, self.encoding, self.errors, progress)
+                    yield from text_pieces(stream, name, self.encoding, self.errors, on_read)
                 else:
-                    yield from json_line_pieces(stream, name, field, self.encoding, self.errors, progress)
+                    yield from json_line_pieces(stream, name, field, self.encoding, self.errors, on_read)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"streams {self.encoding} {self.errors}".encode())
@@ -282,7 +283,7 @@ class TokenShards(DataSource):
     def newest_change(self) -> float:
         return self._files.newest_change()
 
-    def pieces(self, progress: Progress = _ignore) -> Iterator[Piece]:
+    def pieces(self, on_read: OnRead = _ignore) -> Iterator[Piece]:
         raise DataError(
             f"{self.name} holds token ids and no text; pass the tokenizer that they were made with (--tokenizer)"
         )

@@ -36,11 +36,12 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 from gollm.data.reading import on_lines_of_their_own
-from gollm.data.shards import HEADER_BYTES, Ids, Part, StrPath, Tokens, open_shard, shard_dtype, shard_header
+from gollm.data.shards import HEADER_BYTES, Tokens, open_shard, shard_dtype, shard_header
 from gollm.data.sources import DataSource, Files, TokenShards
 from gollm.errors import DataError
-from gollm.system.files import open_regular, read_regular, reason, replacing, sync_folder, temporary_name
-from gollm.tokenizers.base import Framing
+from gollm.kernels import Array
+from gollm.system.files import StrPath, open_regular, read_regular, reason, replacing, sync_folder, temporary_name
+from gollm.tokenizers.base import Framing, Ids
 from gollm.tokenizers.documents import Piece
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ CHECKED_BLOCKS = 256
 MAX_MANIFEST_BYTES = 64 << 20  # checksums of a few terabytes
 REMEMBER_FROM_BYTES = 32 << 20
 
-BuildProgress = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
 
 
 class TextTokenizer(Protocol):
@@ -63,7 +64,7 @@ class TextTokenizer(Protocol):
     @property
     def framing(self) -> Framing: ...
     def encode_pieces(self, pieces: Iterable[Piece]) -> Iterator[tuple[Ids, bool]]: ...
-    def to_state(self) -> tuple[Mapping[str, Any], Mapping[str, Part]]: ...
+    def to_state(self) -> tuple[Mapping[str, Any], Mapping[str, Array]]: ...
 
 
 def cache_folder(cache_dir: StrPath | None = None) -> Path:
@@ -91,7 +92,7 @@ def cached_tokens(
     source: DataSource,
     tokenizer: TextTokenizer,
     cache_dir: StrPath | None = None,
-    progress: BuildProgress | None = None,
+    progress: Progress | None = None,
 ) -> Tokens:
     """The tokens of `source`, from the cache or tokenised now; `progress` is told (bytes read, tokens written).
 
@@ -178,7 +179,7 @@ def _shard_name(index: int) -> str:
     return f"tokens_{index:06d}.bin"
 
 
-def _n_blocks(part: Part) -> int:
+def _n_blocks(part: Array) -> int:
     return -(-part.nbytes // BLOCK_BYTES)
 
 
@@ -192,7 +193,7 @@ def _crc(shard: Path, block: int) -> int:
 # --- building one ----------------------------------------------------------------------------------------------------
 
 
-def _build(folder: Path, source: DataSource, tokenizer: TextTokenizer, progress: BuildProgress) -> None:
+def _build(folder: Path, source: DataSource, tokenizer: TextTokenizer, progress: Progress) -> None:
     """Tokenise into a temporary folder and rename it. The caller holds the lock: other such folders are left over."""
     for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -226,7 +227,7 @@ def _build(folder: Path, source: DataSource, tokenizer: TextTokenizer, progress:
     sync_folder(folder.parent)
 
 
-def _tokenise(source: DataSource, tokenizer: TextTokenizer, writer: _ShardWriter, progress: BuildProgress) -> None:
+def _tokenise(source: DataSource, tokenizer: TextTokenizer, writer: _ShardWriter, progress: Progress) -> None:
     """Write the documents: each after the tokenizer's begin, and with its end where another follows, as `Framing` says;
     a tokenizer with neither has a newline between documents."""
     begin, end = (np.array(ids, np.int32) for ids in tokenizer.framing)

@@ -21,6 +21,8 @@ from typing import BinaryIO
 from gollm.errors import GollmError
 from gollm.system.strict_json import shorten
 
+StrPath = str | os.PathLike[str]
+
 _TEMPORARY = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)
 
 _SPACE = "Free some space, or write to another folder"

@@ -14,7 +14,7 @@ from gollm import _native
 isa = _native.isa  # the instruction-set variant of the kernels
 num_threads = _native.num_threads
 
-READ_BYTES = 320 << 20  # more than any cache that is common
+SUMMED_BYTES = 320 << 20  # more than any cache that is common
 
 
 def _best_rate(work: Callable[[], float], seconds: float) -> float:
@@ -47,7 +47,7 @@ def read_bandwidth(seconds: float = 1.0) -> float:
     """Bytes/s of reading memory from front to back, on all of gollm's threads: the limit of decoding.
 
     Takes about `seconds` and the time to fill 320 MB."""
-    x, sums = np.ones(READ_BYTES // 4, np.float32), np.zeros(64, np.float32)
+    x, sums = np.ones(SUMMED_BYTES // 4, np.float32), np.zeros(64, np.float32)
 
     def work() -> float:
         _native.measure_read(sums=sums, x=x)

@@ -80,21 +80,21 @@ def text_chunks(
     error: type[GollmError],
     encoding: str = "utf-8",
     errors: str = "strict",
-    progress: Callable[[int], None] = lambda _: None,
+    on_read: Callable[[int], None] = lambda _: None,
     named: bool = False,
 ) -> Iterator[str]:
     """The text of a buffered binary stream, in chunks of about a million characters; line ends stay as they are.
 
     errors    for bytes that are not text in this encoding, and for NULs: strict raises, replace puts U+FFFD, ignore
               leaves them out
-    progress  is told how many bytes of the stream were read each time
+    on_read   is called with the number of bytes of the stream that each read gave
     named     whether the user can name the encoding (--encoding) and choose `errors` (--decode-errors)
 
     Raises `error` for what is not text.
     """
     decoder = make_decoder(encoding, errors, error)
     wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
-    chunks = _unpacked(stream, name, error, progress)
+    chunks = _unpacked(stream, name, error, on_read)
     head = b""
     while len(head) < HEAD_BYTES and (more := next(chunks, b"")):
         head += more
@@ -243,12 +243,12 @@ _UNPACKERS: dict[str, tuple[re.Pattern[bytes], Callable[[], Any]]] = {
 }
 
 
-def _unpacked(stream: BinaryIO, name: str, error: type[GollmError], progress: Callable[[int], None]) -> Iterator[bytes]:
+def _unpacked(stream: BinaryIO, name: str, error: type[GollmError], on_read: Callable[[int], None]) -> Iterator[bytes]:
     """The bytes of a stream, unpacked if they are compressed, in chunks of at most READ_BYTES that are not empty."""
 
     def read() -> bytes:
         data = stream.read(READ_BYTES)
-        progress(len(data))
+        on_read(len(data))
         return data
 
     data = read()

@@ -15,7 +15,7 @@ from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken, Finder, added_tokens_of
-from gollm.tokenizers.documents import Piece, batches, cut_beside_tokens, parts_of
+from gollm.tokenizers.documents import Piece, batches, cut_beside_tokens, recut
 from gollm.tokenizers.state import VERSION, State, arguments_of
 from gollm.tokenizers.vocabulary import Vocabulary
 
@@ -230,7 +230,7 @@ class Tokenizer(ABC):
         held as a whole where the tokenizer knows no safe place to cut it: behind a regular expression of one's own, or
         if pieces of SentencePiece go across words.
         """
-        for batch in batches(parts_of(pieces, self._safe_cut)):
+        for batch in batches(recut(pieces, self._safe_cut)):
             ids = self.encode_batch([text if first else self._continued(text) for text, first in batch])
             yield from zip(ids, [first for _, first in batch], strict=True)
 

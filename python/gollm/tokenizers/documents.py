@@ -17,7 +17,7 @@ class Piece(NamedTuple):
     first: bool
 
 
-def parts_of(pieces: Iterable[Piece], cut: Callable[[str], int]) -> Iterator[Piece]:
+def recut(pieces: Iterable[Piece], cut: Callable[[str], int]) -> Iterator[Piece]:
     """The same documents in parts that end where `cut` says: the last safe place of a text, whatever follows, or 0.
 
     What is behind that place is held until more has come. A text without one is looked at again when it is twice as
