@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gollm.errors import CheckpointError
-from gollm.formats.golm.checkpoint import describe, open_checkpoint, strip, write_checkpoint
+from gollm.formats.golm.checkpoint import checkpoint_info, open_checkpoint, strip, write_checkpoint
 from gollm.formats.golm.header import ALIGNMENT, DTYPES, MAGIC
 from gollm.system import files
 
@@ -204,7 +204,7 @@ def test_strip_leaves_what_is_needed_to_generate(tmp_path):
 
 def test_describe(tmp_path):
     path = write(tmp_path / "a.golm")
-    about = json.loads(json.dumps(describe(path)))
+    about = json.loads(json.dumps(checkpoint_info(path)))
     assert about["config"] == CONFIG and about["version"] == 1
     assert about["parameters"] == 80 + 3 + 3 + 1 and about["training_step"] == 7
     assert about["tokenizer"] == {"kind": "character", "vocab_size": 3}
@@ -214,7 +214,7 @@ def test_describe(tmp_path):
         "name": "blocks.0.bias", "group": "weights", "dtype": "f32", "shape": [3], "layout": "row-major", "bytes": 12,
     }  # fmt: skip
     strip(path, path)
-    assert describe(path)["training_step"] is None
+    assert checkpoint_info(path)["training_step"] is None
 
 
 @pytest.mark.parametrize(

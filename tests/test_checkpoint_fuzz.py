@@ -14,7 +14,7 @@ RUNNER = textwrap.dedent('''
     import json, os, pathlib, random, struct, sys, tempfile
     import hostile
     import numpy as np
-    from gollm.formats.golm.checkpoint import describe, open_checkpoint, strip, write_checkpoint
+    from gollm.formats.golm.checkpoint import checkpoint_info, open_checkpoint, strip, write_checkpoint
     from gollm.errors import CheckpointError
 
     PATH = os.path.join(tempfile.mkdtemp(dir=sys.argv[2]), "case.golm")
@@ -29,7 +29,7 @@ RUNNER = textwrap.dedent('''
                 for views in (file.tensors, file.training_tensors, (file.tokenizer_state() or ({}, {}))[1]):
                     for array in views.values():
                         array.tobytes()
-            describe(PATH)
+            checkpoint_info(PATH)
 
         return bool(hostile.attempt(label, read, CheckpointError, 1000))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gollm.formats.golm.checkpoint import describe, write_checkpoint
+from gollm.formats.golm.checkpoint import checkpoint_info, write_checkpoint
 from gollm.tokenizers import CharacterTokenizer
 
 from .conftest import Run
@@ -50,7 +50,7 @@ def test_lines(checkpoint: Path, run: Run) -> None:
 
 
 def test_json(checkpoint: Path, run: Run) -> None:
-    assert json.loads(run("info", "--model", checkpoint, "--json").out) == describe(checkpoint)
+    assert json.loads(run("info", "--model", checkpoint, "--json").out) == checkpoint_info(checkpoint)
 
 
 def test_mistakes(tmp_path: Path, run: Run) -> None:

@@ -11,7 +11,7 @@ import pytest
 import gollm
 from gollm.errors import CheckpointError, FormatError
 from gollm.formats import convert, open_model
-from gollm.formats.golm.checkpoint import describe, open_checkpoint, strip, write_checkpoint
+from gollm.formats.golm.checkpoint import checkpoint_info, open_checkpoint, strip, write_checkpoint
 from gollm.language_model import LanguageModel
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
@@ -133,7 +133,7 @@ def test_bytes_between_tensors_count_nothing(tmp_path, model):
 def test_bfloat16_halves_the_file_and_keeps_eight_bits(tmp_path, model):
     model.save(tmp_path / "a.golm")
     convert(tmp_path / "a.golm", tmp_path / "b.golm", "golm", "bf16")
-    sizes = [describe(tmp_path / name)["bytes"]["weights"] for name in ("a.golm", "b.golm")]
+    sizes = [checkpoint_info(tmp_path / name)["bytes"]["weights"] for name in ("a.golm", "b.golm")]
     assert sizes[1] < 0.56 * sizes[0]
     before, after = values(model), values(gollm.load(tmp_path / "b.golm"))
     for name, array in before.items():

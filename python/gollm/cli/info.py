@@ -22,18 +22,19 @@ class Options:
 
 def run(options: Options) -> None:
     from gollm import formats
-    from gollm.formats.golm import checkpoint
+    from gollm.formats.golm import checkpoint_info
     from gollm.formats.golm.model import checkpoint_of
 
     golm = formats.recognise(options.model).name == "golm"
-    found = checkpoint.describe(checkpoint_of(options.model) or options.model) if golm else describe(options.model)
+    path = options.model
+    found = checkpoint_info(checkpoint_of(path) or path) if golm else model_info(path)
     if options.json:
         print(json.dumps(found, indent=2))
     else:
         print((checkpoint_in_lines if golm else in_lines)(found, tensors=options.tensors))
 
 
-def describe(path: Path) -> dict[str, Any]:
+def model_info(path: Path) -> dict[str, Any]:
     """The contents of a model in one of the formats of others, as JSON can hold it; parameters as gollm has them."""
     from gollm import formats
     from gollm.model.decoder import Decoder

@@ -12,7 +12,7 @@ from pathlib import Path
 from gollm import tokenizers
 from gollm.errors import FormatError, TokenizerError, warn
 from gollm.formats.huggingface.weights import refuse_adapter
-from gollm.formats.opening import head
+from gollm.formats.opening import first_bytes
 from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.system.files import as_path, reason, refuse_pointer
 from gollm.system.strict_json import shorten
@@ -73,7 +73,7 @@ def recognise(path: str | Path) -> ModelFormat:
         inside = sorted(config.parent.name for config in path.glob("*/config.json"))
         hint = f"; there is one in its folder {inside[0]}" if inside else ""
     else:
-        refuse_pointer(path, head(path, 64), FormatError)
+        refuse_pointer(path, first_bytes(path, 64), FormatError)
     raise FormatError(f"{path} is no model in a format that gollm reads: {', '.join(_MODULES)}{hint}")
 
 

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gollm.errors import FormatError, TokenizerError
-from gollm.formats.opening import head, reading, refusing
+from gollm.formats.opening import first_bytes, reading, refusing
 from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.formats.word_list import tokenizer_of, words_of
 from gollm.kernels import Array
@@ -36,7 +36,7 @@ from gollm.system.files import open_regular, replacing
 from gollm.system.strict_json import parse_object, shorten
 
 # JSON in memory takes several times the file; models that are worth more are in binary files.
-MAX_BYTES = 16 << 20
+MAX_MODEL_BYTES = 16 << 20
 MAX_PARAMETERS = 1_000_000  # of a model that is written: with 16 characters each, a file that can be read again
 
 Named = tuple[str, tuple[int, ...]]  # a parameter of gollm, and the shape of (a part of) it
@@ -65,11 +65,11 @@ _DERIVED = ("vocab_size", "context", "norm_eps", "d_ff", "bias", "qkv_bias", "ou
 
 def _recognises(path: Path) -> bool:
     """Whether it begins as a JSON object and has the key d_model."""
-    if not head(path, 64).removeprefix(BOM_UTF8).lstrip().startswith(b"{"):
+    if not first_bytes(path, 64).removeprefix(BOM_UTF8).lstrip().startswith(b"{"):
         return False
     try:
         with open_regular(path) as file:
-            text = file.read(MAX_BYTES) or b""
+            text = file.read(MAX_MODEL_BYTES) or b""
     except OSError:
         return False
     return b'"d_model"' in text
@@ -77,11 +77,11 @@ def _recognises(path: Path) -> bool:
 
 def _read(path: Path) -> Source:
     with reading(path), open_regular(path) as file:
-        text = (file.read(MAX_BYTES + 1) or b"").removeprefix(BOM_UTF8)
+        text = (file.read(MAX_MODEL_BYTES + 1) or b"").removeprefix(BOM_UTF8)
     with refusing(path, "JSON model"):
-        if len(text) > MAX_BYTES:
+        if len(text) > MAX_MODEL_BYTES:
             raise FormatError(
-                f"it has more than {MAX_BYTES >> 20} MiB, the most that gollm reads as JSON; use a binary format"
+                f"it has more than {MAX_MODEL_BYTES >> 20} MiB, the most that gollm reads as JSON; use a binary format"
             )
         document = parse_object(text, "it", FormatError, unchecked_numbers=True)
         del text

@@ -11,7 +11,7 @@ from gollm.errors import ConfigError, FormatError, TokenizerError
 from gollm.system.files import open_regular, reason
 
 
-def head(path: Path, n: int) -> bytes:
+def first_bytes(path: Path, n: int) -> bytes:
     """The first n bytes of a regular file, fewer where it is shorter, none where it cannot be read."""
     try:
         with open_regular(path) as file:

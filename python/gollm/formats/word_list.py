@@ -10,7 +10,7 @@ from gollm.errors import FormatError, TokenizerError
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import CharacterTokenizer, Tokenizer, Vocabulary, WordPieceTokenizer, WordTokenizer
 
-UNKNOWN = ("<unk>", "<UNK>", "[UNK]", "<|unk|>")
+UNKNOWN_WORDS = ("<unk>", "<UNK>", "[UNK]", "<|unk|>")
 _SPECIAL = re.compile(r"<[^<> ]+>|\[[A-Z]+\]")  # <unk>, <|endoftext|>, [PAD]
 
 
@@ -28,15 +28,15 @@ def tokenizer_of(words: Sequence[Any]) -> tuple[Tokenizer | None, str]:
         if seen.setdefault(word, i) != i:
             raise FormatError(f"vocab has the word {shorten(word)} twice, at {seen[word]} and at {i}")
     special = {word: i for word, i in seen.items() if len(word) > 1 and _SPECIAL.fullmatch(word)}
-    unknown = next((word for word in UNKNOWN if word in special), None)
+    unknown = next((word for word in UNKNOWN_WORDS if word in special), None)
     try:
         vocabulary = Vocabulary.of(word.encode() for word in words)
         if all(len(word) == 1 or word in special for word in words):
             return CharacterTokenizer(vocabulary, special, unknown), ""
         if " " in seen:
-            return WordTokenizer(vocabulary, special, unknown or UNKNOWN[0]), ""
+            return WordTokenizer(vocabulary, special, unknown or UNKNOWN_WORDS[0]), ""
         if unknown is None:
-            return None, f"its vocabulary of words has no token for unknown ones, such as {UNKNOWN[0]}"
+            return None, f"its vocabulary of words has no token for unknown ones, such as {UNKNOWN_WORDS[0]}"
         return WordPieceTokenizer(vocabulary, special, unknown, lowercase=False, strip_accents=False), ""
     except (TokenizerError, UnicodeEncodeError) as error:
         return None, str(error)

@@ -8,7 +8,7 @@ position 0, so that a token's output has the same bits as without a cache. The p
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence as List
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ class CachedSequence:
         self.pages, self.length = [], 0
 
 
-def next_batch(sequences: List[CachedSequence], tokens: List[List[int]]) -> Batch:
+def next_batch(sequences: Sequence[CachedSequence], tokens: Sequence[Sequence[int]]) -> Batch:
     """Extends each sequence by its new tokens, and makes the batch whose forward pass computes them. The sequences
     share one pool. Raises GenerationError where that has too few pages."""
     pool = sequences[0].pool

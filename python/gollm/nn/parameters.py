@@ -19,7 +19,7 @@ from gollm.nn.dtypes import dtype_of
 from gollm.nn.storage import Storage
 from gollm.nn.tensor import FLOAT32, Tensor
 
-ALIGNMENT = 16  # elements; 64 bytes of float32
+ALIGNED_ELEMENTS = 16  # elements; 64 bytes of float32
 MOST = 1 << 40  # elements that a kernel takes at once: GOLLM_MAX_SIZE
 
 
@@ -143,7 +143,7 @@ class ParameterArena(Mapping[str, Parameter]):
         here = [parameter for parameter in self._parameters.values() if parameter.name not in self._elsewhere]
         for parameter in sorted(here, key=lambda p: (not p.requires_grad, not p.decays)):  # stable: as declared
             self.offsets[parameter.name] = self.size
-            self.size += -(-parameter.size // ALIGNMENT) * ALIGNMENT
+            self.size += -(-parameter.size // ALIGNED_ELEMENTS) * ALIGNED_ELEMENTS
             if parameter.requires_grad:
                 self.n_trained = self.size
                 self.n_decay = self.size if parameter.decays else self.n_decay

@@ -18,12 +18,12 @@ from gollm.errors import DTypeError
 from gollm.kernels import Array, Kernels, cpu
 from gollm.nn.tensor import Tensor, written
 
-Result = TypeVar("Result")
+R = TypeVar("R")  # what a plan's function returns
 
-DTYPES = ("int32", "float32", "float64")
+INPUT_DTYPES = ("int32", "float32", "float64")
 
 
-class Plan(Generic[Result]):
+class Plan(Generic[R]):
     """A function of arrays that is recorded when it is first called, and replayed from then on.
 
     >>> from gollm.nn.ops import add
@@ -44,15 +44,15 @@ class Plan(Generic[Result]):
                copy them before the next one. Its memory, results aside, is the plan's and stays taken: see lend_memory.
     """
 
-    def __init__(self, function: Callable[..., Result], kernels: Kernels = cpu) -> None:
+    def __init__(self, function: Callable[..., R], kernels: Kernels = cpu) -> None:
         self.function = function
         self._native = kernels.Plan()
         self._lock = threading.RLock()  # of the input arrays and the memory
         self._inputs: tuple[Array, ...] = ()
         self._leaves: list[Tensor] = []  # that it writes gradients of
-        self._result: tuple[Result] | None = None  # None: not recorded
+        self._result: tuple[R] | None = None  # None: not recorded
 
-    def __call__(self, *inputs: Array) -> Result:
+    def __call__(self, *inputs: Array) -> R:
         """Runs the plan. It is recorded by the first call, and again by one with other shapes or dtypes.
 
         Raises DTypeError for other dtypes than int32, float32 and float64, and what the function raises: a replay
@@ -68,11 +68,11 @@ class Plan(Generic[Result]):
                 leaf.has_grad = True
             return self._result[0]
 
-    def _record(self, inputs: tuple[Array, ...]) -> Result:
+    def _record(self, inputs: tuple[Array, ...]) -> R:
         for array in inputs:
             kind = str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
-            if kind not in DTYPES:
-                raise DTypeError(f"a plan takes arrays of {', '.join(DTYPES)}, not {kind}; convert it first")
+            if kind not in INPUT_DTYPES:
+                raise DTypeError(f"a plan takes arrays of {', '.join(INPUT_DTYPES)}, not {kind}; convert it first")
         self.forget()
         self._inputs = tuple(array.copy() for array in inputs)
         self._native.begin()

@@ -18,7 +18,7 @@ from gollm.nn.storage import ROW_MAJOR, Storage
 Destination = Storage | tuple[Storage, bool] | None  # of a gradient: overwritten, or added to where the flag is set
 
 
-class _Kernels(NamedTuple):
+class _KernelNames(NamedTuple):
     """The kernels (csrc/kernels.def) that read a weight of one kind."""
 
     product: str
@@ -28,14 +28,14 @@ class _Kernels(NamedTuple):
     head_backward: str
 
 
-_PLAIN = _Kernels("matmul_nt", "matmul_nn", "embedding_forward", "head_forward", "head_backward")
-_KERNELS: dict[tuple[DType, str], _Kernels] = {
+_PLAIN = _KernelNames("matmul_nt", "matmul_nn", "embedding_forward", "head_forward", "head_backward")
+_KERNELS: dict[tuple[DType, str], _KernelNames] = {
     (dtypes.float32, ROW_MAJOR): _PLAIN,
     (dtypes.float64, ROW_MAJOR): _PLAIN,
 }
 
 
-def _reading(w: Storage) -> _Kernels:
+def _reading(w: Storage) -> _KernelNames:
     found = _KERNELS.get((w.dtype, w.layout))
     if found is None:
         raise DTypeError(f"there is no kernel for a weight of dtype {w.dtype} in layout '{w.layout}'")

@@ -13,7 +13,7 @@ from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import Ids, Tokenizer
 from gollm.tokenizers.corpus import texts_of
-from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary, room_beside, with_special_tokens
+from gollm.tokenizers.vocabulary import MAX_VOCAB_SIZE, Vocabulary, room_beside, with_special_tokens
 
 _NONE = -1
 
@@ -76,7 +76,7 @@ class CharacterTokenizer(Tokenizer):
             raise TokenizerError("there is no text to learn characters from")
         special = [unknown_token] if unknown_token is not None else []
         special += [s for s in special_tokens if s != unknown_token]
-        if len(codes) + len(special) > (MAX_TOKENS if vocab_size is None else vocab_size):
+        if len(codes) + len(special) > (MAX_VOCAB_SIZE if vocab_size is None else vocab_size):
             if unknown_token is None:
                 unknown_token = "<unk>"
                 special = [unknown_token, *(s for s in special if s != unknown_token)]

@@ -17,7 +17,7 @@ from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 
-MAX_TOKENS = (1 << 20) - 1
+MAX_VOCAB_SIZE = (1 << 20) - 1
 """The largest vocabulary that the C cores take (csrc/tokenizer/vocabulary.h)."""
 
 
@@ -34,9 +34,9 @@ class Vocabulary:
         """The vocabulary of the given tokens, in their order."""
         tokens = list(tokens)
         sizes = np.fromiter(map(len, tokens), np.int64, len(tokens))
-        if len(tokens) > MAX_TOKENS or int(sizes.sum()) > np.iinfo(np.int32).max:
+        if len(tokens) > MAX_VOCAB_SIZE or int(sizes.sum()) > np.iinfo(np.int32).max:
             raise TokenizerError(
-                f"a vocabulary of {len(tokens)} tokens; at most {MAX_TOKENS} of 2 GB together are possible"
+                f"a vocabulary of {len(tokens)} tokens; at most {MAX_VOCAB_SIZE} of 2 GB together are possible"
             )
         offsets = np.zeros(len(tokens) + 1, np.int32)
         np.cumsum(sizes, out=offsets[1:])
@@ -90,7 +90,7 @@ def with_special_tokens(tokens: Sequence[bytes], special_tokens: Iterable[str]) 
 
 def room_beside(special_tokens: Sequence[str], vocab_size: int | None) -> int:
     """How many ordinary tokens fit into a vocabulary. Raises TokenizerError for none."""
-    room = (MAX_TOKENS if vocab_size is None else vocab_size) - len(special_tokens)
+    room = (MAX_VOCAB_SIZE if vocab_size is None else vocab_size) - len(special_tokens)
     if room < 1:
         n = len(special_tokens)
         raise TokenizerError(f"vocab_size is {vocab_size}; with {n} special tokens it must be > {n}")

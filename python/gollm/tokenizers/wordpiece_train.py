@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from gollm.errors import TokenizerError
-from gollm.tokenizers.vocabulary import MAX_TOKENS, with_special_tokens
+from gollm.tokenizers.vocabulary import MAX_VOCAB_SIZE, with_special_tokens
 
 _CONTINUING = "##"
 _WORD_MAX = 100  # characters: longer words are unknown to the encoder as well
@@ -38,10 +38,10 @@ def learn(
     tokens = [*special, *(piece for piece in characters + inner if piece not in special)]
     if not spelled:
         raise TokenizerError("there is no text to learn words from")
-    if not len(tokens) <= vocab_size <= MAX_TOKENS:
+    if not len(tokens) <= vocab_size <= MAX_VOCAB_SIZE:
         raise TokenizerError(
             f"vocab_size is {vocab_size}; with {len(special)} special tokens and the characters of the text it must be "
-            f"from {len(tokens)} to {MAX_TOKENS}"
+            f"from {len(tokens)} to {MAX_VOCAB_SIZE}"
         )
     ids = {token: i for i, token in enumerate(tokens)}
     sequences = [[ids[piece] for piece in pieces] for pieces in spelled.values()]

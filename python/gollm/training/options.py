@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from gollm.errors import ConfigError
-from gollm.model.config import ModelConfig
+from gollm.model.config import BelowOne, ModelConfig
 from gollm.model.options import MODEL_FIELDS, RARE, ModelOptions
 from gollm.options import (
     Given,
@@ -19,7 +19,6 @@ from gollm.options import (
     Positional,
     PositiveFloat,
     PositiveInt,
-    Range,
     replace,
 )
 
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 1500
 MAX_STEP_TOKENS = 1 << 40  # far beyond any memory; larger arrays have no size
 MAX_STEPS = 1 << 62
-
-BelowOne = Annotated[float, Range(at_least=0, below=1)]
 
 
 @dataclass(frozen=True)

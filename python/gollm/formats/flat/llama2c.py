@@ -25,7 +25,7 @@ import numpy as np
 from gollm.errors import FormatError
 from gollm.formats.encodings import CHUNK, Encoding, Float32, read_into
 from gollm.formats.flat.layout import Layout, open_flat
-from gollm.formats.opening import head
+from gollm.formats.opening import first_bytes
 from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.formats.tokenizer_beside import TokenizerBeside, read_beside
 from gollm.kernels import Array
@@ -39,7 +39,7 @@ SIZES = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size",
 _LEGACY = struct.Struct("<7i")
 _HEADER = struct.Struct("<Ii7iB")  # magic, version, sizes, whether the head is the embedding
 _GROUP = struct.Struct("<i")  # behind it in version 2
-HEADER_SIZE = 256  # of versions 1 and 2
+HEADER_BYTES = 256  # of versions 1 and 2
 LLAMA2_VOCABULARY = 32000
 GROUP_SIZE = 64  # halved until it divides the rows
 
@@ -105,7 +105,7 @@ def _layout(config: ModelConfig, version: int, group: int = GROUP_SIZE) -> Layou
     L, C, F, V = config.n_layers, config.d_model, config.d_ff, config.vocab_size
     KV = config.n_kv_heads * config.head_dim
     matrix: Encoding = Int8Groups(group) if version == 2 else Float32()
-    layout = Layout(_LEGACY.size if version == 0 else HEADER_SIZE, "int8" if version == 2 else "float32")
+    layout = Layout(_LEGACY.size if version == 0 else HEADER_BYTES, "int8" if version == 2 else "float32")
     embedding = partial(layout.add, "token_embedding", V * C, matrix)
     attention_norms = partial(layout.add, "attention_norm.weight", C, Float32(), L)
     mlp_norms = partial(layout.add, "mlp_norm.weight", C, Float32(), L)
@@ -141,8 +141,8 @@ def _parse(header: bytes) -> tuple[ModelConfig, Layout]:
         *sizes, vocab_size, seq_len = _LEGACY.unpack_from(header)
         config = _config((*sizes, abs(vocab_size), seq_len), tied=vocab_size > 0)
         return config, _layout(config, 0)
-    if len(header) < HEADER_SIZE:
-        raise FormatError(f"it ends within its header of {HEADER_SIZE} bytes")
+    if len(header) < HEADER_BYTES:
+        raise FormatError(f"it ends within its header of {HEADER_BYTES} bytes")
     _, version, *sizes, shared = _HEADER.unpack_from(header)
     if version not in (1, 2):
         raise FormatError(f"its version is {version}; gollm reads 0, 1 and 2")
@@ -166,7 +166,7 @@ def _parse(header: bytes) -> tuple[ModelConfig, Layout]:
 
 def _recognises(path: Path) -> bool:
     """Whether it begins with the magic number, or, as version 0 has none, with seven sizes of a possible model."""
-    header = head(path, HEADER_SIZE)
+    header = first_bytes(path, HEADER_BYTES)
     if header.startswith(_GROUP.pack(MAGIC)):
         return True
     if len(header) < _LEGACY.size:
@@ -182,7 +182,7 @@ def _recognises(path: Path) -> bool:
 
 
 def _read(path: Path) -> Source:
-    source = open_flat(path, "llama2.c model", HEADER_SIZE, _parse)
+    source = open_flat(path, "llama2.c model", HEADER_BYTES, _parse)
     V = source.config.vocab_size
     if V > END:
         source.defaults = GenerationDefaults(stop_tokens=(BEGIN, END), bos_token=BEGIN)

@@ -18,7 +18,7 @@ import numpy as np
 from gollm.errors import FormatError
 from gollm.formats.encodings import BFloat16, Encoding, Float32
 from gollm.formats.flat.layout import Layout, open_flat
-from gollm.formats.opening import head
+from gollm.formats.opening import first_bytes
 from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.formats.tokenizer_beside import TokenizerBeside, read_beside
 from gollm.model.config import MAX_LAYERS, ModelConfig
@@ -27,7 +27,7 @@ from gollm.system.files import replacing
 from gollm.tokenizers.files import llmc as llmc_tokenizer
 
 MAGIC = 20240326
-HEADER_SIZE = 1024
+HEADER_BYTES = 1024
 VOCABULARY_MULTIPLE = 128
 TOKENIZER_NAME = "gpt2_tokenizer.bin"
 GPT2_VOCABULARY, GPT2_END = 50257, 50256  # llm.c begins a text with this token, and ends it there
@@ -45,7 +45,7 @@ _FIXED = {
 
 def _layout(config: ModelConfig, padded: int, encoding: Encoding) -> Layout:
     L, C, F, V = config.n_layers, config.d_model, config.d_ff, config.vocab_size
-    layout = Layout(HEADER_SIZE, "bfloat16" if isinstance(encoding, BFloat16) else "float32")
+    layout = Layout(HEADER_BYTES, "bfloat16" if isinstance(encoding, BFloat16) else "float32")
     layout.add("token_embedding", V * C, encoding)
     layout.skip(encoding.n_bytes((padded - V) * C))
     layout.add("position_embedding", config.context * C, encoding)
@@ -65,8 +65,8 @@ def _layout(config: ModelConfig, padded: int, encoding: Encoding) -> Layout:
 
 
 def _parse(header: bytes) -> tuple[ModelConfig, Layout]:
-    if len(header) < HEADER_SIZE:
-        raise FormatError(f"it ends within its header of {HEADER_SIZE} bytes")
+    if len(header) < HEADER_BYTES:
+        raise FormatError(f"it ends within its header of {HEADER_BYTES} bytes")
     values = np.frombuffer(header, "<i4")
     version, *sizes = (int(value) for value in values[1:8])
     if version not in _ENCODINGS:
@@ -86,11 +86,11 @@ def _parse(header: bytes) -> tuple[ModelConfig, Layout]:
 
 
 def _recognises(path: Path) -> bool:
-    return head(path, 4) == MAGIC.to_bytes(4, "little")
+    return first_bytes(path, 4) == MAGIC.to_bytes(4, "little")
 
 
 def _read(path: Path) -> Source:
-    source = open_flat(path, "llm.c model", HEADER_SIZE, _parse)
+    source = open_flat(path, "llm.c model", HEADER_BYTES, _parse)
     if source.config.vocab_size == GPT2_VOCABULARY:
         source.defaults = GenerationDefaults(stop_tokens=(GPT2_END,), bos_token=GPT2_END)
     V = source.config.vocab_size
@@ -130,7 +130,7 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
     beside = TokenizerBeside(source, path, TOKENIZER_NAME, llmc_tokenizer.FORMAT)
     padded = -(-config.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     version = _VERSIONS[dtype]
-    header = np.zeros(HEADER_SIZE // 4, "<i4")
+    header = np.zeros(HEADER_BYTES // 4, "<i4")
     header[:8] = (
         MAGIC,
         version,

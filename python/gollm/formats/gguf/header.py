@@ -23,7 +23,7 @@ from gollm.errors import FormatError, warn
 from gollm.formats.gguf.block_types import OTHERS, TYPES, BlockType
 from gollm.model.config import MAX_LAYERS
 from gollm.system.strict_json import shorten
-from gollm.tokenizers.vocabulary import MAX_TOKENS
+from gollm.tokenizers.vocabulary import MAX_VOCAB_SIZE
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32  # unless the file names another
@@ -31,7 +31,7 @@ ALIGNMENT = 32  # unless the file names another
 # A file may have more bytes than anyone wants to spend memory and seconds on.
 _MAX_KEYS = 1 << 16
 _MAX_TENSORS = 16 * MAX_LAYERS
-_MAX_STRINGS = MAX_TOKENS  # in all arrays
+_MAX_STRINGS = MAX_VOCAB_SIZE  # in all arrays
 _MAX_NAME = 256  # characters
 _MAX_HEAD = 1 << 27  # bytes
 

@@ -27,7 +27,7 @@ from gollm.formats.gguf.config import ROPE_FREQS, Key, config_of, keys_of, rope_
 from gollm.formats.gguf.header import ALIGNMENT, MAGIC, GGUFHeader, GGUFTensor, read_header, without_ones
 from gollm.formats.gguf.tokenizer import read_defaults, read_ids, read_tokenizer, tokenizer_keys
 from gollm.formats.names import rows_of
-from gollm.formats.opening import head, opened, reading, refusing
+from gollm.formats.opening import first_bytes, opened, reading, refusing
 from gollm.formats.rotary_order import to_interleaved
 from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.kernels import Array
@@ -49,7 +49,7 @@ _IGNORED = ".attn_rot_embd.weight"  # tables of rotations in files from 2023
 
 
 def recognises(path: Path) -> bool:
-    return head(path, len(MAGIC)) == MAGIC
+    return first_bytes(path, len(MAGIC)) == MAGIC
 
 
 def read(path: Path) -> Source:

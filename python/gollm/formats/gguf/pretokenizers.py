@@ -73,7 +73,7 @@ RULES: dict[str, Rule] = {
     "minicpm5": Rule((r"\p{N}{1,3}", "llama3"), ignore_merges=True),
 }  # fmt: skip
 
-NAMES: dict[tuple[Pattern, bool, str | None], str] = {
+RULE_NAMES: dict[tuple[Pattern, bool, str | None], str] = {
     (rule.pattern, rule.ignore_merges, rule.normalizer): name for name, rule in reversed(RULES.items())
 } | {
     # No name means cl100k's pattern, which is LLaMA-3's but for white space at the end of a text.

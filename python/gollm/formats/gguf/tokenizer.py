@@ -27,13 +27,13 @@ import numpy as np
 from gollm.errors import FormatError, TokenizerError, warn
 from gollm.formats.gguf.config import Key
 from gollm.formats.gguf.header import GGUFHeader
-from gollm.formats.gguf.pretokenizers import NAMES, RULES
+from gollm.formats.gguf.pretokenizers import RULE_NAMES, RULES
 from gollm.model.generation_defaults import GenerationDefaults, possible, sound
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import BPETokenizer, SentencePieceTokenizer, Tokenizer
 from gollm.tokenizers.added_tokens import AddedToken
 from gollm.tokenizers.base import END_OF_TEXT
-from gollm.tokenizers.files.gpt2 import build, to_vocab
+from gollm.tokenizers.files.gpt2 import bpe_tokenizer, to_vocab
 from gollm.tokenizers.files.piece_scores import scores_of
 from gollm.tokenizers.files.sentencepiece import piece_of, token_of
 from gollm.tokenizers.sentencepiece import PieceType
@@ -131,7 +131,7 @@ def _read_bpe(header: GGUFHeader, ids: dict[str, int]) -> BPETokenizer:
         if kind not in (ORDINARY, BYTE):
             added.append(AddedToken(token, i, special=kind != ADDED, ordinary=True))
     merges = [_halves(merge) for merge in header.get(_GGML + "merges", list)]
-    return build(
+    return bpe_tokenizer(
         vocab,
         list(dict.fromkeys(merges)),  # of a merge that is listed twice llama.cpp keeps the first place
         added,
@@ -274,9 +274,9 @@ def _named_templates(defaults: GenerationDefaults) -> dict[str, str]:
 
 
 def _bpe_keys(tokenizer: BPETokenizer, vocab_size: int) -> list[Key]:
-    name = NAMES.get((tokenizer.pattern, tokenizer.ignore_merges, tokenizer.normalizer))
+    name = RULE_NAMES.get((tokenizer.pattern, tokenizer.ignore_merges, tokenizer.normalizer))
     if name is None and tokenizer.normalizer is not None:
-        name = NAMES.get((tokenizer.pattern, tokenizer.ignore_merges, None))
+        name = RULE_NAMES.get((tokenizer.pattern, tokenizer.ignore_merges, None))
         if name is not None:
             warn(
                 f"GGUF has no place for the normalizer {tokenizer.normalizer}, so it is left out: text that is not "

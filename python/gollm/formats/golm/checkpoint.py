@@ -21,10 +21,10 @@ from gollm.errors import CheckpointError
 from gollm.formats.golm.header import (
     ALIGNMENT,
     DTYPES,
-    GROUPS,
     MAX_ELEMENTS,
     MAX_RANK,
     PREFIX,
+    TENSOR_GROUPS,
     VERSION,
     CheckpointHeader,
     TensorEntry,
@@ -36,10 +36,8 @@ from gollm.formats.golm.header import (
     parse_header,
     stored_name,
 )
-from gollm.system.files import open_regular, reason, replacing
-
-Array = np.ndarray[Any, np.dtype[Any]]
-StrPath = str | os.PathLike[str]
+from gollm.kernels import Array
+from gollm.system.files import StrPath, open_regular, reason, replacing
 
 _WRITE_BYTES = 32 << 20  # one system call at a time: a signal is answered between two of them
 _COPY_ELEMENTS = 1 << 18  # of a tensor that is copied out of the file
@@ -108,7 +106,7 @@ def _plan(
     arrays: list[Array | Deferred] = []
     entries: list[TensorEntry] = []
     offset = 0
-    for group in GROUPS:
+    for group in TENSOR_GROUPS:
         for given, value in groups[group].items():
             name = stored_name(group, given)
             check_name(name, group)
@@ -188,7 +186,7 @@ class CheckpointFile:
         self.training = header.training
         self._file = file
         self._mapped: mmap.mmap | None = mapped
-        views = {group: _Views(mapped, header.data_start, self._group(group)) for group in GROUPS}
+        views = {group: _Views(mapped, header.data_start, self._group(group)) for group in TENSOR_GROUPS}
         self.tensors: Mapping[str, Array] = views["weights"]
         self.training_tensors: Mapping[str, Array] = views["training"]
         self._tokenizer_tensors: Mapping[str, Array] = views["tokenizer"]
@@ -290,7 +288,7 @@ def strip(source: StrPath, target: StrPath) -> None:
         )
 
 
-def describe(path: StrPath) -> dict[str, Any]:
+def checkpoint_info(path: StrPath) -> dict[str, Any]:
     """What is inside, as JSON-like values for `gollm info`; no tensor is read.
 
     path, version, config, generation (None where nothing is said), parameters (elements of all weights), tokenizer
@@ -299,7 +297,7 @@ def describe(path: StrPath) -> dict[str, Any]:
     """
     with open_checkpoint(path) as file:
         header = file.header
-    sizes = {group: sum(e.n_bytes for e in header.entries.values() if e.group == group) for group in GROUPS}
+    sizes = {group: sum(e.n_bytes for e in header.entries.values() if e.group == group) for group in TENSOR_GROUPS}
     tokenizer = header.tokenizer
     return {
         "path": str(path),

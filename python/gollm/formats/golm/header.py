@@ -47,7 +47,7 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "u64": np.dtype("<u8"), "u32": np.dtype("<u4"), "u16": np.dtype("<u2"), "u8": np.dtype("u1"),
 }  # fmt: skip
 LAYOUTS: Final = ("row-major",)
-GROUPS: Final = ("weights", "tokenizer", "training")
+TENSOR_GROUPS: Final = ("weights", "tokenizer", "training")
 FIELDS: Final = ("dtype", "group", "layout", "offset", "shape")
 _WHAT: Final = "its header"
 
@@ -231,7 +231,7 @@ def _entry(name: str, fields: object) -> TensorEntry:
     dtype, shape, layout, offset, group = (fields[key] for key in ("dtype", "shape", "layout", "offset", "group"))
     check_choice(what, "dtype", dtype, tuple(DTYPES))
     check_choice(what, "layout", layout, LAYOUTS)
-    check_choice(what, "group", group, GROUPS)
+    check_choice(what, "group", group, TENSOR_GROUPS)
     check_name(name, group)
     if (
         not isinstance(shape, list)
@@ -260,5 +260,5 @@ def check_name(name: str, group: str) -> None:
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise CheckpointError(f"the tensor name {shorten(name)} is not allowed: 1 to {MAX_NAME} printable characters")
     prefix = name.split("/", 1)[0] if "/" in name else "weights"
-    if prefix != group and (group != "weights" or prefix in GROUPS):
+    if prefix != group and (group != "weights" or prefix in TENSOR_GROUPS):
         raise CheckpointError(f'the tensor name {shorten(name)} does not fit its group "{group}"')

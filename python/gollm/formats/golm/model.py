@@ -16,13 +16,13 @@ from gollm import tokenizers
 from gollm.errors import CheckpointError, ConfigError, GenerationError, TokenizerError
 from gollm.formats.golm.checkpoint import CheckpointFile, Deferred, open_checkpoint, write_checkpoint
 from gollm.formats.golm.header import MAGIC
-from gollm.formats.opening import head
+from gollm.formats.opening import first_bytes
 from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.kernels import Array, cpu
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
-from gollm.nn.parameters import ALIGNMENT, Parameter, ParameterArena
+from gollm.nn.parameters import ALIGNED_ELEMENTS, Parameter, ParameterArena
 from gollm.nn.tensor import FLOAT32
 from gollm.tokenizers import Tokenizer
 
@@ -37,7 +37,7 @@ def checkpoint_of(path: Path) -> Path | None:
 
 def _recognises(path: Path) -> bool:
     found = checkpoint_of(path)
-    return found is not None and head(found, len(MAGIC)) == MAGIC
+    return found is not None and first_bytes(found, len(MAGIC)) == MAGIC
 
 
 def _tokenizer(file: CheckpointFile) -> Tokenizer | None:
@@ -110,7 +110,7 @@ def _mapped(file: CheckpointFile, parameters: ParameterArena) -> Array | None:
     weights = file.private(start, size)
     ends = [offsets[name] + parameter.size for name, parameter in parameters.items()]
     for end in ends:  # the bytes between two tensors may be anything in a file from outside, and count in an arena
-        gap = weights[end : -(-end // ALIGNMENT) * ALIGNMENT]
+        gap = weights[end : -(-end // ALIGNED_ELEMENTS) * ALIGNED_ELEMENTS]
         if gap.any():
             gap[:] = 0
     return weights

@@ -27,10 +27,8 @@ _NUMBERS = (*_DRAWING, "repetition_penalty", "max_new_tokens")
 _WHOLE = ("top_k", "max_new_tokens")
 _BOM = b"\xef\xbb\xbf"
 
-Values = Mapping[str, Any]
 
-
-def read_text(path: Path) -> bytes | None:
+def _read_small(path: Path) -> bytes | None:
     """A small file's bytes, or None where there is none. Raises FormatError for one that is large or unreadable."""
     try:
         text = read_regular(path, MAX_JSON_BYTES + 1)
@@ -44,13 +42,13 @@ def read_text(path: Path) -> bytes | None:
     return text.removeprefix(_BOM)
 
 
-def read_json(path: Path, *, lenient: bool = False) -> dict[str, Any] | None:
+def read_object(path: Path, *, lenient: bool = False) -> dict[str, Any] | None:
     """A small JSON object, or None where there is no file. Raises FormatError."""
-    text = read_text(path)
+    text = _read_small(path)
     return None if text is None else parse_object(text, str(path), FormatError, lenient=lenient)
 
 
-def read_defaults(folder: Path, model: Values, vocab_size: int) -> GenerationDefaults:
+def read_defaults(folder: Path, model: Mapping[str, Any], vocab_size: int) -> GenerationDefaults:
     """From generation_config.json where it is there, else from `model`, the parsed config.json."""
     path = folder / "generation_config.json"
     found = _side_json(path)
@@ -79,7 +77,7 @@ def read_defaults(folder: Path, model: Values, vocab_size: int) -> GenerationDef
 def _side_json(path: Path) -> dict[str, Any]:
     """A JSON object that the model can do without; empty, with a warning, where it cannot be read."""
     try:
-        return read_json(path, lenient=True) or {}
+        return read_object(path, lenient=True) or {}
     except FormatError as error:
         warn(f"{error}; the file is left out")
         return {}
@@ -111,7 +109,7 @@ def _chat_templates(folder: Path) -> tuple[str | None, dict[str, str]]:
         files |= {path.name.removesuffix(".jinja"): path for path in _jinja_files(folder / MORE_TEMPLATES)}
     for name, path in files.items():
         try:
-            text = read_text(path)
+            text = _read_small(path)
             if text is not None:
                 found[name] = text.decode()
         except FormatError as error:

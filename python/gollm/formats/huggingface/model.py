@@ -25,7 +25,7 @@ from gollm.formats.huggingface import config as huggingface_config
 from gollm.formats.huggingface.generation_config import (
     generation_json,
     read_defaults,
-    read_json,
+    read_object,
     with_tokens_of,
     write_chat_templates,
 )
@@ -51,7 +51,7 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> Source:
     refuse_adapter(path)
-    values = read_json(path / "config.json")
+    values = read_object(path / "config.json")
     if values is None:
         raise FormatError(f"the folder {path} has no config.json")
     config = huggingface_config.from_json(values, str(path / "config.json"))

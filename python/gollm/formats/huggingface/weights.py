@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from gollm.errors import FormatError, warn
-from gollm.formats.huggingface.generation_config import read_json
+from gollm.formats.huggingface.generation_config import read_object
 from gollm.formats.huggingface.safetensors import ENCODINGS, SafetensorsFile, StoredTensor
 from gollm.formats.names import rows_of
 from gollm.formats.rotary_order import to_interleaved
@@ -97,7 +97,7 @@ def open_weights(folder: Path, stack: ExitStack) -> Tensors:
     if os.path.exists(folder / SINGLE):
         file = opened(SINGLE)
         return {name: (file, tensor) for name, tensor in file.tensors.items()}
-    index = read_json(folder / INDEX)
+    index = read_object(folder / INDEX)
     if index is None:
         if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
             raise FormatError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat, naming, read_text
-from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
+from gollm.tokenizers.vocabulary import MAX_VOCAB_SIZE, Vocabulary
 from gollm.tokenizers.wordpiece import SPECIAL_TOKENS, WordPieceTokenizer, template_of
 
 
@@ -24,8 +24,8 @@ def read(file: TokenizerFile, lowercase: bool | None = None) -> WordPieceTokeniz
     lines = read_text(path).split("\n")
     if lines[-1] == "":
         lines.pop()
-    if len(lines) > MAX_TOKENS:
-        raise TokenizerError(f"{path}: {len(lines)} lines; a vocabulary has up to {MAX_TOKENS} tokens")
+    if len(lines) > MAX_VOCAB_SIZE:
+        raise TokenizerError(f"{path}: {len(lines)} lines; a vocabulary has up to {MAX_VOCAB_SIZE} tokens")
     tokens = [line.rstrip() for line in lines]
     special = {token: i for i, token in enumerate(tokens) if token in SPECIAL_TOKENS}
     if "[UNK]" not in special:

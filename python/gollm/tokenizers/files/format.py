@@ -24,7 +24,7 @@ class TokenizerFile:
         self.path = path
 
     @cached_property
-    def head(self) -> bytes:
+    def first_bytes(self) -> bytes:
         """The first bytes. Raises TokenizerError if the file can't be read."""
         return _read(self.path, 256)
 

@@ -26,12 +26,12 @@ from gollm.tokenizers.files import side_files
 from gollm.tokenizers.files.added_tokens import place
 from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat, naming, read_json, read_text
 from gollm.tokenizers.patterns import Pattern
-from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
+from gollm.tokenizers.vocabulary import MAX_VOCAB_SIZE, Vocabulary
 
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 """How the two files are called, in folders and behind a prefix (gpt2-encoder.json, gpt2-vocab.bpe)."""
 
-END_OF_TEXT = "<|endoftext|>"
+GPT2_END_OF_TEXT = "<|endoftext|>"
 
 _INSTEAD = 'save it as tokenizer.json with to="huggingface"'
 
@@ -41,12 +41,14 @@ _RULES: dict[str, dict[str, Any]] = {
     "Qwen2Tokenizer": {"pattern": "qwen2", "normalizer": "NFC"},
 }
 _DEFAULTS = {
-    **{kind: dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT) for kind in ("", "GPT2Tokenizer")},
-    "Qwen2Tokenizer": dict.fromkeys(("eos_token", "unk_token", "pad_token"), END_OF_TEXT),
+    **{
+        kind: dict.fromkeys(("bos_token", "eos_token", "unk_token"), GPT2_END_OF_TEXT) for kind in ("", "GPT2Tokenizer")
+    },
+    "Qwen2Tokenizer": dict.fromkeys(("eos_token", "unk_token", "pad_token"), GPT2_END_OF_TEXT),
 }
 
 
-def build(
+def bpe_tokenizer(
     vocab: Mapping[str, int],
     merges: Iterable[tuple[str, str]],
     added: Iterable[AddedToken],
@@ -69,9 +71,9 @@ def build(
     ]
     outside = {token.spelling for token in added if not token.ordinary}
     size = max(vocab.values(), default=0) + 1
-    if min(vocab.values(), default=0) < 0 or size > MAX_TOKENS:
+    if min(vocab.values(), default=0) < 0 or size > MAX_VOCAB_SIZE:
         raise TokenizerError(
-            f"{path}: ids from {min(vocab.values())} to {size - 1}; 0 to {MAX_TOKENS - 1} are possible"
+            f"{path}: ids from {min(vocab.values())} to {size - 1}; 0 to {MAX_VOCAB_SIZE - 1} are possible"
         )
     tokens = [b""] * size
     for token, index in vocab.items():
@@ -131,10 +133,10 @@ def vocab_of(value: object, path: Path) -> dict[str, int]:
     if (
         not isinstance(value, dict)
         or not value
-        or len(value) > MAX_TOKENS
+        or len(value) > MAX_VOCAB_SIZE
         or not all(type(i) is int for i in value.values())
     ):
-        raise TokenizerError(f"{path}: not a vocabulary, which maps up to {MAX_TOKENS} tokens to their ids")
+        raise TokenizerError(f"{path}: not a vocabulary, which maps up to {MAX_VOCAB_SIZE} tokens to their ids")
     return value
 
 
@@ -179,10 +181,13 @@ def _read(vocab_path: Path, merges_path: Path) -> BPETokenizer:
             )
         merges.append((parts[0], parts[1]))
     # Behind a prefix lie other files.
-    defaults = _DEFAULTS if END_OF_TEXT in vocab else None  # a token that only these name would enlarge the vocabulary
+    defaults = (
+        _DEFAULTS if GPT2_END_OF_TEXT in vocab else None
+    )  # a token that only these name would enlarge the vocabulary
     beside = side_files.read(vocab_path.parent, defaults) if vocab_path.name == PAIRS[0][0] else None
     if beside is None:
-        return build(vocab, merges, [AddedToken(token, vocab[token]) for token in unmade(vocab, merges)], vocab_path)
+        added = [AddedToken(token, vocab[token]) for token in unmade(vocab, merges)]
+        return bpe_tokenizer(vocab, merges, added, vocab_path)
     rules = _RULES.get(beside.kind, {})
     if beside.kind not in _RULES:
         warn(f"{vocab_path.parent}: gollm does not know how a {shorten(beside.kind)} cuts text; it is read as GPT-2's")
@@ -196,7 +201,7 @@ def _read(vocab_path: Path, merges_path: Path) -> BPETokenizer:
     ]
     if beside.settings.get("add_prefix_space") is True and beside.kind != "Qwen2Tokenizer":
         rules = {**rules, "add_prefix_space": True}
-    return build(vocab, merges, added, vocab_path, **rules, **beside.template(vocab))
+    return bpe_tokenizer(vocab, merges, added, vocab_path, **rules, **beside.template(vocab))
 
 
 def to_vocab(tokenizer: BPETokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:

@@ -17,7 +17,7 @@ from gollm.system.strict_json import shorten
 from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat, naming, read_bytes
 from gollm.tokenizers.files.piece_scores import scores_of
 from gollm.tokenizers.sentencepiece import PieceType, SentencePieceTokenizer
-from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
+from gollm.tokenizers.vocabulary import MAX_VOCAB_SIZE, Vocabulary
 
 _ENTRY = struct.Struct("<fi")
 _FIRST_BYTE = 3
@@ -28,7 +28,7 @@ _HEAD_TYPES = [PieceType.UNKNOWN, PieceType.CONTROL, PieceType.CONTROL, *[PieceT
 
 def recognises(file: TokenizerFile) -> bool:
     """Whether a file may be a tokenizer.bin: the length of its longest token is below 65536, and no text has zeros."""
-    return len(file.head) >= 4 and file.head[2:4] == b"\0\0"
+    return len(file.first_bytes) >= 4 and file.first_bytes[2:4] == b"\0\0"
 
 
 def read(file: TokenizerFile, vocab_size: int | None = None) -> SentencePieceTokenizer:
@@ -39,8 +39,8 @@ def read(file: TokenizerFile, vocab_size: int | None = None) -> SentencePieceTok
     tokens: list[bytes] = []
     scores: list[float] = []
     while at < len(data):
-        if len(tokens) == MAX_TOKENS:
-            raise TokenizerError(f"{path}: more than {MAX_TOKENS} tokens; no tokenizer is that large")
+        if len(tokens) == MAX_VOCAB_SIZE:
+            raise TokenizerError(f"{path}: more than {MAX_VOCAB_SIZE} tokens; no tokenizer is that large")
         if len(data) - at < _ENTRY.size:
             raise TokenizerError(f"{path}: the file ends inside token {len(tokens)}")
         score, length = _ENTRY.unpack_from(data, at)

@@ -18,7 +18,7 @@ from gollm.system.strict_json import shorten
 from gollm.tokenizers.bpe import BPETokenizer
 from gollm.tokenizers.files import tiktoken
 from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat, naming, read_bytes
-from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
+from gollm.tokenizers.vocabulary import MAX_VOCAB_SIZE, Vocabulary
 
 MAGIC = 20240328
 _HEADER = 1024
@@ -28,7 +28,7 @@ _MAX_WORK = 1 << 23  # the sum of all tokens' lengths squared, bytes that are lo
 
 
 def recognises(file: TokenizerFile) -> bool:
-    return file.head.startswith(MAGIC.to_bytes(4, "little"))
+    return file.first_bytes.startswith(MAGIC.to_bytes(4, "little"))
 
 
 def read(file: TokenizerFile, vocab_size: int | None = None) -> BPETokenizer:
@@ -42,9 +42,9 @@ def read(file: TokenizerFile, vocab_size: int | None = None) -> BPETokenizer:
         raise TokenizerError(f"{path}: its version is {version}; gollm reads 1 and 2")
     if version == 1:
         end = _GPT2_END
-    if not 0 <= end < n <= MAX_TOKENS:
+    if not 0 <= end < n <= MAX_VOCAB_SIZE:
         raise TokenizerError(
-            f"{path}: it has {n} tokens, of which {end} ends a text; at most {MAX_TOKENS} are possible"
+            f"{path}: it has {n} tokens, of which {end} ends a text; at most {MAX_VOCAB_SIZE} are possible"
         )
     if vocab_size is not None and n > vocab_size:
         raise TokenizerError(
@@ -104,7 +104,7 @@ def to_files(tokenizer: BPETokenizer, path: Path) -> dict[Path, bytes]:
             f"cannot write {path}: llm.c's tokenizer has GPT-2's pattern and one special token; this one has "
             f"{shorten(tokenizer.pattern)} and {list(tokenizer.special_tokens)}"
         )
-    tiktoken.check(tokenizer)
+    tiktoken.refuse_other_ids(tokenizer)
     tokens = list(tokenizer.vocabulary)
     longest = max(tokens, key=len)
     if len(longest) > 255 or not all(tokens):

@@ -19,7 +19,7 @@ from gollm.errors import TokenizerError
 from gollm.tokenizers.base import Tokenizer
 from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat, naming
 from gollm.tokenizers.kinds import KINDS, from_state
-from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
+from gollm.tokenizers.vocabulary import MAX_VOCAB_SIZE, Vocabulary
 
 _MARK = "gollm-tokenizer"
 _NUMBERS = {"types": np.uint8, "scores": np.float32}
@@ -47,8 +47,8 @@ def read(file: TokenizerFile) -> Tokenizer:
     document = file.document
     with naming(file.path):
         tokens = document.get("tokens")
-        if not isinstance(tokens, list) or len(tokens) > MAX_TOKENS:
-            raise TokenizerError(f"tokens must be a list of up to {MAX_TOKENS}")
+        if not isinstance(tokens, list) or len(tokens) > MAX_VOCAB_SIZE:
+            raise TokenizerError(f"tokens must be a list of up to {MAX_VOCAB_SIZE}")
         vocabulary = Vocabulary.of(_unspell(i, token) for i, token in enumerate(tokens))
         arrays: dict[str, Any] = {"tokens": vocabulary.tokens, "offsets": vocabulary.offsets}
         if "merges" in document:

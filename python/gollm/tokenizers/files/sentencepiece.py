@@ -21,7 +21,7 @@ from gollm.tokenizers.files.piece_scores import scores_of
 from gollm.tokenizers.files.protobuf import Value, bytes_field, fields, float_field, number_field
 from gollm.tokenizers.files.side_files import Beside
 from gollm.tokenizers.sentencepiece import MARK, PieceType, SentencePieceTokenizer
-from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
+from gollm.tokenizers.vocabulary import MAX_VOCAB_SIZE, Vocabulary
 
 _PIECES, _TRAINER, _NORMALIZER, _DENORMALIZER = 1, 2, 3, 5  # fields of ModelProto
 _PIECE, _SCORE, _TYPE = 1, 2, 3  # of a piece
@@ -38,7 +38,7 @@ _KNOWN_TYPES = frozenset(PieceType) - {PieceType.LITERAL}
 
 def recognises(file: TokenizerFile) -> bool:
     """Whether a file may be a ModelProto: it begins with a piece, which begins with its text."""
-    head = file.head
+    head = file.first_bytes
     return len(head) >= 3 and head[0] == head[2] == 0x0A and head[1] != ord("{")
 
 
@@ -57,8 +57,8 @@ def _parse(data: bytes) -> SentencePieceTokenizer:
     normalizer: dict[int, Value] = {}
     for number, value in fields(data):
         if number == _PIECES:
-            if len(pieces) == MAX_TOKENS:
-                raise TokenizerError(f"more than {MAX_TOKENS} pieces; no tokenizer is that large")
+            if len(pieces) == MAX_VOCAB_SIZE:
+                raise TokenizerError(f"more than {MAX_VOCAB_SIZE} pieces; no tokenizer is that large")
             pieces.append(_piece(len(pieces), _message("a piece", value)))
         elif number == _TRAINER:
             trainer.update(fields(_message("trainer_spec", value)))

@@ -21,7 +21,7 @@ from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import MAX_ADDED_TOKENS, AddedToken
 from gollm.tokenizers.files.added_tokens import FLAGS
 from gollm.tokenizers.files.format import read_json
-from gollm.tokenizers.vocabulary import MAX_TOKENS
+from gollm.tokenizers.vocabulary import MAX_VOCAB_SIZE
 
 _CONFIG, _MAP, _ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -106,7 +106,7 @@ def _token(value: Any, index: int, path: Path) -> Iterator[AddedToken]:
     """The token, or a warning that it is left out."""
     spelling = value.get("content") if isinstance(value, dict) else None
     flags = {name: value.get(name, False) for name in FLAGS} if isinstance(value, dict) else {}
-    sound = isinstance(spelling, str) and spelling and _is_text(spelling) and -1 <= index < MAX_TOKENS
+    sound = isinstance(spelling, str) and spelling and _is_text(spelling) and -1 <= index < MAX_VOCAB_SIZE
     if sound and all(type(flag) is bool for flag in flags.values()):
         yield AddedToken(str(spelling), index, **flags)
     else:

@@ -23,7 +23,7 @@ from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.bpe import BPETokenizer
 from gollm.tokenizers.files.format import TokenizerFile, TokenizerFormat, naming, read_bytes
-from gollm.tokenizers.vocabulary import MAX_TOKENS, Vocabulary
+from gollm.tokenizers.vocabulary import MAX_VOCAB_SIZE, Vocabulary
 
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]")  # tiktoken's loader passes over it, a byte order mark too
 _MAX_WORK = 1 << 32  # bytes looked at while tokens are divided: the sum of their lengths squared
@@ -33,7 +33,7 @@ _LINE = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*[ \t]*[A-Za-z0-9+/]*={0,2}[ \t]+\d
 
 
 def recognises(file: TokenizerFile) -> bool:
-    return _LINE.match(file.head) is not None
+    return _LINE.match(file.first_bytes) is not None
 
 
 def read(
@@ -74,12 +74,12 @@ def _ranks(path: Path) -> dict[bytes, int]:
         try:
             spelled, rank = _NOT_BASE64.sub(b"", parts[0]), int(parts[1][:10])
             token = base64.b64decode(spelled) if spelled.strip(b"=") else b""  # Whisper's has a line "= 50256"
-            if len(parts) != 2 or not parts[1].isdigit() or not 0 <= rank < MAX_TOKENS:
+            if len(parts) != 2 or not parts[1].isdigit() or not 0 <= rank < MAX_VOCAB_SIZE:
                 raise ValueError
         except (IndexError, ValueError):  # binascii.Error is a ValueError
             shown = shorten(line.decode("utf-8", "replace"))
             raise TokenizerError(
-                f"{path}, line {number}: {shown} is not a token in base64, a space and a rank below {MAX_TOKENS}"
+                f"{path}, line {number}: {shown} is not a token in base64, a space and a rank below {MAX_VOCAB_SIZE}"
             ) from None
         if ranks.setdefault(token, rank) != rank:
             raise TokenizerError(f"{path}, line {number}: the token {shorten(token)} has two ranks")
@@ -99,7 +99,7 @@ def _special(special_tokens: Mapping[str, int] | Iterable[str], ranks: Mapping[b
     if not isinstance(special_tokens, Mapping):
         special_tokens = {spelling: i for i, spelling in enumerate(special_tokens, max(ranks.values()) + 1)}
     for spelling, index in special_tokens.items():
-        if not isinstance(spelling, str) or type(index) is not int or not 0 <= index < MAX_TOKENS:
+        if not isinstance(spelling, str) or type(index) is not int or not 0 <= index < MAX_VOCAB_SIZE:
             raise TokenizerError(
                 f"special token {shorten(spelling)} has id {shorten(index)}; it must be text with an id"
             )
@@ -125,7 +125,7 @@ def splits(ranks: Mapping[bytes, int]) -> list[tuple[int, int, int]]:
 
 
 def to_files(tokenizer: BPETokenizer, path: Path) -> dict[Path, bytes]:
-    check(tokenizer)
+    refuse_other_ids(tokenizer)
     lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in _ordinary(tokenizer).items()]
     return {path: "".join(lines).encode()}
 
@@ -141,7 +141,7 @@ def _ordinary(tokenizer: BPETokenizer) -> dict[bytes, int]:
     return ranks
 
 
-def check(tokenizer: BPETokenizer) -> None:
+def refuse_other_ids(tokenizer: BPETokenizer) -> None:
     """Raises TokenizerError where tiktoken would give other ids."""
     for name in ("normalizer", "add_prefix_space", "unknown_token"):
         if getattr(tokenizer, name):

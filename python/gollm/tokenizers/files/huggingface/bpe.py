@@ -9,7 +9,7 @@ from gollm.tokenizers.alphabet import BYTE_OF_CHARACTER
 from gollm.tokenizers.bpe import BPETokenizer
 from gollm.tokenizers.files import added_tokens
 from gollm.tokenizers.files.added_tokens import without_added
-from gollm.tokenizers.files.gpt2 import build, to_vocab, vocab_of
+from gollm.tokenizers.files.gpt2 import bpe_tokenizer, to_vocab, vocab_of
 from gollm.tokenizers.files.huggingface.byte_level import (
     byte_level,
     read_decoder,
@@ -42,7 +42,7 @@ def parse(document: dict[str, Any], path: Path) -> BPETokenizer:
     added = added_tokens.read_list(document.get("added_tokens") or [], vocab, path)
     if unknown_token is not None and not any(token.special and token.spelling == unknown_token for token in added):
         raise refuse(path, "the model's unk_token", unknown_token, "one of the special added_tokens, or null")
-    return build(
+    return bpe_tokenizer(
         vocab,
         read_merges(model.get("merges"), path),
         added,
