@@ -27,7 +27,7 @@ STD = 0.02
 
 
 def residual_std(config: ModelConfig) -> float:
-    """Of what each block adds to the residual stream."""
+    """Of the projections whose outputs are added to the residual stream."""
     return STD / math.sqrt(2 * config.n_layers)
 
 
@@ -66,7 +66,8 @@ class Norm(Module):
 
 
 class SelfAttention(Module):
-    """Causal multi-head attention with its projections; keys and values come from the cache where there is one."""
+    """Causal multi-head attention with its projections; keys and values come from the cache where there is one. The
+    block calls `qkv`, which may be recomputed; the rest is here."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         C, H, G, D = config.d_model, config.n_heads, config.n_kv_heads, config.head_dim
@@ -137,7 +138,7 @@ class Block(Module):
         batch: Batch,
         rotations: Array | None,
         dropout: Dropout,
-        run: Callable[..., Tensor] = call,  # or recompute: of what is wide and cheap to compute again
+        run: Callable[..., Tensor] = call,  # or recompute: then the MLP, norms and qkv are computed again in backward
     ) -> Tensor:
         if dropout.active:
             x = dropout(self.attention(run(self._qkv, x), batch, rotations, None), x, self.streams[0])

@@ -23,7 +23,7 @@ class Optimizer:
         self.max_grad_norm = max_grad_norm
         self.kernels = parameters.kernels
         self.moments = {name: parameters.zeros(parameters.n_trained) for name in moments}
-        _ = parameters.gradients  # made now: a step that is recorded would clear them at each replay
+        _ = parameters.gradients  # made now: in a recorded step, making them would clear them at each replay
         self.lr = np.zeros(1, np.float64)
         self.step_count = np.zeros(1, np.int64)
         self._norm = np.zeros(1, np.float64)

@@ -27,7 +27,7 @@ def recompute(function: Function, *inputs: Tensor | None) -> Tensor:
 
 
 def call(function: Function, *inputs: Tensor | None) -> Tensor:
-    """function(*inputs), the one that recompute() can take the place of."""
+    """function(*inputs), for a caller that chooses between this and recompute()."""
     return function(*inputs)
 
 

@@ -67,8 +67,8 @@ def activations_as(dtype: ActivationDType) -> AbstractContextManager[None]:
 
 
 def second_forward() -> AbstractContextManager[None]:
-    """Operations inside are recorded for a backward that follows at once: an output is computed when it is read, which
-    the last one's never is, and what is saved stays as it is."""
+    """Operations inside are recorded for a backward pass that follows at once. An output is computed when it is read;
+    the last one never is. What is saved is not stored as bfloat16."""
     return _switched(recording=True, narrow=False, postponing=True)
 
 
@@ -120,14 +120,14 @@ class Op:
     shape: tuple[int, ...]  # of the output
     dtype: DType
     order: int  # of its creation among all recorded operations
-    # Whether forward or backward looks into the inputs; if not, only computing the output does.
+    # Whether forward or backward read the values of the inputs; if not, only the call given to compute() does.
     reads_inputs = True
 
     def __init__(self, inputs: tuple[Tensor | None, ...]) -> None:
-        self.inputs = tuple(map(source, inputs)) if _mode.recording else ()
+        self.inputs = tuple(map(origin_of, inputs)) if _mode.recording else ()
         self.saved: tuple[Any, ...] = ()
         self.postponed = False  # the output is not computed yet: evaluate() does it
-        self.work: Callable[[], None] | None = None  # that computes it
+        self.work: Callable[[], None] | None = None  # the call that computes it
         self.recording = self.inputs.count(None) < len(self.inputs)  # False inside no_grad()
 
     @classmethod
@@ -205,7 +205,7 @@ class Op:
         return self.order > other.order
 
 
-def source(t: Tensor | None) -> Op | Tensor | None:
+def origin_of(t: Tensor | None) -> Op | Tensor | None:
     """Where a tensor's gradient goes: to the operation that made it, to a leaf itself, or nowhere."""
     if t is None or not t.requires_grad:
         return None
@@ -239,7 +239,7 @@ class Destinations:
 
     def go_on_from(self, y: Tensor, dy: Storage) -> None:
         """Puts what y was computed by, recorded just now, in this operation's place on the tape; dy is y's gradient."""
-        self._pass(dy, source(y))
+        self._pass(dy, origin_of(y))
 
     def _of(self, origin: Op | Tensor) -> tuple[Storage, bool]:
         if isinstance(origin, Tensor):
