@@ -77,8 +77,8 @@ class Decoder(Module):
                 f"({self.config.context})"
             )
         rotations = self.rotations(batch.n_positions) if self.rotations else None
-        learned = None if self.position_embedding is None else batch.positions
-        x = ops.embedding(self.token_embedding, self.position_embedding, tokens=batch.tokens, positions=learned)
+        positions = None if self.position_embedding is None else batch.positions
+        x = ops.embedding(self.token_embedding, self.position_embedding, tokens=batch.tokens, positions=positions)
         if self.dropout.active:
             x = self.dropout(x, None, 0)
         dropout = copy(self.dropout)  # a second forward draws the same masks
@@ -95,19 +95,16 @@ class Decoder(Module):
         targets: Array,
         *,
         denominator: Array | float | None = None,
-        ignore_index: int = -1,
         losses: Array | None = None,
     ) -> Tensor:
         """Mean cross-entropy of the next token, as a scalar tensor to call backward() on.
 
-        tokens, targets: (B, T) int32; targets equal to ignore_index count nothing; `denominator` replaces the number
-        of targets that the sum is divided by, where a batch is one of several that are accumulated; `losses` receives
-        the loss of each target: see gollm.nn.ops.cross_entropy."""
+        tokens, targets: (B, T) int32; targets of -1 count nothing. `denominator` replaces the number of targets that
+        the sum is divided by, where a batch is one of several that are accumulated; `losses` receives the loss of each
+        target: see gollm.nn.ops.cross_entropy."""
         with activations_as(self.activation_dtype):
             x = self.hidden(Batch.of_sequences(tokens))
-        return ops.cross_entropy(
-            x, self.head, targets, denominator=denominator, ignore_index=ignore_index, losses=losses
-        )
+        return ops.cross_entropy(x, self.head, targets, denominator=denominator, losses=losses)
 
     def logits(self, tokens: Array) -> Array:
         """(B, T) int32 -> (B, T, V) of the model's dtype"""

@@ -22,6 +22,8 @@ from gollm.nn.tensor import Tensor
 # enum gollm_activation of gollm.h
 ACTIVATIONS = {"gelu_tanh": 1, "gelu": 2, "relu": 3, "silu": 4}
 
+IGNORE_INDEX = -1  # a target that does not count
+
 
 class Heads(TypedDict):
     """How a row of q, k and v is cut into heads, as the attention kernels take it."""
@@ -30,7 +32,7 @@ class Heads(TypedDict):
     G: int
     D: int
     scale: float
-    window: int  # the last tokens that each attends to; 0: all
+    window: int  # the last tokens that each attends to; 0: all of them
 
 
 class Pages(TypedDict):
@@ -124,34 +126,34 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None, residual: Tensor | Non
 
 
 class _MLP(Op):
-    """y = activation(x w1ᵀ + b1) w2ᵀ + b2 + residual.  x, residual: (..., C), w1: (F, C), w2: (C, F) -> (..., C)"""
+    """y = activation(x wuᵀ + bu) wdᵀ + bd + residual.  x, residual: (..., C), wu: (F, C), wd: (C, F) -> (..., C)"""
 
     def forward(
         self,
         x: Storage,
-        w1: Storage,
-        b1: Storage | None,
-        w2: Storage,
-        b2: Storage | None,
+        wu: Storage,
+        bu: Storage | None,
+        wd: Storage,
+        bd: Storage | None,
         residual: Storage | None,
         *,
         activation: int,
     ) -> Storage:
-        h = products.output_of(x, w1)
+        h = products.output_of(x, wu)
         pre = h.new(h.shape) if self.recording else None
-        products.product(h, x, w1, bias=b1, pre=pre, activation=activation)
-        y = products.output_of(h, w2)
-        self.compute(products.product, y, h, w2, bias=b2, residual=residual)
+        products.product(h, x, wu, bias=bu, pre=pre, activation=activation)
+        y = products.output_of(h, wd)
+        self.compute(products.product, y, h, wd, bias=bd, residual=residual)
         if pre is not None:
-            self.save(self.keep(x), w1, w2, self.keep(h), self.keep(pre), activation)
+            self.save(self.keep(x), wu, wd, self.keep(h), self.keep(pre), activation)
         return y
 
     def backward(self, dy: Storage, into: Destinations) -> None:
-        x, w1, w2, h, pre, activation = self.saved
+        x, wu, wd, h, pre, activation = self.saved
         products.weight_gradient(into[3], into[4], dy, h.wide())
-        dh = dy.new((*dy.shape[:-1], w1.shape[0]))
-        products.input_gradient(dh, dy, w2, pre=pre.wide(), activation=activation)
-        _linear_backward(dh, x, w1, into, 0, 1, 2)
+        dh = dy.new((*dy.shape[:-1], wu.shape[0]))
+        products.input_gradient(dh, dy, wd, pre=pre.wide(), activation=activation)
+        _linear_backward(dh, x, wu, into, 0, 1, 2)
         into.pass_on(5, dy)
 
 
@@ -161,8 +163,8 @@ mlp = _MLP.apply
 class _GatedMLP(Op):
     """y = (activation(x wgᵀ + bg) * (x wuᵀ + bu)) wdᵀ + bd + residual; with SiLU this is SwiGLU (Shazeer 2020).
 
-    x, residual: (..., C), wg, wu: (F, C), wd: (C, F) -> (..., C). The product that wd meets is not kept: its gradient's
-    kernel computes it again on the way."""
+    x, residual: (..., C), wg, wu: (F, C), wd: (C, F) -> (..., C). The input of wd is not kept: the kernel
+    of its gradient computes it again."""
 
     def forward(
         self,
@@ -189,7 +191,7 @@ class _GatedMLP(Op):
 
     def backward(self, dy: Storage, into: Destinations) -> None:
         x, wg, wu, wd, gate, up, activation = self.saved
-        self.work = None  # where the output was never computed, what it needed goes
+        self.work = None  # if the output was never computed, free what it would be computed from
         dgate, dup, h = (dy.new((*dy.shape[:-1], wg.shape[0])) for _ in range(3))
         products.input_gradient(
             dgate, dy, wd, dfactor=dup, product=h, pre=gate.wide(), factor=up.wide(), activation=activation
@@ -399,7 +401,7 @@ def cross_entropy(
     targets: Array,
     *,
     denominator: Array | float | None = None,
-    ignore_index: int = -1,
+    ignore_index: int = IGNORE_INDEX,
     losses: Array | None = None,
 ) -> Tensor:
     """The loss of a language model's head: mean cross-entropy of softmax(x wᵀ) against targets (int32, shape of x

@@ -13,10 +13,9 @@ import numpy as np
 
 from gollm.kernels import Array
 from gollm.model.decoder import Decoder
+from gollm.nn.ops import IGNORE_INDEX
 from gollm.nn.tape import no_grad
 from gollm.nn.tensor import Tensor
-
-IGNORED = -1  # a target that does not count
 
 
 class Batches(Protocol):
@@ -50,15 +49,15 @@ class Objective(Protocol):
 
 
 class NextToken:
-    """The cross-entropy of each target that is not IGNORED, in nats."""
+    """The cross-entropy of each target that is not IGNORE_INDEX, in nats."""
 
     def count(self, targets: Array) -> int:
-        return int(np.count_nonzero(targets != IGNORED))
+        return int(np.count_nonzero(targets != IGNORE_INDEX))
 
     def loss(
         self, model: Decoder, inputs: Array, targets: Array, denominator: Array | None, losses: Array | None
     ) -> Tensor:
-        return model.loss(inputs, targets, denominator=denominator, ignore_index=IGNORED, losses=losses)
+        return model.loss(inputs, targets, denominator=denominator, losses=losses)
 
 
 def compute_gradients(
