@@ -19,7 +19,7 @@ from gollm.nn.ops import activation, add, cross_entropy, linear
 from gollm.nn.optimizer import SGD, AdamW
 from gollm.nn.tape import no_grad
 from gollm.nn.tensor import empty, tensor
-from gollm.training.objective import compute_gradients
+from gollm.training.objective import forward_backward
 from test_tape import OPERATIONS
 
 CONFIG = gollm.ModelConfig(n_layers=2, n_heads=2, d_model=32, context=8, vocab_size=23, dropout=0.2)
@@ -32,7 +32,7 @@ class Step:
         self.model = Decoder(CONFIG).initialise(1)
         self.optimizer = optimizer(self.model.parameters)
         self.counters = np.zeros(2, np.int64)
-        self.gradients = wrap(partial(compute_gradients, self.model, self.counters))
+        self.gradients = wrap(partial(forward_backward, self.model, self.counters))
         self.rng = np.random.default_rng(0)
         self.n = 0
 

@@ -17,7 +17,7 @@ from gollm.nn.optimizer import AdamW
 from gollm.nn.recompute import recompute
 from gollm.nn.tape import activations_as, no_grad
 from gollm.nn.tensor import tensor
-from gollm.training.objective import compute_gradients
+from gollm.training.objective import forward_backward
 
 BASE = {"n_layers": 3, "n_heads": 4, "d_model": 32, "vocab_size": 61, "context": 48}
 KINDS = {
@@ -151,7 +151,7 @@ def test_a_recorded_step_has_the_same_bits(mode, dtype):
     weights = []
     for wrap in (lambda function: function, Plan):
         model, counters = make("dropout", mode, dtype), np.zeros(2, np.int64)
-        optimizer, gradients = AdamW(model.parameters), wrap(partial(compute_gradients, model, counters))
+        optimizer, gradients = AdamW(model.parameters), wrap(partial(forward_backward, model, counters))
         inputs, targets = (np.stack([a, a[::-1]]) for a in batch(model))
         for step in range(4):
             counters[:] = 2 * step, 2 * step + 1

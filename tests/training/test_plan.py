@@ -66,7 +66,7 @@ def test_a_step_is_recorded_once(options):
             self.plans = []
 
         def on_step(self, trainer, metrics):
-            self.plans.append(trainer.gradients.kernels)
+            self.plans.append(trainer.forward_backward.kernels)
 
     count = Count()
     gollm.train(options(steps=3, eval_every=1, grad_accumulation=2), [count])

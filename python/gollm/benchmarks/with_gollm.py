@@ -15,7 +15,7 @@ from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn.optimizer import AdamW
 from gollm.nn.plan import Plan
-from gollm.training.objective import compute_gradients
+from gollm.training.objective import forward_backward
 
 Prepared = tuple[Callable[..., object], int]
 RNG = np.random.default_rng(0)
@@ -133,11 +133,11 @@ def training(batch_size: int, **shape: Any) -> Prepared:
     gradients."""
     config = ModelConfig(**shape)
     model = Decoder(config).initialise(0)
-    optimizer, gradients = AdamW(model.parameters), Plan(partial(compute_gradients, model, np.zeros(1, np.int64)))
+    optimizer, plan = AdamW(model.parameters), Plan(partial(forward_backward, model, np.zeros(1, np.int64)))
     inputs, targets = RNG.integers(0, config.vocab_size, (2, 1, batch_size, config.context)).astype(np.int32)
 
     def step() -> None:
-        gradients(inputs, targets)[0].item()
+        plan(inputs, targets)[0].item()
         optimizer.step(1e-3)
 
     return step, ROTATED_BYTES

@@ -17,12 +17,12 @@ class Training(Protocol):
     """What a callback is given: the trainer (gollm.training.Trainer), of which it may use this.
 
     Steps are replayed from a recording (gollm.nn.plan). Arrays may be changed, weights and moments too; after changing
-    a number of the model, such as `trainer.model.dropout.p`, call `trainer.gradients.forget()`."""
+    a number of the model, such as `trainer.model.dropout.p`, call `trainer.forward_backward.forget()`."""
 
     model: Decoder
     options: TrainOptions
     optimizer: Optimizer
-    gradients: Plan[list[Tensor]]
+    forward_backward: Plan[list[Tensor]]
     total_steps: int
 
     @property

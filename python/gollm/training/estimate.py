@@ -15,7 +15,7 @@ from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn.tape import no_grad
 from gollm.system.memory import release_free_memory, resident_bytes
-from gollm.training.objective import NextToken, compute_gradients
+from gollm.training.objective import NextToken, forward_backward
 from gollm.training.options import TrainOptions
 from gollm.training.trainer import configure, make_optimizer
 
@@ -112,7 +112,7 @@ def _measure_step(model: Decoder, options: TrainOptions) -> None:
     k = min(options.grad_accumulation, 2)  # the second adds to the gradients of the first; the others do the same
     tokens = _tokens(k, options.batch_size, model.config.context)
     losses = np.empty(tokens.shape, np.float32)
-    compute_gradients(model, np.zeros(k, np.int64), tokens, tokens, losses=losses)
+    forward_backward(model, np.zeros(k, np.int64), tokens, tokens, losses=losses)
 
 
 def _measure_evaluation(model: Decoder, options: TrainOptions, n_tokens: int) -> None:

@@ -60,7 +60,7 @@ class NextToken:
         return model.loss(inputs, targets, denominator=denominator, losses=losses)
 
 
-def compute_gradients(
+def forward_backward(
     model: Decoder,
     counters: Array,
     inputs: Array,
@@ -70,7 +70,8 @@ def compute_gradients(
     objective: Objective | None = None,
     losses: Array | None = None,
 ) -> list[Tensor]:
-    """The part of a step that the trainer records: the gradient of the mean loss over all k micro-batches.
+    """The part of a step that the trainer records: the gradient of the mean loss over all k micro-batches, in the
+    parameters.
 
     inputs, targets: (k, B, T) int32; counters: (k,) int64, for the dropout; denominator: (1,) float64, the number of
     losses that the mean is over (default: all targets); losses: (k, B, T) float32, receives each -> k parts of the

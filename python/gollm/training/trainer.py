@@ -1,7 +1,8 @@
 """The training loop.
 
 A step is: gradients of `grad_accumulation` micro-batches added up, the mean over all of their tokens; clipping; one
-optimiser update. The gradients' kernel calls are recorded in the first step and replayed from then on (gollm.nn.plan).
+optimiser update. The kernel calls of the forward and backward passes are recorded in the first step and replayed from
+then on (gollm.nn.plan).
 What decides step s + 1 is all in the checkpoint after step s (gollm.training.state), which is why a resumed run ends
 with the same bytes.
 """
@@ -31,13 +32,13 @@ from gollm.nn.tensor import Tensor
 from gollm.tokenizers import Tokenizer
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.interruption import Interruption, Stopped
-from gollm.training.objective import Batches, NextToken, Objective, compute_gradients, evaluate
+from gollm.training.objective import Batches, NextToken, Objective, evaluate, forward_backward
 from gollm.training.options import TrainOptions
 from gollm.training.resume import resumed_options
 from gollm.training.run_folder import RunFolder
 from gollm.training.state import RunState, read_newest_state, write_state
 
-MANY_TOKENS = 1 << 20  # that show whether texts end in the data
+MANY_TOKENS = 1 << 20  # of the training data, searched for the token that ends a text
 
 
 class Trainer:
@@ -72,7 +73,7 @@ class Trainer:
         self.optimizer: Optimizer
         self.data: TokenDataset
         self.batches: Batches
-        self.gradients: Plan[list[Tensor]]  # the recorded part of a step
+        self.forward_backward: Plan[list[Tensor]]  # the recorded part of a step
         self.losses: Array  # (k, B, T) float32: of each target in the last step
         self.validation: list[tuple[Array, Array]] = []  # (inputs, targets) of each evaluation batch
 
@@ -105,7 +106,7 @@ class Trainer:
         checkpoint that cannot be written or resumed from, DataError for data that does not serve."""
         options, started = self.options, time.perf_counter()
         with folder or RunFolder.claim(options, "run") as folder, self.interruption as interruption:
-            prompt = self._prepare(folder, data)
+            prompt = self._prepare(data)
             metrics = self._resume(folder)
             state = self.state
             for callback in self.callbacks:
@@ -115,8 +116,8 @@ class Trainer:
                 if state.unfinished is None:
                     # One optimiser step.
                     clock, step = time.perf_counter(), self.step + 1
-                    inputs, targets, count = self._next_batches(step)
-                    loss = sum(part.item() for part in self.gradients(inputs, targets, count))
+                    inputs, targets, denominator = self._next_batches(step)
+                    loss = sum(part.item() for part in self.forward_backward(inputs, targets, denominator))
                     self._refuse_divergence(step, "loss", loss)
                     lr = self.learning_rate(step)
                     norm = self.optimizer.step(lr)  # clips the gradient
@@ -171,8 +172,8 @@ class Trainer:
 
     # -- before the first step
 
-    def _prepare(self, folder: RunFolder, data: TokenDataset | DataSource | str | Path) -> Array:
-        """Data, batches, optimiser and the recorded gradients; returns the prompt of samples."""
+    def _prepare(self, data: TokenDataset | DataSource | str | Path) -> Array:
+        """Data, batches, optimiser and the recorded forward and backward pass; returns the prompt of samples."""
         options, model = self.options, self.model
         context = model.config.context
         if not isinstance(data, TokenDataset):
@@ -193,8 +194,8 @@ class Trainer:
         configure(model, options)
         self._counters = np.zeros(options.grad_accumulation, np.int64)
         self.losses = np.empty((options.grad_accumulation, options.batch_size, context), np.float32)
-        self.gradients = Plan(
-            partial(compute_gradients, model, self._counters, objective=self.objective, losses=self.losses)
+        self.forward_backward = Plan(
+            partial(forward_backward, model, self._counters, objective=self.objective, losses=self.losses)
         )
         return prompt
 
@@ -232,7 +233,9 @@ class Trainer:
     # -- parts of the loop
 
     def _next_batches(self, step: int) -> tuple[Array, Array, Array]:
-        """A step's inputs and targets, (k, B, T), and how many losses its mean is over, (1,) float64."""
+        """A step's inputs and targets, (k, B, T), and how many losses its mean is over, (1,) float64.
+
+        Sets the dropout counters to the numbers of its micro-batches."""
         k, context = self.options.grad_accumulation, self.model.config.context
         inputs, targets = np.empty((2, k, self.options.batch_size, context), np.int32)
         for i in range(k):
@@ -265,13 +268,13 @@ class Trainer:
 
     def evaluate(self) -> float:
         """The mean loss over the fixed validation batches."""
-        with self.gradients.lend_memory():
+        with self.forward_backward.lend_memory():
             return evaluate(self.objective, self.model, self.validation, self.interruption.check)
 
     def sample(self, prompt: Array) -> str:
         """The text that the model now makes of some tokens, from the same draws each time."""
         options = self.options
-        with self.gradients.lend_memory():
+        with self.forward_backward.lend_memory():
             tokens = generate_tokens(
                 self.model, prompt, max_new_tokens=options.sample_tokens, temperature=0.8, seed=options.seed
             )
