@@ -36,7 +36,7 @@ def test_all_are_here():
 def test_it_loads_and_has_the_size_that_it_says(path):
     options = from_mapping(TrainOptions, load_file(path), str(path))
     vocab_size, millions = MILLIONS[path.stem]
-    config = options.base_config().replace(vocab_size=vocab_size)
+    config = options.model_config(vocab_size)
     assert Decoder(config).parameters.n_parameters / 1e6 == pytest.approx(millions, abs=0.06)
 
 
@@ -54,7 +54,7 @@ def test_it_trains(name, corpus, tmp_path):
 
 def test_what_is_spelled_out_is_the_default():
     spelled = from_mapping(TrainOptions, load_file(FOLDER / "python-small.yaml"), "python-small.yaml")
-    shape = spelled.base_config(), spelled.vocab_size, spelled.tokenizer
+    shape = spelled.model_config(), spelled.vocab_size, spelled.tokenizer
     default = TrainOptions()
-    assert shape == (default.base_config(), default.base_config().vocab_size, default.tokenizer)
+    assert shape == (default.model_config(), default.model_config().vocab_size, default.tokenizer)
     assert spelled.replace(vocab_size=None) == default

@@ -73,7 +73,7 @@ def test_the_share_of_the_peak(options, console, capsys):
 def test_a_resumed_run_says_where_it_goes_on(options, console, capsys):
     result = gollm.train(options(steps=4))
     job = prepare_job(TrainOptions(resume=str(result.folder), steps=10))
-    assert (job.n_done, job.n_steps) == (4, 10)
+    assert (job.n_done, job.total_steps) == (4, 10)
     job.run([console])
     assert "resumed    after step 4 of 10" in capsys.readouterr().out
 

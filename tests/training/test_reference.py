@@ -18,7 +18,7 @@ SHAKESPEARE = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"
 def test_shakespeare(tmp_path):
     """Judged by all of the validation text."""
     options = from_mapping(TrainOptions, load_file(ROOT / "configs" / "shakespeare-char.yaml"), "shakespeare-char.yaml")
-    shape = options.base_config()
+    shape = options.model_config()
     assert (shape.n_layers, shape.n_heads, shape.d_model, shape.context) == (4, 4, 128, 64)
     assert (options.batch_size, options.steps, options.lr, options.min_lr) == (12, 2000, 1e-3, 1e-4)
     assert (options.schedule, options.warmup_steps, options.beta2, shape.dropout) == ("cosine", 100, 0.99, 0.0)

@@ -195,7 +195,7 @@ def test_a_program_with_a_model_of_its_own(options, corpus, tmp_path):
 def test_a_trainer_fits_again_from_where_the_weights_are(options, corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tokenizer = CharacterTokenizer.train(corpus.read_text())
-    model = Decoder(options().base_config().replace(vocab_size=tokenizer.vocab_size)).initialise(1)
+    model = Decoder(options().model_config(tokenizer.vocab_size)).initialise(1)
     trainer = Trainer(model, tokenizer, options(out=None, steps=20, lr=1e-2))
     first, second = trainer.fit(corpus), trainer.fit(corpus)
     assert (first.folder.name, second.folder.name) == ("run-1", "run-2")
@@ -456,7 +456,7 @@ def test_tokens_of_a_program(options, tmp_path):
     text.write_text("abc" * 200)
     data = prepare(open_source(text), tokenizer)
     assert isinstance(data, TokenDataset)
-    model = Decoder(options().base_config().replace(vocab_size=tokenizer.vocab_size)).initialise(1)
+    model = Decoder(options().model_config(tokenizer.vocab_size)).initialise(1)
     result = Trainer(model, tokenizer, options(steps=60, lr=3e-2)).fit(data)
     assert result.validation_loss < 0.5 * math.log(3)
     assert json.loads((result.folder / "metrics.jsonl").read_text().splitlines()[-1])["validation_loss"] < 0.6

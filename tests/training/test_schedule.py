@@ -60,7 +60,7 @@ def test_stays_within_bounds(schedule, total, warmup, peak, share, data):
 @pytest.mark.parametrize(("options", "steps"), [({}, 100), ({"steps": 300}, 30), ({"warmup_steps": 7}, 7)])
 def test_the_warm_up_follows_the_number_of_steps(options, steps):
     chosen = TrainOptions(**options)
-    assert chosen.warm_up(chosen.steps or 1000) == steps
+    assert chosen.resolved_warmup_steps(chosen.steps or 1000) == steps
 
 
 @pytest.mark.parametrize("schedule", ["cosin", "", None, "Linear"])

@@ -40,7 +40,7 @@ def test_the_logged_loss_is_the_mean_over_all_micro_batches(options, tmp_path):
     chosen = options(steps=2, grad_accumulation=3)
     gollm.train(chosen)
     tokenizer, dataset = data_of(chosen)
-    config = chosen.base_config().replace(vocab_size=tokenizer.vocab_size)
+    config = chosen.model_config(tokenizer.vocab_size)
     model = Decoder(config).initialise(chosen.seed)
     sampler = Sampler(dataset.train, batch_size=4, context=16, seed=chosen.seed)
     with no_grad():
@@ -84,7 +84,7 @@ def test_decay_shrinks_matrices_only(options):
     """With a learning rate and no gradient worth its name, only decay moves the weights: w (1 - lr decay)."""
     chosen = options()
     tokenizer, _ = data_of(chosen)
-    model = Decoder(chosen.base_config().replace(vocab_size=tokenizer.vocab_size)).initialise(1)
+    model = Decoder(chosen.model_config(tokenizer.vocab_size)).initialise(1)
     optimizer = make_optimizer(model, options(weight_decay=0.5))
     before = {name: p.data.copy() for name, p in model.parameters.items()}
     model.parameters.zero_grad()

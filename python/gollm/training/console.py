@@ -61,15 +61,15 @@ class Console(Callback):
             if free and needs.new_bytes > free
             else ""
         )
-        seconds = needs.seconds(job.n_steps - job.n_done, self.peak)
+        seconds = needs.seconds(job.total_steps - job.n_done, self.peak)
         return {
             "data": f"{job.source.name}: {len(job.dataset.train):,} training tokens, "
             f"{validation:,} validation tokens{few}",
             "tokenizer": f"{job.tokenizer.kind}, vocabulary of {job.tokenizer.vocab_size:,}",
             "model": f"{config.n_layers} layers, {config.n_heads} heads, {config.d_model} wide, context "
             f"{config.context}: {needs.n_parameters:,} parameters",
-            "training": f"{job.n_steps:,} steps of {job.tokens_per_step:,} tokens: "
-            f"{job.n_steps * job.tokens_per_step / len(job.dataset.train):.2g} epochs",
+            "training": f"{job.total_steps:,} steps of {job.tokens_per_step:,} tokens: "
+            f"{job.total_steps * job.tokens_per_step / len(job.dataset.train):.2g} epochs",
             "machine": f"{num_threads()} threads, {isa()}, {self.peak / 1e9:.0f} GFLOP/s",
             "memory": f"about {_bytes(needs.total_bytes)}: {_bytes(needs.state_bytes)} weights, gradients and moments, "
             f"{_bytes(needs.activation_bytes)} activations, {_bytes(needs.other_bytes)} the rest{scarce}",

@@ -27,7 +27,7 @@ class Job:
     """Everything that is known before the model takes memory. It holds the run folder's lock until it has run, or its
     `with` block ends.
 
-    n_steps       all steps of the run
+    total_steps   all steps of the run
     n_done        how many of them a resumed run has done"""
 
     options: TrainOptions
@@ -37,7 +37,7 @@ class Job:
     dataset: TokenDataset
     batches: Sampler
     config: ModelConfig
-    n_steps: int
+    total_steps: int
     n_done: int
     estimate: Estimate
 
@@ -91,11 +91,11 @@ def _prepared(options: TrainOptions, folder: RunFolder) -> Job:
         validation_source=_validation_source(options),
         cache_dir=options.cache_dir,
     )
-    config = options.base_config().replace(vocab_size=tokenizer.vocab_size)
+    config = options.model_config(tokenizer.vocab_size)
     batches = sampler_of(dataset, options, config.context)
-    n_steps = options.total_steps(batches)
-    needs = estimate(config, options, dataset, n_steps - n_done)
-    return Job(options, folder, source, tokenizer, dataset, batches, config, n_steps, n_done, needs)
+    total_steps = options.total_steps(batches)
+    needs = estimate(config, options, dataset, total_steps - n_done)
+    return Job(options, folder, source, tokenizer, dataset, batches, config, total_steps, n_done, needs)
 
 
 def _source(options: TrainOptions, data: Sequence[str], patterns: Sequence[str]) -> DataSource:

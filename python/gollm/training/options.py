@@ -130,10 +130,6 @@ class TrainOptions(ModelOptions, DataOptions, Given):
                 f"{context} is more than the 2^40 tokens that a step may have; use fewer"
             )
 
-    def base_config(self) -> ModelConfig:
-        """The model's configuration, but for the vocabulary's size, which the tokenizer knows. Raises ConfigError."""
-        return self.model_config()
-
     def total_steps(self, batches: Batches) -> int:
         """The number of the last step."""
         if self.epochs is None:
@@ -143,17 +139,17 @@ class TrainOptions(ModelOptions, DataOptions, Given):
                 return n_steps
         raise ConfigError(f"--epochs is {self.epochs:g}, which is more than 2^62 steps; use fewer")
 
-    def warm_up(self, total_steps: int) -> int:
+    def resolved_warmup_steps(self, total_steps: int) -> int:
         """The step at which the learning rate reaches its peak."""
         return min(100, total_steps // 10) if self.warmup_steps is None else self.warmup_steps
 
     @property
-    def lowest_lr(self) -> float:
+    def resolved_min_lr(self) -> float:
         """The learning rate of the last step."""
         return self.lr / 10 if self.min_lr is None else self.min_lr
 
     @property
-    def samples_every(self) -> int:
+    def resolved_sample_every(self) -> int:
         """Steps between samples."""
         return self.eval_every if self.sample_every is None else self.sample_every
 
@@ -164,9 +160,9 @@ class TrainOptions(ModelOptions, DataOptions, Given):
             **shape,
             vocab_size=config.vocab_size if self.tokenizer in ("bpe", "word") else self.vocab_size,
             steps=total_steps if self.epochs is None else None,
-            min_lr=self.lowest_lr,
-            warmup_steps=self.warm_up(total_steps),
-            sample_every=self.samples_every,
+            min_lr=self.resolved_min_lr,
+            warmup_steps=self.resolved_warmup_steps(total_steps),
+            sample_every=self.resolved_sample_every,
         )
 
     def to_dict(self) -> dict[str, Any]:

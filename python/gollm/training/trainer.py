@@ -138,7 +138,7 @@ class Trainer:
                     if self.validation and self._due(options.eval_every):
                         metrics["validation_loss"] = self.evaluate()
                         self._refuse_divergence(self.step, "validation loss", metrics["validation_loss"])
-                    if options.sample_tokens and self._due(options.samples_every):
+                    if options.sample_tokens and self._due(options.resolved_sample_every):
                         metrics["sample"] = self.sample(prompt)
                 except Stopped:
                     break
@@ -250,8 +250,8 @@ class Trainer:
             step,
             schedule=options.schedule,
             peak=options.lr,
-            minimum=options.lowest_lr,
-            warmup_steps=options.warm_up(self.total_steps),
+            minimum=options.resolved_min_lr,
+            warmup_steps=options.resolved_warmup_steps(self.total_steps),
             total_steps=self.total_steps,
         )
 
