@@ -14,7 +14,7 @@ import numpy as np
 
 from gollm import formats
 from gollm.errors import CheckpointError, ConfigError, GenerationError
-from gollm.inference import generate as generation
+from gollm.inference.generate import generate_tokens, token_ids
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
@@ -48,7 +48,7 @@ class LanguageModel:
 
         Raises ShapeError for more tokens than the context or another shape, DTypeError for ids that are not integers,
         TokenizerError for an id outside the vocabulary."""
-        return self.decoder.logits(np.atleast_2d(generation.token_ids(ids, self.config.vocab_size)))
+        return self.decoder.logits(np.atleast_2d(token_ids(ids, self.config.vocab_size)))
 
     def generate(
         self,
@@ -99,13 +99,13 @@ class LanguageModel:
             ids = list(framing.start if self.defaults.bos_token is None else [self.defaults.bos_token])
         if not ids:
             raise GenerationError("the prompt is empty, and this model has no end-of-text token to start from")
-        rows = self.config.vocab_size
-        if (beyond := max(ids)) >= rows:
+        largest = max(ids)
+        if largest >= self.config.vocab_size:
             raise GenerationError(
-                f"the prompt has the token {shorten(self.tokenizer.decode([beyond]))} ({beyond}), and this model has "
-                f"only the tokens from 0 to {rows - 1}"
+                f"the prompt has the token {shorten(self.tokenizer.decode([largest]))} ({largest}), and this model has "
+                f"only the tokens from 0 to {self.config.vocab_size - 1}"
             )
-        tokens = generation.generate_tokens(
+        tokens = generate_tokens(
             self.decoder,
             ids,
             max_new_tokens=max_new_tokens,
@@ -116,7 +116,7 @@ class LanguageModel:
             stop=(*self.defaults.stop_tokens, *framing.end[:1]),
             vocab_size=self.tokenizer.vocab_size,
         )
-        return _decode(tokens, self.tokenizer.decoder(after=ids))
+        return _text_of(tokens, self.tokenizer.decoder(after=ids))
 
     def save(self, path: str | Path) -> None:
         """Writes weights, tokenizer and defaults to one *.golm file. Raises CheckpointError."""
@@ -129,14 +129,13 @@ class LanguageModel:
         formats.format_named("golm").write(source, as_path(path, CheckpointError), "f32")
 
 
-def _decode(tokens: Iterator[int], decoder: StreamDecoder) -> Iterator[str]:
+def _text_of(tokens: Iterator[int], text_decoder: StreamDecoder) -> Iterator[str]:
+    """The text of tokens, in pieces that are not empty."""
     for token in tokens:
-        text = decoder.push(token)
-        if text:
-            yield text
-    text = decoder.finish()
-    if text:
-        yield text
+        if piece := text_decoder.push(token):
+            yield piece
+    if piece := text_decoder.finish():
+        yield piece
 
 
 def load(

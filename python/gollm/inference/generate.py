@@ -113,10 +113,10 @@ def generate_tokens(
     if vocab_size is not None:
         vocab_size = _whole("vocab_size", vocab_size, 1, math.inf, "a whole number, 1 or more")
     context = model.config.context
-    ids = token_ids(prompt, model.config.vocab_size)
-    if ids.ndim != 1:
-        raise ShapeError(f"the prompt has the shape {ids.shape}; it must be one list of token ids")
-    tokens: list[int] = ids.tolist()
+    array = token_ids(prompt, model.config.vocab_size)
+    if array.ndim != 1:
+        raise ShapeError(f"the prompt has the shape {array.shape}; it must be one list of token ids")
+    tokens: list[int] = array.tolist()
     if not tokens:
         raise GenerationError("the prompt is empty; give at least one token")
     if len(tokens) > context:
@@ -124,10 +124,10 @@ def generate_tokens(
             f"the prompt has {len(tokens)} tokens, more than this model's context ({context}); shorten the prompt"
         )
     try:
-        ends = frozenset(map(operator.index, stop))
+        stop_ids = frozenset(map(operator.index, stop))
     except TypeError:
         raise GenerationError(f"stop is {shorten(stop)}; it must be a list of token ids") from None
-    return _generate(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, ends, vocab_size)
+    return _generate(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, stop_ids, vocab_size)
 
 
 def _generate(
@@ -138,9 +138,10 @@ def _generate(
     top_k: int,
     top_p: float,
     seed: int,
-    stop: frozenset[int],
+    stop_ids: frozenset[int],
     vocab_size: int | None,
 ) -> Iterator[int]:
+    """The loop of generate_tokens. A generator runs at its first token only: the checks come before it."""
     generator = np.random.Generator(np.random.Philox(seed))
     context = model.config.context
     n_pages = pages_for(min(context, len(tokens) + max_new_tokens))
@@ -152,7 +153,7 @@ def _generate(
             new = tokens[-max(1, context // 2) :]
         logits = model.next_logits(next_batch([sequence], [new]))[0][:vocab_size]
         token = choose(logits, generator, temperature=temperature, top_k=top_k, top_p=top_p)
-        if token in stop:
+        if token in stop_ids:
             return
         yield token
         tokens.append(token)

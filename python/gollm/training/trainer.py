@@ -278,12 +278,12 @@ class Trainer:
             tokens = generate_tokens(
                 self.model, prompt, max_new_tokens=options.sample_tokens, temperature=0.8, seed=options.seed
             )
-            decoder = self.tokenizer.decoder(after=prompt.tolist())
+            text_decoder = self.tokenizer.decoder(after=prompt.tolist())
             text = options.sample_prompt
             for token in tokens:
-                text += decoder.push(token)
+                text += text_decoder.push(token)
                 self.interruption.check()
-            return text + decoder.finish()
+            return text + text_decoder.finish()
 
     def _save_unless_saved(self, folder: RunFolder) -> None:
         if not folder.checkpoint_path(self.step).exists():
