@@ -165,6 +165,17 @@ def test_every_room_has_a_floor(graph: Graph) -> None:
     assert {room(module) for module in graph} == set(ROOMS)
 
 
+def test_a_class_has_a_name_of_its_own() -> None:
+    """But `Options`, which each command has, and the peers' models in benchmarks."""
+    homes: dict[str, list[str]] = {}
+    for module, path in module_files().items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and room(module) != "benchmarks":
+                homes.setdefault(node.name, []).append(module)
+    shared = {name: modules for name, modules in homes.items() if len(modules) > 1}
+    assert shared.keys() == {"Options"}, shared
+
+
 @pytest.mark.parametrize(
     "text, line",
     [

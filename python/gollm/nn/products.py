@@ -35,15 +35,15 @@ _KERNELS: dict[tuple[DType, str], _KernelNames] = {
 }
 
 
-def _reading(w: Storage) -> _KernelNames:
+def _kernel_names(w: Storage) -> _KernelNames:
     found = _KERNELS.get((w.dtype, w.layout))
     if found is None:
         raise DTypeError(f"there is no kernel for a weight of dtype {w.dtype} in layout '{w.layout}'")
     return found
 
 
-def _call(w: Storage, kernel: str) -> Callable[..., None]:
-    found: Callable[..., None] = getattr(w.kernels, kernel)
+def _kernel(w: Storage, name: str) -> Callable[..., None]:
+    found: Callable[..., None] = getattr(w.kernels, name)
     return found
 
 
@@ -61,12 +61,12 @@ def product(y: Storage, x: Storage, w: Storage, *, activation: int = 0, **epilog
     """y = activation(x wᵀ + bias) * factor + residual; `pre` receives what the activation is applied to.
 
     x: (..., I), w: (O, I), bias: (O), y and the rest of the epilogue: (..., O)"""
-    _call(w, _reading(w).product)(c=y, a=x, b=w, activation=activation, **epilogue)
+    _kernel(w, _kernel_names(w).product)(c=y, a=x, b=w, activation=activation, **epilogue)
 
 
 def input_gradient(dx: Destination, dy: Storage, w: Storage, *, activation: int = 0, **epilogue: Storage) -> None:
     """dx = dy w, through the activation before it where `pre` is given (csrc/matmul.c).  dy: (..., O) -> (..., I)"""
-    _call(w, _reading(w).input_gradient)(c=dx, a=dy, b=w, activation=activation, **epilogue)
+    _kernel(w, _kernel_names(w).input_gradient)(c=dx, a=dy, b=w, activation=activation, **epilogue)
 
 
 def weight_gradient(dw: Destination, db: Destination, dy: Storage, x: Storage) -> None:
@@ -77,14 +77,14 @@ def weight_gradient(dw: Destination, db: Destination, dy: Storage, x: Storage) -
 
 def embedding_forward(y: Storage, w: Storage, **rest: Any) -> None:
     """y = w[tokens] + position_table[positions]: csrc/embedding.c"""
-    _call(w, _reading(w).embedding_forward)(y=y, token_table=w, **rest)
+    _kernel(w, _kernel_names(w).embedding_forward)(y=y, token_table=w, **rest)
 
 
 def head_forward(w: Storage, **rest: Any) -> None:
     """The loss of a language model's head: csrc/head.c"""
-    _call(w, _reading(w).head_forward)(w=w, **rest)
+    _kernel(w, _kernel_names(w).head_forward)(w=w, **rest)
 
 
 def head_backward(w: Storage, **rest: Any) -> None:
     """The same with its gradients."""
-    _call(w, _reading(w).head_backward)(w=w, **rest)
+    _kernel(w, _kernel_names(w).head_backward)(w=w, **rest)
