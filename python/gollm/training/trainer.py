@@ -106,7 +106,8 @@ class Trainer:
         checkpoint that cannot be written or resumed from, DataError for data that does not serve."""
         options, started = self.options, time.perf_counter()
         with folder or RunFolder.claim(options, "run") as folder, self.interruption as interruption:
-            prompt = self._prepare(data)
+            self._prepare(data)
+            prompt = self._prompt()
             metrics = self._resume(folder)
             state = self.state
             for callback in self.callbacks:
@@ -172,8 +173,8 @@ class Trainer:
 
     # -- before the first step
 
-    def _prepare(self, data: TokenDataset | DataSource | str | Path) -> Array:
-        """Data, batches, optimiser and the recorded forward and backward pass; returns the prompt of samples."""
+    def _prepare(self, data: TokenDataset | DataSource | str | Path) -> None:
+        """Data, batches, optimiser, and the plan of the forward and backward passes."""
         options, model = self.options, self.model
         context = model.config.context
         if not isinstance(data, TokenDataset):
@@ -182,7 +183,6 @@ class Trainer:
                 source, self.tokenizer, validation_fraction=options.validation_fraction, cache_dir=options.cache_dir
             )
         self.data = data
-        prompt = self._prompt(data)
         self.batches = self._batches or sampler_of(data, options, context)
         self.total_steps = options.total_steps(self.batches)
         self.validation = (
@@ -197,7 +197,6 @@ class Trainer:
         self.forward_backward = Plan(
             partial(forward_backward, model, self._counters, objective=self.objective, losses=self.losses)
         )
-        return prompt
 
     def _resume(self, folder: RunFolder) -> dict[str, Any]:
         """Puts the state of a resumed run into place; returns the metrics of the last step that was done."""
@@ -213,7 +212,7 @@ class Trainer:
             tokenizers.save(self.tokenizer, folder.tokenizer_path)
         return folder.start_metrics(self.step - (self.state.unfinished is not None))
 
-    def _prompt(self, data: TokenDataset) -> Array:
+    def _prompt(self) -> Array:
         """The tokens that samples continue, framed as the data's documents are.
 
         Without a prompt: what comes before a document's first token; the data's first token where no document of the
@@ -227,8 +226,8 @@ class Trainer:
         if len(ids):
             return ids
         # A single long text without a begin has taught the model nothing of its end.
-        known = bool(framing.end) and framing.end[0] in data.train[:MANY_TOKENS]
-        return np.array(framing.start, np.int32) if known else data.train[:1]
+        known = bool(framing.end) and framing.end[0] in self.data.train[:MANY_TOKENS]
+        return np.array(framing.start, np.int32) if known else self.data.train[:1]
 
     # -- parts of the loop
 
