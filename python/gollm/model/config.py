@@ -171,11 +171,6 @@ class ModelConfig:
                     f"({self.rope_high_freq_factor:g})"
                 )
 
-    @property
-    def qkv_size(self) -> int:
-        """Width of the joint q, k, v projection: (n_heads + 2 n_kv_heads) * head_dim"""
-        return (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
-
     def has_bias(self, layers: Literal["qkv", "output", "mlp"]) -> bool:
         """Whether these linear layers have biases."""
         own: bool | None = getattr(self, f"{layers}_bias")
