@@ -7,6 +7,7 @@ RARE       class attribute: options that only --help-all shows
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,7 +62,7 @@ def hint(option: Option) -> str:
     parts = ["required" if option.default is MISSING else f"default: {option.default_text}"]
     limits = option.type.limits
     if isinstance(limits, Range):
-        parts.append(str(dataclasses.replace(limits, at_most=None) if limits.at_most == NO_LIMIT else limits))
+        parts.append(str(dataclasses.replace(limits, at_most=math.inf) if limits.at_most == NO_LIMIT else limits))
     if option.aliases:
         parts.append("also " + _listed("--" + alias.replace("_", "-") for alias in option.aliases))
     if option.type.positional:

@@ -6,6 +6,7 @@ Annotated[X, Range(above=0)]       Annotated[X, Positional]: the flag may be lef
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -13,7 +14,7 @@ import numbers
 import operator
 import os
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
@@ -25,22 +26,17 @@ from gollm.errors import ConfigError
 class Range:
     """The numbers that are allowed, as an annotation: `Annotated[float, Range(above=0, at_most=1)]`."""
 
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
+    at_least: float = -math.inf
+    above: float = -math.inf
+    at_most: float = math.inf
+    below: float = math.inf
 
     def __contains__(self, value: float) -> bool:
-        return not (
-            (self.at_least is not None and value < self.at_least)
-            or (self.above is not None and value <= self.above)
-            or (self.at_most is not None and value > self.at_most)
-            or (self.below is not None and value >= self.below)
-        )
+        return self.at_least <= value <= self.at_most and self.above < value < self.below
 
     def __str__(self) -> str:
         bounds = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
-        said = {word: str(n) if isinstance(n, int) else f"{n:g}" for word, n in bounds.items() if n is not None}
+        said = {word: f"{n:g}" if isinstance(n, float) else str(n) for word, n in bounds.items() if abs(n) != math.inf}
         if said.keys() == {"at least", "at most"}:
             return f"from {said['at least']} to {said['at most']}"
         return " and ".join(f"{word} {bound}" for word, bound in said.items())
@@ -71,6 +67,7 @@ NonNegativeFloat: TypeAlias = Annotated[float, Range(at_least=0)]
 Fraction: TypeAlias = Annotated[float, Range(at_least=0, at_most=1)]
 PathText: TypeAlias = Annotated[str, FileName()]
 
+INT64 = range(-(2**63), 2**64)  # the whole numbers that a checkpoint holds
 _WORDS = {
     int: ("a whole number", "INT"),
     float: ("a number", "FLOAT"),
@@ -78,10 +75,6 @@ _WORDS = {
     str: ("text", "TEXT"),
     Path: ("a path", "PATH"),
 }
-
-
-class Mismatch(Exception):
-    """A value that a type does not take; whoever knows the option's name makes the sentence."""
 
 
 @dataclass(frozen=True)
@@ -142,93 +135,62 @@ class Type:
     def convert(self, value: Any, said: str) -> Any:
         """The value as the type wants it: Path for str, tuple for list, float for int. Raises ConfigError that names
         the option as `said`."""
-        try:
-            if value is None and self.optional:
-                return None
-            if not self.many:
-                return self._single(value)
-            if isinstance(value, str | os.PathLike):
-                value = (value,)  # `data: corpus.txt` in a file: a list of one
-            if not isinstance(value, list | tuple):
-                raise Mismatch
-        except Mismatch:
-            raise self.refusal(said, value) from None
-        return tuple(self.each.convert(item, f"{said}[{i}]") for i, item in enumerate(value))
+        if value is None and self.optional:
+            return None
+        if self.many and isinstance(value, str | os.PathLike):
+            value = (value,)  # `data: corpus.txt` in a file: a list of one
+        if self.many and isinstance(value, list | tuple):
+            return tuple(self.each.convert(item, f"{said}[{i}]") for i, item in enumerate(value))
+        found = None if self.many else self._single(value)
+        if found is None:
+            raise ConfigError(f"{said} is {shown(value)}; it must be {self.allowed}{self._hint(value)}")
+        return found
 
     def convert_text(self, text: str, said: str) -> Any:
         """What a flag's text stands for: "1e-3" is 0.001 for a number. Raises ConfigError."""
-        return self.convert(self._read(text, said), said)
-
-    def _read(self, text: str, said: str) -> Any:
-        for choice in self.choices:
-            if str(choice) == text:
-                return choice
-        if self.optional and text.lower() in ("none", "null") and (self.choices or self.base not in (str, Path)):
-            return None
-        try:
-            if self.base is bool:
-                return {"true": True, "false": False}[text.lower()]
-            return self.base(text) if self.base in (int, float) else text
-        except (KeyError, ValueError):
-            raise self.refusal(said, text) from None
+        value: Any = text
+        if text in map(str, self.choices):
+            value = self.choices[[*map(str, self.choices)].index(text)]
+        elif text.lower() in ("none", "null") and self.optional and (self.choices or self.base not in (str, Path)):
+            value = None
+        elif self.base is bool:
+            value = {"true": True, "false": False}.get(text.lower(), text)
+        elif self.base in (int, float):
+            with contextlib.suppress(ValueError):
+                value = self.base(text)
+        return self.convert(value, said)
 
     def _single(self, value: Any) -> Any:
+        """One value as the type wants it; None where it is not allowed."""
         if self.choices:
-            if not any(type(choice) is type(value) and choice == value for choice in self.choices):
-                raise Mismatch
-            return value
-        try:
-            found: Any = _CONVERT[self.base](value)
-        except (TypeError, ValueError, OverflowError):
-            raise Mismatch from None
-        if self.limits is not None and found not in self.limits:
-            raise Mismatch
-        return found
+            return next((choice for choice in self.choices if type(choice) is type(value) and choice == value), None)
+        found = _as(self.base, value)
+        return found if found is not None and (self.limits is None or found in self.limits) else None
 
-    def refusal(self, said: str, value: Any) -> ConfigError:
-        hint = ""
+    def _hint(self, value: Any) -> str:
+        """What was probably meant by a value that is not allowed."""
         if isinstance(value, str):
             near = nearest(value, map(str, self.choices))
-            hint = f" (did you mean '{near}'?)" if near else ""
-        elif isinstance(value, bool | int | float) and self.base is str:
-            hint = f" (write '{value}' in quotes if that is meant as text)"
-        elif isinstance(value, int) and not -(2**63) <= value < 2**64:
-            hint = " (of 64 bits)"
-        return ConfigError(f"{said} is {shown(value)}; it must be {self.allowed}{hint}")
+            return f" (did you mean '{near}'?)" if near else ""
+        if isinstance(value, bool | int | float) and self.base is str:
+            return f" (write '{value}' in quotes if that is meant as text)"
+        return " (of 64 bits)" if isinstance(value, int) and value not in INT64 else ""
 
 
-def _bool(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise Mismatch
-    return value
-
-
-def _int(value: Any) -> int:
-    number = operator.index(value)
-    if isinstance(value, bool) or not -(2**63) <= number < 2**64:  # what a checkpoint holds
-        raise Mismatch
-    return number
-
-
-def _float(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(float(value)):
-        raise Mismatch
-    return float(value)
-
-
-def _str(value: Any) -> str:
-    if not isinstance(value, str | os.PathLike):  # a Python caller's Path, where any name will do
-        raise Mismatch
-    return os.fspath(value)
-
-
-def _path(value: Any) -> Path:
-    if not _str(value) or "\0" in _str(value):
-        raise Mismatch
-    return Path(value)
-
-
-_CONVERT: dict[Any, Callable[[Any], Any]] = {bool: _bool, int: _int, float: _float, str: _str, Path: _path}
+def _as(base: Any, value: Any) -> Any:
+    """The value as a bool, int, float, str or Path; None where it is none."""
+    if isinstance(value, bool) or base is bool:
+        return value if isinstance(value, bool) and base is bool else None
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if base is int and operator.index(value) in INT64:
+            return operator.index(value)
+        if base is float and isinstance(value, numbers.Real) and math.isfinite(value):
+            return float(value)
+        if base is str and isinstance(value, str | os.PathLike):  # a Python caller's Path, where any name will do
+            return os.fspath(value)
+        if base is Path and os.fspath(value) and "\0" not in os.fspath(value):
+            return Path(value)
+    return None
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
