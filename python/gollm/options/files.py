@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,10 +51,11 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     Text that version 1.1 or 1.2 takes for something else (no, 1e5, 08, 1:30) is quoted."""
     import yaml
 
-    class Dumper(yaml.SafeDumper):
+    class Dumper(yaml.SafeDumper):  # quotes what stands for something else by version 1.1
         pass
 
-    _add_core_schema(Dumper)
+    by_version_1_2 = re.compile("|".join(f"(?:{pattern})\\Z" for pattern, _ in _PLAIN))
+    Dumper.add_implicit_resolver("!not-text", by_version_1_2, None)
     return str(yaml.dump(dict(values), Dumper=Dumper, sort_keys=False, allow_unicode=False))
 
 
@@ -81,27 +82,14 @@ def _json(text: str) -> Any:
 
 
 def _yaml(text: str) -> Any:
+    """What a YAML text stands for, from PyYAML's nodes: its own values are those of version 1.1, in which 1e-3 is text,
+    010 is eight, 1:30 is ninety and `no` is false.
+
+    Dates stay text. `<<` is not a merge, and only single values have aliases, so that a small file cannot become a
+    large one."""
     import yaml
 
-    try:
-        return yaml.load(text, Loader=_yaml_loader())
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise _Invalid(f"{line}not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise _Invalid(f"not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def _yaml_loader() -> Any:
-    """PyYAML's safe loader with the core schema of YAML 1.2 (yaml.org/spec/1.2.2, 10.3.2) and without repeated keys.
-
-    PyYAML follows YAML 1.1, in which 1e-3 is text, 010 is eight, 1:30 is ninety and `no` is false. Dates stay text.
-    `<<` is not a merge, and only single values have aliases, so that a small file cannot become a large one."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's interface)
-
+    class Loader(yaml.BaseLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             event = self.peek_event()  # type: ignore[no-untyped-call]
             if tag := getattr(event, "tag", None):
@@ -110,36 +98,41 @@ def _yaml_loader() -> Any:
                 raise _Invalid(f"the alias *{event.anchor} repeats a list or mapping; write it out")
             return super().compose_node(parent, index)
 
-    def mapping(loader: Any, node: Any) -> dict[Hashable, Any]:
-        found: dict[Hashable, Any] = {}
+    def value(node: yaml.Node) -> Any:
+        if isinstance(node, yaml.ScalarNode):
+            return node.value if node.style else _plain(node.value)
+        if isinstance(node, yaml.SequenceNode):
+            return [value(item) for item in node.value]
+        found: dict[Any, Any] = {}
         for key_node, value_node in node.value:
-            key = loader.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if not isinstance(key, Hashable):
+            key, line = value(key_node), key_node.start_mark.line + 1
+            if isinstance(key, list | dict):
                 raise _Invalid(f"line {line}: a name cannot be a list or mapping")
             if key in found:
                 raise _Invalid(f"line {line}: {shown(key)} appears twice; keep one of them")
-            found[key] = loader.construct_object(value_node, deep=True)
+            found[key] = value(value_node)
         return found
 
-    def integer(_: Any, node: Any) -> int:
-        return int(node.value, {"0o": 8, "0x": 16}.get(node.value[:2], 10))
-
-    _add_core_schema(Loader)
-    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
-    Loader.add_constructor("tag:yaml.org,2002:int", integer)
-    return Loader
-
-
-# What plain text stands for, in the order in which it is tried.
-_CORE_SCHEMA = {
-    "null": r"~|null|Null|NULL|",
-    "bool": r"true|True|TRUE|false|False|FALSE",
-    "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
-    "float": r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-}
+    try:
+        root = yaml.compose(text, Loader=Loader)
+        return None if root is None else value(root)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise _Invalid(f"{line}not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise _Invalid(f"not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def _add_core_schema(reader_or_writer: Any) -> None:
-    for tag, pattern in _CORE_SCHEMA.items():
-        reader_or_writer.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})\\Z"), None)
+# The core schema of YAML 1.2 (yaml.org/spec/1.2.2, 10.3.2): what text without quotes stands for.
+_PLAIN: list[tuple[str, Callable[[str], Any]]] = [
+    (r"~|null|Null|NULL|", lambda text: None),
+    (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    (r"[-+]?[0-9]+", int),
+    (r"0o[0-7]+|0x[0-9a-fA-F]+", lambda text: int(text, base=0)),
+    (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", float),
+    (r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", lambda text: float(text.replace(".", ""))),
+]
+
+
+def _plain(text: str) -> Any:
+    return next((convert(text) for pattern, convert in _PLAIN if re.fullmatch(pattern, text)), text)
