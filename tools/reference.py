@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from gollm.cli.main import COMMANDS, load_command
-from gollm.options import Option, describe
+from gollm.options import describe
+from gollm.options.fields import Option
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 

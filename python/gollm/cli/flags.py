@@ -11,7 +11,9 @@ from typing import Any, NoReturn, TypeVar
 
 from gollm.cli.help import help_text
 from gollm.errors import ConfigError
-from gollm.options import Option, Type, build, converted, describe, load_file, nearest, shown
+from gollm.options import describe, load_file, nearest
+from gollm.options.fields import Option, build, converted
+from gollm.options.types import Type, shown
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Optional, get_type_hints
 
 from gollm.model.config import ALIASES, ModelConfig, preset
-from gollm.options import check, describe, shown
+from gollm.options import check, describe
+from gollm.options.types import shown
 
 MODEL_FIELDS = tuple(field.name for field in dataclasses.fields(ModelConfig) if field.name != "vocab_size")
 RARE = tuple(name for name in MODEL_FIELDS if name not in ("n_layers", "n_heads", "d_model", "context", "dropout"))

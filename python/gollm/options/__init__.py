@@ -25,18 +25,8 @@ A mistake raises ConfigError with one sentence that names the option, its value 
 the comment behind it or above it. gollm.options.types says which annotations there are.
 """
 
-from gollm.options.fields import (
-    Option,
-    build,
-    check,
-    converted,
-    describe,
-    from_mapping,
-    refuse_values,
-    to_mapping,
-)
+from gollm.options.fields import Given, check, describe, from_mapping, given, replace, to_mapping
 from gollm.options.files import load_file, to_yaml
-from gollm.options.given import Given, given, replace
 from gollm.options.types import (
     Fraction,
     NonNegativeFloat,
@@ -46,9 +36,7 @@ from gollm.options.types import (
     PositiveFloat,
     PositiveInt,
     Range,
-    Type,
     nearest,
-    shown,
 )
 
 __all__ = [
@@ -56,24 +44,18 @@ __all__ = [
     "Given",
     "NonNegativeFloat",
     "NonNegativeInt",
-    "Option",
     "PathText",
     "Positional",
     "PositiveFloat",
     "PositiveInt",
     "Range",
-    "Type",
-    "build",
     "check",
-    "converted",
     "describe",
     "from_mapping",
     "given",
     "load_file",
     "nearest",
-    "refuse_values",
     "replace",
-    "shown",
     "to_mapping",
     "to_yaml",
 ]

@@ -1,4 +1,5 @@
-"""The options of a dataclass: what its fields say, and objects of it from names and values, with every check."""
+"""The options of a dataclass: what its fields say, objects of it from names and values with every check, and which
+options an object was given."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import functools
 import inspect
 import re
 import textwrap
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -17,6 +18,7 @@ from gollm.errors import ConfigError
 from gollm.options.types import Type, nearest, shown
 
 T = TypeVar("T")
+G = TypeVar("G", bound="Given")
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,6 @@ def _types(cls: Any) -> dict[str, Type]:
     return {field.name: Type.of(hints[field.name]) for field in dataclasses.fields(cls) if field.init}
 
 
-def _types_of(options: Any) -> dict[str, Type]:
-    cls: Any = type(options)
-    return _types(cls)
-
-
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str | None = None) -> T:
     """An object of the dataclass `cls` from names and values; what is left out keeps its default.
 
@@ -94,7 +91,9 @@ def converted(cls: type, mapping: Mapping[str, Any], prefix: str) -> dict[str, A
         spelling = key.replace("-", "_") if isinstance(key, str) else str(key)
         name = aliases.get(spelling, spelling)
         if name not in types:
-            raise ConfigError(f"{prefix}unknown option {shown(key)}; {_suggestion(spelling, types, aliases)}")
+            near = nearest(spelling, [*types, *aliases])
+            allowed = f"did you mean '{near}'?" if near else f"allowed are {', '.join(sorted(types))}"
+            raise ConfigError(f"{prefix}unknown option {shown(key)}; {allowed}")
         if name in values:
             raise ConfigError(f"{prefix}{spelled[name]} and {key} are the same option; keep one of them")
         spelled[name] = key
@@ -117,20 +116,20 @@ def check(options: Any) -> None:
     """Checks the values of a dataclass object, and makes them what the types say ("a" -> Path("a")).
 
     For __post_init__; frozen dataclasses too. Raises ConfigError."""
-    for name, type_ in _types_of(options).items():
+    for name, type_ in _types(options.__class__).items():
         object.__setattr__(options, name, type_.convert(getattr(options, name), name))
 
 
 def refuse_values(options: Any, but: Collection[str] = ()) -> None:
     """check() that changes nothing, of all fields but some."""
-    for name, type_ in _types_of(options).items():
+    for name, type_ in _types(options.__class__).items():
         if name not in but:
             type_.convert(getattr(options, name), name)
 
 
 def to_mapping(options: Any) -> dict[str, Any]:
     """The options as a dictionary that JSON and YAML can write, and that from_mapping() takes back."""
-    return {name: _plain(getattr(options, name)) for name in _types_of(options)}
+    return {name: _plain(getattr(options, name)) for name in _types(options.__class__)}
 
 
 def _plain(value: Any) -> Any:
@@ -139,32 +138,36 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _suggestion(name: str, names: Iterable[str], aliases: Iterable[str]) -> str:
-    near = nearest(name, [*names, *aliases])
-    return f"did you mean '{near}'?" if near else f"allowed are {', '.join(sorted(names))}"
+class Given:
+    """A base of option classes whose objects know which options they were made with; see given()."""
+
+    def __new__(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        options = object.__new__(cls)
+        object.__setattr__(options, "_given", {*list(_types(cls))[: len(args)], *kwargs})
+        return options
+
+
+def given(options: Given) -> list[str]:
+    """The names of the options that were given, on the command line, in a file or by a program, in the order of the
+    fields: those that equal their defaults too, but not those that None leaves open."""
+    names = vars(options)["_given"]
+    return [name for name, value in vars(options).items() if name in names and value is not None]
+
+
+def replace(options: G, **changes: Any) -> G:
+    """A copy with changes, which count as given beside what was."""
+    changed = dataclasses.replace(options, **changes)  # type: ignore[type-var]
+    object.__setattr__(changed, "_given", {*vars(options)["_given"], *changes})
+    return changed
 
 
 @functools.cache
 def _comments(cls: Any) -> dict[str, str]:
-    """Each field's comment: behind it, else right above it; empty without a source."""
+    """Each field's comment: behind it after two spaces, else right above it; empty without a source."""
     found: dict[str, str] = {}
-    bases: list[Any] = [base for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
-    for base in bases:
+    for base in reversed(cls.__mro__):
         with contextlib.suppress(OSError, TypeError):
-            found.update(_comments_of(textwrap.dedent(inspect.getsource(base))))
-    return found
-
-
-def _comments_of(source: str) -> dict[str, str]:
-    """Of a class whose fields begin at column 4, with two spaces before a comment behind one."""
-    found: dict[str, str] = {}
-    above: list[str] = []
-    for line in source.splitlines():
-        if comment := re.fullmatch(r"    #\s*(.*)", line):
-            above.append(comment[1])
-            continue
-        if field := re.match(r"    (\w+): ", line):
-            _, _, behind = line.partition("  # ")
-            found[field[1]] = behind or " ".join(above)
-        above = []
+            source = textwrap.dedent(inspect.getsource(base))
+            for above, name, behind in re.findall(r"(?m)^((?:    #.*\n)*)    (\w+): .*?(?:  # (.*))?$", source):
+                found[name] = behind or " ".join(re.findall(r"(?m)^    #\s*(.*)", above))
     return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from gollm.errors import ConfigError
-from gollm.options import given, shown
+from gollm.options import given
+from gollm.options.types import shown
 from gollm.training.options import TrainOptions
 from gollm.training.run import Run
 
