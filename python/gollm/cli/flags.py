@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -22,7 +23,7 @@ COMMON = (
     Option("config", Type(Path), None, "a YAML or JSON file with options of this command; flags override it"),
     Option("debug", Type(bool), False, "show Python's traceback of an error"),
 )
-_NUMBER = re.compile(r"-\.?\d")  # begins with a hyphen and is no flag
+_NEGATIVE = re.compile(r"-\.?\d")  # a number, where a flag waits for a value
 
 
 def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, description: str) -> T:
@@ -32,27 +33,21 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, descrip
     Raises ConfigError for anything that is not allowed."""
     words = list(sys.argv[1:] if argv is None else argv)
     own = describe(cls)
-    options = {option.name: option for option in (*own.values(), *COMMON)}
     flags = words[: words.index("--")] if "--" in words else words
     if asked := {"-h", "--help", "--help-all"} & set(flags):
         print(help_text(cls, own, COMMON, prog=prog, description=description, everything="--help-all" in asked))
         raise SystemExit(0)
+    options = {option.name: option for option in (*own.values(), *COMMON)}
     given, loose = _split(words, options)
     values: dict[str, Any] = {}
     if "config" in given:
         file = _converted(options["config"], given["config"])
         values = converted(cls, load_file(file), f"{file}: ")
-    for option in (option for option in own.values() if option.type.positional and option.name not in given):
-        n = len(loose) if option.type.many else 1
-        if loose:
-            given[option.name], loose = loose[:n], loose[n:]
-    if loose:
-        _refuse_word(loose[0], own)
-    for name in given.keys() & own.keys():
-        for other in _alternatives(cls, name):
-            if other not in given:
-                values.pop(other, None)  # the file's
-        values[name] = _converted(own[name], given[name])
+    _place(loose, given, own)
+    for group in getattr(cls, "EITHER", ()):
+        if given.keys() & group:  # it takes the place of the file's
+            values = {name: value for name, value in values.items() if name not in group}
+    values |= {name: _converted(own[name], given[name]) for name in given if name in own}
     for option in own.values():
         if option.default is MISSING and option.name not in values:
             raise ConfigError(f"{option.flag} is needed: {option.help}")
@@ -62,46 +57,62 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, descrip
 def _split(words: Sequence[str], options: Mapping[str, Option]) -> tuple[dict[str, list[str]], list[str]]:
     """The words of each flag that was given, and those that belong to none."""
     names = {alias: option for option in options.values() for alias in (option.name, *option.aliases)}
+    off = {f"no_{name}": option for name, option in names.items() if option.type.is_switch}
     given: dict[str, list[str]] = {}
     loose: list[str] = []
-    option: Option | None = None  # the one that takes the next word
-    for i, word in enumerate(words):
-        if word == "--":
-            return given, loose + list(words[i + 1 :])
-        if not word.startswith("-") or word == "-" or (option is not None and _NUMBER.match(word)):
-            (loose if option is None else given[option.name]).append(word)
-            option = option if option is not None and option.type.many else None
-            continue
+    left = deque(words)
+    while left:
+        word = left.popleft()
         flag, equals, value = word.partition("=")
         name = flag[2:].replace("-", "_") if flag.startswith("--") else ""
-        if name.startswith("no_") and name not in names and name[3:] in names and names[name[3:]].type.is_switch:
-            switch = names[name[3:]]
+        if word == "--":
+            return given, [*loose, *left]
+        if _is_text(word):
+            loose.append(word)
+        elif name in names:
+            option, kind = names[name], names[name].type
+            if kind.many and option.name in given:
+                raise ConfigError(f"{flag} is given twice; list everything behind one: {option.flag} {kind.metavar}")
+            texts = [value] if equals else []
+            if not kind.is_switch or (kind.optional and left and left[0].lower() in ("true", "false", "none")):
+                while left and (kind.many or not texts) and (_is_text(left[0]) or _NEGATIVE.match(left[0])):
+                    texts.append(left.popleft())
+            given[option.name] = texts or (["true"] if kind.is_switch else [])
+        elif name in off:
             if equals:
-                raise ConfigError(f"{flag} takes no value; write {flag} alone, or {switch.flag}={value}")
-            given[switch.name], option = ["false"], None
-            continue
-        if name not in names:
-            _refuse_flag(word, options)
-        option = names[name]
-        if option.type.many and option.name in given:
-            raise ConfigError(f"{flag} is given twice; list everything behind one: {option.flag} {option.type.metavar}")
-        given[option.name] = [value] if equals else []
-        if option.type.is_switch and not equals and not (option.type.optional and _is_state(words[i + 1 : i + 2])):
-            given[option.name] = ["true"]
-        if given[option.name] and not option.type.many:
-            option = None
+                raise ConfigError(f"{flag} takes no value; write {flag} alone, or {off[name].flag}={value}")
+            given[off[name].name] = ["false"]
+        else:
+            _refuse_flag(word, names)
     return given, loose
 
 
-def _is_state(following: Sequence[str]) -> bool:
-    """Whether the next word is the value of a switch that can also be left as it is: `--bias false`."""
-    return bool(following) and following[0].lower() in ("true", "false", "none")
+def _is_text(word: str) -> bool:
+    return not word.startswith("-") or word == "-"
 
 
-def _alternatives(cls: type, name: str) -> list[str]:
-    """The options that this one takes the place of."""
-    groups: Sequence[Sequence[str]] = getattr(cls, "EITHER", ())
-    return [other for group in groups if name in group for other in group if other != name]
+def _refuse_flag(word: str, names: Iterable[str]) -> NoReturn:
+    flag = word.partition("=")[0]
+    near = nearest(flag.lstrip("-").replace("-", "_"), names)
+    what_to_do = f"did you mean --{near.replace('_', '-')}?" if near else "--help lists the options of this command"
+    if not near and not word.startswith("--"):
+        what_to_do += f" (a value that begins with a hyphen goes behind an equals sign: --option={shown(word)})"
+    raise ConfigError(f"unknown option {shown(flag)[1:-1]}; {what_to_do}")
+
+
+def _place(loose: list[str], given: dict[str, list[str]], options: Mapping[str, Option]) -> None:
+    """Gives words without a flag to the options that take such, in their order."""
+    positional = [option for option in options.values() if option.type.positional]
+    for option in positional:
+        if loose and option.name not in given:
+            n = len(loose) if option.type.many else 1
+            given[option.name], loose = loose[:n], loose[n:]
+    if loose and positional:
+        flags = " and ".join(option.flag for option in positional)
+        raise ConfigError(f"{shown(loose[0])} is one value too many for {flags}; quote a value with spaces")
+    if loose:
+        word = shown(loose[0])
+        raise ConfigError(f"{word} belongs to no option; name it (--option value), and quote a value with spaces")
 
 
 def _converted(option: Option, texts: list[str]) -> Any:
@@ -114,24 +125,4 @@ def _converted(option: Option, texts: list[str]) -> Any:
         return kind.convert_text(texts[0], option.flag)
     if kind.optional and [text.lower() for text in texts] == ["none"]:
         return None
-    each = kind.each
-    return tuple(each.convert_text(text, option.flag) for text in texts)
-
-
-def _refuse_word(word: str, options: Mapping[str, Option]) -> NoReturn:
-    flags = [option.flag for option in options.values() if option.type.positional]
-    if not flags:
-        raise ConfigError(
-            f"{shown(word)} belongs to no option; name it (--option value), and quote a value with spaces"
-        )
-    raise ConfigError(f"{shown(word)} is one value too many for {' and '.join(flags)}; quote a value with spaces")
-
-
-def _refuse_flag(word: str, options: Mapping[str, Option]) -> NoReturn:
-    flag = word.partition("=")[0]
-    names = [name for option in options.values() for name in (option.name, *option.aliases)]
-    near = nearest(flag.lstrip("-").replace("-", "_"), names)
-    what_to_do = f"did you mean --{near.replace('_', '-')}?" if near else "--help lists the options of this command"
-    if not near and not word.startswith("--"):
-        what_to_do += f" (a value that begins with a hyphen goes behind an equals sign: --option={shown(word)})"
-    raise ConfigError(f"unknown option {shown(flag)[1:-1]}; {what_to_do}")
+    return tuple(kind.each.convert_text(text, option.flag) for text in texts)
