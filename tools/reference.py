@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 from gollm.cli.main import COMMANDS, load_command
-from gollm.options import describe
-from gollm.options.fields import Option
+from gollm.options import Option, describe
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 

@@ -12,8 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from gollm.cli.help import help_text
 from gollm.errors import ConfigError
-from gollm.options import describe, load_file, nearest
-from gollm.options.fields import Option, build, converted
+from gollm.options import Option, build, converted, describe, load_file, nearest
 from gollm.options.types import Type, shown
 
 T = TypeVar("T")

@@ -13,8 +13,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING
 
-from gollm.options import Range
-from gollm.options.fields import Option
+from gollm.options import Option, Range
 
 INDENT = 26
 NO_LIMIT = 2**31 - 1  # of numbers: nothing to tell of

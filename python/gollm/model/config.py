@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from gollm.errors import ConfigError
 from gollm.model import presets
-from gollm.options import Range, load_file
-from gollm.options.fields import refuse_values
+from gollm.options import Range, load_file, refuse_values
 from gollm.system.strict_json import shorten
 
 # What other projects call our fields: the one table for configuration files, flags and imports.

@@ -32,12 +32,15 @@ def load_file(path: str | Path) -> dict[str, Any]:
     text = "".join(text_chunks(io.BytesIO(data), str(path), ConfigError)) if len(data) <= MAX_BYTES else ""
     if max(len(data), len(text)) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES >> 10} KiB, so it is no configuration file")
+    kind, parse = ("JSON", _json) if path.suffix.lower() == ".json" else ("YAML", _yaml)
     try:
-        found = _json(text) if path.suffix.lower() == ".json" else _yaml(text)
-    except _Invalid as error:
-        raise ConfigError(f"{path}: {error}") from None
+        found = parse(text)
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply for a configuration file") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid {kind}: {error}") from None
     if found is None:
         return {}
     if not isinstance(found, dict):
@@ -59,26 +62,19 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     return str(yaml.dump(dict(values), Dumper=Dumper, sort_keys=False, allow_unicode=False))
 
 
-class _Invalid(Exception):
-    pass
-
-
 def _json(text: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise _Invalid(f"{shown(key)} appears twice; keep one of them")
+                raise ConfigError(f"{shown(key)} appears twice; keep one of them")
             found[key] = value
         return found
 
     def refuse(constant: str) -> NoReturn:
-        raise _Invalid(f"{constant} is not a JSON number")
+        raise ConfigError(f"{constant} is not a JSON number")
 
-    try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse) if text.strip() else None
-    except ValueError as error:
-        raise _Invalid(f"not valid JSON: {error}") from None
+    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse) if text.strip() else None
 
 
 def _yaml(text: str) -> Any:
@@ -92,24 +88,26 @@ def _yaml(text: str) -> Any:
     class Loader(yaml.BaseLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             event = self.peek_event()  # type: ignore[no-untyped-call]
+            line = event.start_mark.line + 1
             if tag := getattr(event, "tag", None):
-                raise _Invalid(f"line {event.start_mark.line + 1}: tags such as {tag} have no place in a configuration")
+                raise ConfigError(f"line {line}: tags such as {tag} have no place in a configuration")
             if isinstance(event, yaml.AliasEvent) and isinstance(self.anchors.get(event.anchor), yaml.CollectionNode):
-                raise _Invalid(f"the alias *{event.anchor} repeats a list or mapping; write it out")
+                raise ConfigError(f"the alias *{event.anchor} repeats a list or mapping; write it out")
             return super().compose_node(parent, index)
 
     def value(node: yaml.Node) -> Any:
         if isinstance(node, yaml.ScalarNode):
-            return node.value if node.style else _plain(node.value)
+            convert = (convert for pattern, convert in _PLAIN if not node.style and re.fullmatch(pattern, node.value))
+            return next(convert, str)(node.value)
         if isinstance(node, yaml.SequenceNode):
             return [value(item) for item in node.value]
         found: dict[Any, Any] = {}
         for key_node, value_node in node.value:
             key, line = value(key_node), key_node.start_mark.line + 1
             if isinstance(key, list | dict):
-                raise _Invalid(f"line {line}: a name cannot be a list or mapping")
+                raise ConfigError(f"line {line}: a name cannot be a list or mapping")
             if key in found:
-                raise _Invalid(f"line {line}: {shown(key)} appears twice; keep one of them")
+                raise ConfigError(f"line {line}: {shown(key)} appears twice; keep one of them")
             found[key] = value(value_node)
         return found
 
@@ -118,9 +116,9 @@ def _yaml(text: str) -> Any:
         return None if root is None else value(root)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise _Invalid(f"{line}not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise _Invalid(f"not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{line}not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 # The core schema of YAML 1.2 (yaml.org/spec/1.2.2, 10.3.2): what text without quotes stands for.
@@ -132,7 +130,3 @@ _PLAIN: list[tuple[str, Callable[[str], Any]]] = [
     (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", float),
     (r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", lambda text: float(text.replace(".", ""))),
 ]
-
-
-def _plain(text: str) -> Any:
-    return next((convert(text) for pattern, convert in _PLAIN if re.fullmatch(pattern, text)), text)

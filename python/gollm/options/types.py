@@ -148,10 +148,11 @@ class Type:
 
     def convert_text(self, text: str, said: str) -> Any:
         """What a flag's text stands for: "1e-3" is 0.001 for a number. Raises ConfigError."""
+        for choice in self.choices:
+            if str(choice) == text:
+                return choice
         value: Any = text
-        if text in map(str, self.choices):
-            value = self.choices[[*map(str, self.choices)].index(text)]
-        elif text.lower() in ("none", "null") and self.optional and (self.choices or self.base not in (str, Path)):
+        if text.lower() in ("none", "null") and self.optional and (self.choices or self.base not in (str, Path)):
             value = None
         elif self.base is bool:
             value = {"true": True, "false": False}.get(text.lower(), text)
