@@ -6,11 +6,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Optional, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Optional, TypeVar, get_type_hints
 
 from gollm.model.config import ALIASES, ModelConfig, preset
 from gollm.options import check, describe
 from gollm.options.types import shown
+
+T = TypeVar("T")
 
 MODEL_FIELDS = tuple(field.name for field in dataclasses.fields(ModelConfig) if field.name != "vocab_size")
 RARE = tuple(name for name in MODEL_FIELDS if name not in ("n_layers", "n_heads", "d_model", "context", "dropout"))
@@ -23,8 +25,20 @@ def defaults_of(name: str) -> dict[str, str]:
     return {f: "the preset's" + ("" if values[f] is None else f", {said[f]} for {name}") for f in MODEL_FIELDS}
 
 
+def _with_model_fields(cls: type[T]) -> type[T]:
+    """Adds the fields of ModelConfig, where None leaves what the preset says."""
+    hints, options = get_type_hints(ModelConfig, include_extras=True), describe(ModelConfig)
+    for name in MODEL_FIELDS:
+        cls.__annotations__[name] = Optional[hints[name]]  # noqa: UP045
+        setattr(cls, name, dataclasses.field(default=None, metadata={"help": options[name].help}))
+    return cls
+
+
 @dataclass(frozen=True)
-class _Preset:
+@_with_model_fields
+class ModelOptions:
+    """A preset and changes to it: every field of ModelConfig but the vocabulary's size."""
+
     # the model's shape: tiny, small, medium, large, GPT-2's d12, d24, d36, d48, or of the LLaMA family gollm-85m,
     # llama-3.2-1b, llama-3.2-3b, llama-3-8b, tinyllama-1.1b, smollm-135m, smollm-360m, qwen-2.5-0.5b
     preset: str = "small"
@@ -44,26 +58,6 @@ class _Preset:
         given = {name: value for name, value in changes.items() if value is not None}
         return ModelConfig.from_dict({"preset": self.preset, **given}, where="model")
 
-
-def _optional_fields() -> list[tuple[str, Any, Any]]:
-    """Those of ModelConfig, where None leaves what the preset says."""
-    hints, options = get_type_hints(ModelConfig, include_extras=True), describe(ModelConfig)
-    fields = []
-    for name in MODEL_FIELDS:
-        field = dataclasses.field(default=None, metadata={"help": options[name].help})
-        fields.append((name, Optional[hints[name]], field))  # noqa: UP045
-    return fields
-
-
-if TYPE_CHECKING:
-
-    @dataclass(frozen=True)
-    class ModelOptions(_Preset):
-        """A preset and changes to it: every field of ModelConfig but the vocabulary's size."""
+    if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
-
-else:
-    ModelOptions = dataclasses.make_dataclass(
-        "ModelOptions", _optional_fields(), bases=(_Preset,), frozen=True, namespace={"__module__": __name__}
-    )
