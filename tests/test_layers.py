@@ -26,6 +26,7 @@ ROOMS = (
     "options",
     "kernels",
     "nn",
+    "quantisation",
     "model",
     "tokenizers",
     "data",

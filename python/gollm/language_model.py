@@ -14,11 +14,14 @@ import numpy as np
 
 from gollm import formats
 from gollm.errors import CheckpointError, ConfigError, GenerationError
+from gollm.formats.source import Packed
 from gollm.inference.generate import generate_tokens, token_ids
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
+from gollm.nn.products import group_of
+from gollm.nn.storage import ROW_MAJOR
 from gollm.system.files import as_path
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import StreamDecoder, Tokenizer
@@ -125,7 +128,11 @@ class LanguageModel:
         def read(name: str, out: Array) -> None:
             out[...] = parameters[name].data
 
-        source = formats.Source(self.config, read, self.tokenizer, self.defaults)
+        def packed(name: str) -> Packed | None:
+            storage = parameters[name].storage
+            return None if storage.layout == ROW_MAJOR else Packed(storage.dtype, group_of(storage), lambda: storage)
+
+        source = formats.Source(self.config, read, self.tokenizer, self.defaults, packed=packed)
         formats.format_named("golm").write(source, as_path(path, CheckpointError), "f32")
 
 
@@ -144,12 +151,14 @@ def load(
     tokenizer: Tokenizer | str | Path | None = None,
     context: int | None = None,
     rope_scaling: str | None = None,
+    dequantise: bool = False,
 ) -> LanguageModel:
     """The model at `path` in any format of gollm.formats, which is told by its content; a run folder's best checkpoint.
 
     `tokenizer`, one that is loaded or a file's name, replaces the model's own, or stands for the one that its format
     does not have. `context` is another number of tokens than the model is for; `rope_scaling` ("linear", "llama3" or
-    "none") says how the positions of a longer one are rotated: see ModelConfig.with_context. Raises FormatError for a
+    "none") says how the positions of a longer one are rotated: see ModelConfig.with_context. Quantised weights are used
+    as they are, or with `dequantise` as float32, which takes several times the memory. Raises FormatError for a
     model that is missing, damaged or not supported, TokenizerError for such a tokenizer, ConfigError for a context that
     it cannot have."""
     if rope_scaling is not None and context is None:
@@ -159,6 +168,11 @@ def load(
         weights = source.weights()
         decoder = Decoder(config, weights=weights)
         if weights is None:
+            found = {} if dequantise else {name: source.packed(name) for name in decoder.parameters}
+            packed = {name: weight.storage() for name, weight in found.items() if weight is not None}
+            decoder.parameters.freeze(packed)
+            decoder.parameters.let_go(packed)
             for name, parameter in decoder.parameters.items():
-                source.read(name, parameter.data)
+                if name not in packed:
+                    source.read(name, parameter.data)
         return LanguageModel(decoder, source.tokenizer, source.defaults, source.without_tokenizer)

@@ -158,7 +158,8 @@ def save(
     """Writes a model to `target`, one weight after the other: a new file or folder appears whole or not at all.
 
     `to` is the name of the format, told by the target's ending where there is none; `dtype` what matrices are stored
-    as, the format's usual one unless given. Only with `overwrite` is something replaced. Raises FormatError."""
+    as: unless given, quantised ones as they are where the format has such, the others as is usual in the format. Only
+    with `overwrite` is something replaced. Raises FormatError."""
     if not isinstance(source, Source):
         raise FormatError(f"the model is {shorten(source)}; it must be a Source, which open_model returns")
     target = as_path(target, FormatError)
@@ -170,7 +171,7 @@ def save(
             raise FormatError(f"{target} is there already; choose another name, or replace it with --overwrite")
         if target.is_dir() and not goal.recognises(target):
             raise FormatError(f"the folder {target} holds something else than a {goal.name} model; it is not replaced")
-    goal.write(source, target, dtype or goal.dtypes[0])
+    goal.write(source if dtype is None else source.as_dtype(dtype), target, dtype or goal.dtypes[0])
 
 
 def _is_empty_folder(path: Path) -> bool:

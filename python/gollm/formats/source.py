@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -15,22 +15,36 @@ from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
+from gollm.nn import dtypes
+from gollm.nn.dtypes import DType
 from gollm.nn.parameters import Parameter
+from gollm.nn.storage import Storage
 from gollm.nn.tensor import FLOAT32, empty
+from gollm.quantisation import checked_group, quantise
 from gollm.tokenizers import Tokenizer
 
 StorageType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A quantised parameter of a source, which is made when it is asked for."""
+
+    dtype: DType
+    group: int
+    storage: Callable[[], Storage]
 
 
 @dataclass
 class Source(AbstractContextManager["Source"]):
     """A model wherever it is stored: its configuration, and its weights as they are asked for.
 
-    read(name, out) fills `out`, a contiguous float32 array of the shape of the parameter `name`, with
-    the parameter as gollm has it: rows of queries and keys with each head's pairs side by side
-    (gollm.formats.rotary_order). It needs little memory beside `out`. weights() is the buffer of a whole ParameterArena
-    where a file has it as such, mapped so that nothing is read before it is used, and nothing that is written reaches
-    the file; else None. Use a source in a `with` block, which lets go of its file at the end.
+    read(name, out) fills `out`, a contiguous float32 array of the shape of the parameter `name`, with the parameter as
+    gollm has it: rows of queries and keys with each head's pairs side by side (gollm.formats.rotary_order). It needs
+    little memory beside `out`. packed(name) is a parameter that is quantised, as kernels take it and without another
+    rounding; else None. read() gives its numbers then. weights() is the buffer of a whole ParameterArena where a file
+    has it as such, mapped so that nothing is read before it is used, and nothing that is written reaches the file; else
+    None. Use a source in a `with` block, which lets go of its file at the end.
     """
 
     config: ModelConfig
@@ -41,6 +55,7 @@ class Source(AbstractContextManager["Source"]):
     dtype: str = ""  # what its weights are stored as, in the format's words
     without_tokenizer: str = ""  # why there is none, where the file has one that gollm cannot use, or is to have one
     weights: Callable[[], Array | None] = lambda: None
+    packed: Callable[[str], Packed | None] = lambda name: None
 
     def array(self, name: str, shape: tuple[int, ...]) -> Array:
         """A parameter in memory of its own."""
@@ -48,12 +63,45 @@ class Source(AbstractContextManager["Source"]):
         self.read(name, out)
         return out
 
+    def as_dtype(self, dtype: StorageType) -> Source:
+        """The same model, in which only weights that are of this dtype already are packed."""
+        same = {"q8_0": (dtypes.int8, 32), "q4_0": (dtypes.int4, 32)}.get(dtype)
+
+        def packed(name: str) -> Packed | None:
+            found = self.packed(name)
+            return found if found is not None and (found.dtype, found.group) == same else None
+
+        return replace(self, packed=packed)
+
+    def quantised(self, dtype: DType, group: int | None = None, keep: Collection[str] = ()) -> Source:
+        """The same model with its matrices rounded to a quantised dtype, in groups of the usual size unless another is
+        given; but for those named in `keep` and learned positions. Those that are of this dtype already are not rounded
+        again. Raises ConfigError for a group that the dtype does not have."""
+        group = checked_group(dtype, group)
+        parameters = Decoder(self.config).parameters
+
+        def packed(name: str) -> Packed | None:
+            parameter = parameters[name]
+            if not parameter.decays or name == "position_embedding" or name in keep:
+                return None
+            found = self.packed(name)
+            if found is not None and (found.dtype, found.group) == (dtype, group):
+                return found
+            return Packed(dtype, group, lambda: quantise(self.array(name, parameter.shape), dtype, group))
+
+        return replace(self, packed=packed)
+
     def parameters(self, config: ModelConfig) -> Iterator[tuple[Parameter, Array]]:
         """Every parameter of `config` and its values, one in memory at a time. The configuration is this model's, or
         one with more biases, which are zeros."""
-        known = Decoder(self.config).parameters
-        for name, parameter in Decoder(config).parameters.items():
-            yield parameter, self.array(name, parameter.shape) if name in known else np.zeros(parameter.shape, FLOAT32)
+        for parameter in Decoder(config).parameters.values():
+            yield parameter, self.values(parameter)
+
+    def values(self, parameter: Parameter) -> Array:
+        """Of a parameter of this model, or of one that has more biases, which are zeros."""
+        if parameter.name in Decoder(self.config).parameters:
+            return self.array(parameter.name, parameter.shape)
+        return np.zeros(parameter.shape, FLOAT32)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -66,8 +114,9 @@ class ModelFormat:
     """A way to store models: one module of this package.
 
     recognises looks at a file's or folder's content, cheaply and without trusting it; read opens it; write stores a
-    model, with the matrices in one of `dtypes` (the first unless another is asked for). read_tokenizer returns the
-    tokenizer, or None and why there is none, of files that may have no weights. All raise FormatError.
+    model, with the matrices in one of `dtypes` (the first unless another is asked for), but quantised ones as they are
+    where the format has such. read_tokenizer returns the tokenizer, or None and why there is none, of files that may
+    have no weights. All raise FormatError.
     """
 
     name: str

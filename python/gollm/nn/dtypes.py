@@ -1,7 +1,7 @@
 """What the numbers of a storage are: one row a dtype.
 
-NumPy has no bfloat16: its bits lie in uint16 arrays. Dtypes of blocks, such as int8 with a scale for each group of
-numbers, will be further rows.
+NumPy has no bfloat16: its bits lie in uint16 arrays. Quantised weights have a code of a few bits for each number, and
+float16 scales for each group of them in a row: gollm.quantisation says how they lie in bytes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ class DType:
 float32 = DType("float32", np.dtype(np.float32))
 float64 = DType("float64", np.dtype(np.float64))
 bfloat16 = DType("bfloat16", np.dtype(np.uint16))  # as its bits
+int8 = DType("int8", np.dtype(np.uint8))  # w = scale (code - 128)
+int4 = DType("int4", np.dtype(np.uint8))  # w = scale (code - 8)
+int4_min = DType("int4_min", np.dtype(np.uint8))  # w = scale code + minimum
 int32 = DType("int32", np.dtype(np.int32))
 int64 = DType("int64", np.dtype(np.int64))
 

@@ -57,7 +57,7 @@ class Parameter(Tensor):
     @storage.setter
     def storage(self, storage: Storage) -> None:
         """Memory of its own, such as of another dtype, for a parameter that is not trained."""
-        self.arena.let_go(self, storage)
+        self.arena.let_go({self.name: storage})
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -198,13 +198,15 @@ class ParameterArena(Mapping[str, Parameter]):
             self._parameters[name].requires_grad = False
         self._lay_out()
 
-    def let_go(self, parameter: Parameter, storage: Storage) -> None:
-        """Gives a frozen parameter a storage of its own; the flat buffer has no room for it from then on."""
-        if parameter.requires_grad:
-            raise GollmError(f"{parameter.name} is trained, so it lies with the others; freeze it first")
-        self._elsewhere.add(parameter.name)
+    def let_go(self, storages: Mapping[str, Storage]) -> None:
+        """Gives frozen parameters storages of their own; the flat buffer has no room for them from then on."""
+        for name in storages:
+            if self._parameters[name].requires_grad:
+                raise GollmError(f"{name} is trained, so it lies with the others; freeze it first")
+        self._elsewhere.update(storages)
         self._lay_out()
-        parameter._storage = storage
+        for name, storage in storages.items():
+            self._parameters[name]._storage = storage
 
     def all_finite(self) -> bool:
         """Whether no weight in the flat buffer is NaN or infinite."""

@@ -1,50 +1,61 @@
 """Everything that meets a weight matrix asks the weight how: by its dtype and layout.
 
 A weight w (O, I) is read in products with activations, forward and backward, as a table of embeddings, and as a
-language model's head. `_KERNELS` has one row a dtype and layout; a weight of another kind, such as int8 with scales,
-is another row, and whoever calls these functions does not change. Gradients of weights are plain: what is trained is.
+language model's head. `_KERNELS` has one row a dtype and layout, and whoever calls these functions does not know which.
+Packed weights are not trained, so they have no kernels for gradients; neither have they one for the loss, which a head
+computes without holding all logits. Gradients of weights are plain: what is trained is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from gollm.errors import DTypeError, ShapeError
 from gollm.nn import dtypes
 from gollm.nn.dtypes import DType
-from gollm.nn.storage import ROW_MAJOR, Storage
+from gollm.nn.storage import PANELS, ROW_MAJOR, Storage
 
 Destination = Storage | tuple[Storage, bool] | None  # of a gradient: overwritten, or added to where the flag is set
 
 
 class _KernelNames(NamedTuple):
-    """The kernels (csrc/kernels.def) that read a weight of one kind."""
+    """The kernels (csrc/kernels.def) that read a weight of one kind; None where there is none."""
 
     product: str
-    input_gradient: str
     embedding_forward: str
-    head_forward: str
-    head_backward: str
+    input_gradient: str | None = None
+    head_forward: str | None = None
+    head_backward: str | None = None
 
 
-_PLAIN = _KernelNames("matmul_nt", "matmul_nn", "embedding_forward", "head_forward", "head_backward")
+_PLAIN = _KernelNames("matmul_nt", "embedding_forward", "matmul_nn", "head_forward", "head_backward")
 _KERNELS: dict[tuple[DType, str], _KernelNames] = {
     (dtypes.float32, ROW_MAJOR): _PLAIN,
     (dtypes.float64, ROW_MAJOR): _PLAIN,
+    (dtypes.int8, PANELS): _KernelNames("matmul_int8", "embedding_int8"),
+    (dtypes.int4, PANELS): _KernelNames("matmul_int4", "embedding_int4"),
+    (dtypes.int4_min, PANELS): _KernelNames("matmul_int4_min", "embedding_int4_min"),
 }
 
 
-def _kernel_names(w: Storage) -> _KernelNames:
-    found = _KERNELS.get((w.dtype, w.layout))
-    if found is None:
+def _kernel(w: Storage, what: str) -> Callable[..., None]:
+    """The kernel for a column of the table."""
+    row = _KERNELS.get((w.dtype, w.layout))
+    if row is None:
         raise DTypeError(f"there is no kernel for a weight of dtype {w.dtype} in layout '{w.layout}'")
-    return found
-
-
-def _kernel(w: Storage, name: str) -> Callable[..., None]:
+    name: str | None = getattr(row, what)
+    if name is None:
+        raise DTypeError(f"a weight of dtype {w.dtype} has no kernel for its {what}; use the model in float32 for that")
     found: Callable[..., None] = getattr(w.kernels, name)
-    return found
+    return partial(found, group=group_of(w)) if w.dtype is dtypes.int8 else found
+
+
+def group_of(w: Storage) -> int:
+    """How many numbers of a row of a quantised weight share a scale: a block of int8 has 64 bytes of scales, and a code
+    for each of them in 32 rows; other dtypes have one size of groups."""
+    return int(w.array.shape[2] - 64) // 32 if w.dtype is dtypes.int8 else 32
 
 
 def output_of(x: Storage, w: Storage) -> Storage:
@@ -61,12 +72,12 @@ def product(y: Storage, x: Storage, w: Storage, *, activation: int = 0, **epilog
     """y = activation(x wᵀ + bias) * factor + residual; `pre` receives what the activation is applied to.
 
     x: (..., I), w: (O, I), bias: (O), y and the rest of the epilogue: (..., O)"""
-    _kernel(w, _kernel_names(w).product)(c=y, a=x, b=w, activation=activation, **epilogue)
+    _kernel(w, "product")(c=y, a=x, b=w, activation=activation, **epilogue)
 
 
 def input_gradient(dx: Destination, dy: Storage, w: Storage, *, activation: int = 0, **epilogue: Storage) -> None:
     """dx = dy w, through the activation before it where `pre` is given (csrc/matmul.c).  dy: (..., O) -> (..., I)"""
-    _kernel(w, _kernel_names(w).input_gradient)(c=dx, a=dy, b=w, activation=activation, **epilogue)
+    _kernel(w, "input_gradient")(c=dx, a=dy, b=w, activation=activation, **epilogue)
 
 
 def weight_gradient(dw: Destination, db: Destination, dy: Storage, x: Storage) -> None:
@@ -77,14 +88,14 @@ def weight_gradient(dw: Destination, db: Destination, dy: Storage, x: Storage) -
 
 def embedding_forward(y: Storage, w: Storage, **rest: Any) -> None:
     """y = w[tokens] + position_table[positions]: csrc/embedding.c"""
-    _kernel(w, _kernel_names(w).embedding_forward)(y=y, token_table=w, **rest)
+    _kernel(w, "embedding_forward")(y=y, token_table=w, **rest)
 
 
 def head_forward(w: Storage, **rest: Any) -> None:
     """The loss of a language model's head: csrc/head.c"""
-    _kernel(w, _kernel_names(w).head_forward)(w=w, **rest)
+    _kernel(w, "head_forward")(w=w, **rest)
 
 
 def head_backward(w: Storage, **rest: Any) -> None:
     """The same with its gradients."""
-    _kernel(w, _kernel_names(w).head_backward)(w=w, **rest)
+    _kernel(w, "head_backward")(w=w, **rest)

@@ -7,22 +7,29 @@ that a narrow or packed weight is just a weight.
 from __future__ import annotations
 
 from gollm.kernels import Array, Kernels, cpu
-from gollm.nn.dtypes import DType, dtype_of
+from gollm.nn.dtypes import DType, dtype_of, float32
 
 ROW_MAJOR = "row-major"
+PANELS = "panels"  # of a weight: for a kernel that reads it from front to back (csrc/quantized.c)
 
 
 class Storage:
     """array: how the device's kernels take the memory; dtype: what the numbers in it are; layout: plain row-major, or
-    packed for a kernel; kernels: those of the device that it is on."""
+    packed for a kernel; shape: of the numbers, which is not the array's where they are packed; kernels: those of the
+    device that it is on."""
 
     __slots__ = ("__weakref__", "array", "dtype", "kernels", "layout", "shape")
 
     def __init__(
-        self, array: Array, dtype: DType | None = None, layout: str = ROW_MAJOR, kernels: Kernels = cpu
+        self,
+        array: Array,
+        dtype: DType | None = None,
+        layout: str = ROW_MAJOR,
+        kernels: Kernels = cpu,
+        shape: tuple[int, ...] | None = None,
     ) -> None:
         self.array = array
-        self.shape: tuple[int, ...] = array.shape
+        self.shape: tuple[int, ...] = array.shape if shape is None else shape
         self.dtype = dtype_of(array) if dtype is None else dtype
         self.layout = layout
         self.kernels = kernels
@@ -36,8 +43,9 @@ class Storage:
         return Storage(self.array.reshape(shape), self.dtype, self.layout, self.kernels)
 
     def new(self, shape: tuple[int, ...], dtype: DType | None = None) -> Storage:
-        """Undefined contents on the same device, of the same dtype unless another is given."""
-        dtype = dtype or self.dtype
+        """Undefined contents on the same device, of the same dtype unless another is given; float32 where this one is
+        packed."""
+        dtype = dtype or (self.dtype if self.layout == ROW_MAJOR else float32)
         return Storage(self.kernels.empty(shape, dtype.array), dtype, ROW_MAJOR, self.kernels)
 
     def __repr__(self) -> str:

@@ -28,6 +28,9 @@ import numpy.typing as npt
 from gollm.errors import FormatError
 from gollm.formats.encodings import BFloat16, Encoding, Float16, Float32, read_into
 from gollm.kernels import Array
+from gollm.nn import dtypes
+from gollm.nn.dtypes import DType
+from gollm.quantisation import Codes
 
 # Numbers that are converted at a time: a multiple of every K. Intermediate results of 128 KB at most come from memory
 # that the process has, not from the system, page by page, which takes four times as long.
@@ -156,6 +159,34 @@ def _q6_k(blocks: Bytes) -> Array:
     s = _field(blocks, 192, 208, np.int8).astype(np.float32) * _scale(blocks, 208)
     values: Array = (s[..., None] * (q.view(np.int8) - np.int8(32))).reshape(-1, 256)
     return values
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A type of 32 numbers whose blocks are codes with a scale, as one of gollm's dtypes has them."""
+
+    dtype: DType
+    n: int  # bytes of a block
+
+    def codes(self, blocks: Bytes, K: int) -> Codes:
+        """The rows of K numbers that blocks (m, n) hold."""
+        scales = _field(blocks, 0, 2, "<f2").reshape(-1, K // 32)
+        if self.dtype is dtypes.int8:
+            return Codes(self.dtype, 32, (blocks[:, 2:] ^ 128).reshape(-1, K), scales)
+        minimums = _field(blocks, 2, 4, "<f2").reshape(-1, K // 32) if self.dtype is dtypes.int4_min else None
+        return Codes(self.dtype, 32, _nibbles(blocks[:, self.n - 16 :]).reshape(-1, K), scales, minimums)
+
+    def blocks(self, weight: Codes) -> Bytes:
+        """The other way round."""
+        parts = [weight.scales, *([] if weight.minimums is None else [weight.minimums])]
+        heads = [np.ascontiguousarray(part, "<f2").reshape(-1, 1).view(np.uint8) for part in parts]
+        codes = weight.codes.reshape(-1, 32)
+        body = codes ^ 128 if self.dtype is dtypes.int8 else codes[:, :16] | codes[:, 16:] << 4
+        return np.concatenate([*heads, body], axis=1)
+
+
+# By ggml's number: Q4_0, Q4_1, Q8_0.
+QUANTISED = {2: Quantised(dtypes.int4, 18), 3: Quantised(dtypes.int4_min, 20), 8: Quantised(dtypes.int8, 34)}
 
 
 def _half_scale(d: Array, name: str) -> Bytes:

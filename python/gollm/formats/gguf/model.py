@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader, RawIOBase
 from pathlib import Path
@@ -22,18 +22,20 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from gollm.errors import FormatError
-from gollm.formats.gguf.block_types import BF16, F16, F32, Q4_0, Q8_0, BlockType
+from gollm.formats.encodings import read_into
+from gollm.formats.gguf.block_types import BF16, F16, F32, Q4_0, Q8_0, QUANTISED, TYPES, BlockType, Quantised
 from gollm.formats.gguf.config import ROPE_FREQS, Key, config_of, keys_of, rope_divisors, with_divisors
 from gollm.formats.gguf.header import ALIGNMENT, MAGIC, GGUFHeader, GGUFTensor, read_header, without_ones
 from gollm.formats.gguf.tokenizer import read_defaults, read_ids, read_tokenizer, tokenizer_keys
 from gollm.formats.names import rows_of
 from gollm.formats.opening import first_bytes, opened, reading, refusing
 from gollm.formats.rotary_order import to_interleaved
-from gollm.formats.source import ModelFormat, Source, StorageType
+from gollm.formats.source import ModelFormat, Packed, Source, StorageType
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn.tensor import FLOAT32
+from gollm.quantisation import Codes, joined, pack, unpack
 from gollm.system.files import replacing
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
@@ -87,6 +89,26 @@ def _source(path: Path, file: BinaryIO, header: GGUFHeader) -> Source:
     parts = {name: rows_of(parameter, config, "gguf") for name, parameter in Decoder(config).parameters.items()}
     half_split = arch == "qwen2"
 
+    def packed(name: str) -> Packed | None:
+        names = [tensor for tensor, _, _ in parts[name]]
+        types = {header.tensors[other].type.number for other in names}
+        kind = QUANTISED.get(types.pop())
+        if kind is None or types or len(header.tensors[names[0]].shape) != 2:
+            return None
+        return Packed(kind.dtype, 32, lambda: pack(joined([codes(other, kind) for other in names])))
+
+    def codes(name: str, kind: Quantised) -> Codes:
+        tensor = header.tensors[name]
+        rows, K = tensor.shape
+        blocks = np.empty((rows * K // 32, kind.n), np.uint8)
+        with reading(path):
+            file.seek(tensor.offset)
+            read_into(file, blocks.reshape(-1))
+        found = kind.codes(blocks, K)
+        if half_split and (".attn_q." in name or ".attn_k." in name):
+            found = found.rows(to_interleaved(np.arange(rows), config.head_dim).reshape(-1))
+        return found
+
     def read(name: str, out: Array) -> None:
         with reading(path):
             for tensor, begin, end in parts[name]:
@@ -107,6 +129,7 @@ def _source(path: Path, file: BinaryIO, header: GGUFHeader) -> Source:
         file.close,
         dtype=", ".join(dict.fromkeys(t.type.name for t in header.tensors.values() if len(t.shape) > 1)),
         without_tokenizer=without,
+        packed=packed,
     )
 
 
@@ -148,7 +171,8 @@ def write(source: Source, path: Path, dtype: StorageType) -> None:
     keys = keys_of(config) + tokenizer_keys(source.tokenizer, config.vocab_size, source.defaults)
     if config.family == "gpt2":  # all biases are there; those that the model has not got are zeros
         config = config.replace(bias=True, qkv_bias=None, output_bias=None, mlp_bias=None)
-    tensors = _tensors(config, dtype)
+    quantised = _quantised(source)
+    tensors = _tensors(config, dtype, quantised)
     with replacing(path, FormatError) as file:
         writer = gguf.GGUFWriter(file.name, config.family or "")
         try:
@@ -156,9 +180,12 @@ def write(source: Source, path: Path, dtype: StorageType) -> None:
         finally:
             writer.close()
         file.seek(0, os.SEEK_END)
-        for name, values in _arrays(source, config):
+        for name, values in _arrays(source, config, quantised):
             _pad(file)
-            tensors[name][1].encoding.write(file, values.reshape(-1))
+            if isinstance(values, Codes):
+                file.write(QUANTISED[tensors[name][1].number].blocks(values).data)
+            else:
+                tensors[name][1].encoding.write(file, values.reshape(-1))
         _pad(file)
 
 
@@ -166,7 +193,20 @@ def _pad(file: BinaryIO) -> None:
     file.write(bytes(-file.tell() % ALIGNMENT))
 
 
-def _tensors(config: ModelConfig, dtype: StorageType) -> dict[str, tuple[tuple[int, ...], BlockType]]:
+def _quantised(source: Source) -> dict[str, tuple[Packed, BlockType]]:
+    """The parameters whose codes one of ggml's types can take over."""
+    types = {kind.dtype: TYPES[number] for number, kind in QUANTISED.items()}
+    found = {}
+    for name, parameter in Decoder(source.config).parameters.items():
+        packed = source.packed(name)
+        if packed is not None and packed.group == 32 and parameter.shape[1] % 32 == 0:
+            found[name] = packed, types[packed.dtype]
+    return found
+
+
+def _tensors(
+    config: ModelConfig, dtype: StorageType, quantised: Mapping[str, tuple[Packed, BlockType]]
+) -> dict[str, tuple[tuple[int, ...], BlockType]]:
     """Name -> shape and type, in the order of the file."""
     tensors: dict[str, tuple[tuple[int, ...], BlockType]] = {}
     if config.rope_scaling == "llama3":
@@ -176,7 +216,9 @@ def _tensors(config: ModelConfig, dtype: StorageType) -> dict[str, tuple[tuple[i
         for name, begin, end in rows_of(parameter, config, "gguf"):
             shape = (end - begin, *parameter.shape[1:])
             kind = _TYPES[dtype]
-            if kind is Q4_0 and name == head:  # every logit hangs on it; llama.cpp's quantiser takes six bits
+            if parameter.name in quantised:
+                _, kind = quantised[parameter.name]
+            elif kind is Q4_0 and name == head:  # every logit hangs on it; llama.cpp's quantiser takes six bits
                 kind = Q8_0
             if len(shape) == 1 or name == "position_embd.weight":  # llama.cpp has no others there
                 kind = F32
@@ -186,13 +228,22 @@ def _tensors(config: ModelConfig, dtype: StorageType) -> dict[str, tuple[tuple[i
     return tensors
 
 
-def _arrays(source: Source, config: ModelConfig) -> Iterator[tuple[str, Array]]:
-    """Every tensor in the order of the file, one parameter in memory at a time."""
+def _arrays(
+    source: Source, config: ModelConfig, quantised: Mapping[str, tuple[Packed, BlockType]]
+) -> Iterator[tuple[str, Array | Codes]]:
+    """Every tensor in the order of the file, one parameter in memory at a time: its codes or its numbers."""
     if config.rope_scaling == "llama3":
         yield ROPE_FREQS, rope_divisors(config)
-    for parameter, values in source.parameters(config):
-        for name, begin, end in rows_of(parameter, config, "gguf"):
-            yield name, values[begin:end]
+    for parameter in Decoder(config).parameters.values():
+        if parameter.name in quantised:
+            packed, _ = quantised[parameter.name]
+            codes = unpack(packed.storage())
+            for name, begin, end in rows_of(parameter, config, "gguf"):
+                yield name, codes.rows(slice(begin, end))
+        else:
+            values = source.values(parameter)
+            for name, begin, end in rows_of(parameter, config, "gguf"):
+                yield name, values[begin:end]
 
 
 def _write_head(
@@ -202,7 +253,7 @@ def _write_head(
 
     writer.add_type("model")
     writer.add_file_type(_FILE_TYPES[dtype])
-    if dtype in ("q8_0", "q4_0"):
+    if any(block.number in QUANTISED for _, block in tensors.values()):
         writer.add_quantization_version(_QUANTIZATION_VERSION)
     for key, kind, value in keys:
         if isinstance(value, list):

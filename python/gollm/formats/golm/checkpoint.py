@@ -64,6 +64,7 @@ def write_checkpoint(
     training: Mapping[str, Any] | None = None,
     training_tensors: Mapping[str, Array] | None = None,
     dtypes: Mapping[str, str] | None = None,
+    layouts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a checkpoint to `path`, replacing what is there in one step.
 
@@ -74,6 +75,7 @@ def write_checkpoint(
     tokenizer_state   `tokenizer.to_state()`: (header, arrays)
     training_tensors  arrays of the training state, such as the optimiser's moments; needs `training`
     dtypes            stored name -> dtype where NumPy cannot say it: "bf16" for an array of uint16
+    layouts           stored name -> layout where it is not row-major
 
     The bytes written are a function of the arguments alone, and the order of a mapping does not matter. The file
     reaches the disk under a temporary name first; whatever fails, a file that was at `path` before stays as it was.
@@ -89,7 +91,7 @@ def write_checkpoint(
         "tokenizer": dict(sorted(tokenizer_arrays.items())),
         "training": dict(sorted((training_tensors or {}).items())),
     }
-    arrays, entries = _plan(groups, dtypes or {})
+    arrays, entries = _plan(groups, dtypes or {}, layouts or {})
     parts = {"config": config, "generation": generation or None, "tokenizer": tokenizer_header, "training": training}
     header = encode_header({key: value for key, value in parts.items() if value is not None}, entries)
     with replacing(path, CheckpointError) as file:
@@ -100,7 +102,7 @@ def write_checkpoint(
 
 
 def _plan(
-    groups: Mapping[str, Mapping[str, Array | Deferred]], dtypes: Mapping[str, str]
+    groups: Mapping[str, Mapping[str, Array | Deferred]], dtypes: Mapping[str, str], layouts: Mapping[str, str]
 ) -> tuple[list[Array | Deferred], list[TensorEntry]]:
     """Where each tensor goes: one group behind the other, each in its order."""
     arrays: list[Array | Deferred] = []
@@ -116,7 +118,7 @@ def _plan(
                 raise CheckpointError(
                     f"tensor {name!r} has the shape {array.shape}; allowed are {MAX_RANK} axes and 2^48 elements"
                 )
-            entry = TensorEntry(name, dtype, array.shape, "row-major", offset, group)
+            entry = TensorEntry(name, dtype, array.shape, layouts.get(name, "row-major"), offset, group)
             arrays.append(array)
             entries.append(entry)
             offset = aligned(offset + entry.n_bytes)
@@ -285,6 +287,7 @@ def strip(source: StrPath, target: StrPath) -> None:
             order=tuple(file.tensors),
             tokenizer_state=file.tokenizer_state(),
             dtypes={name: entry.dtype for name, entry in file.header.entries.items()},
+            layouts={name: entry.layout for name, entry in file.header.entries.items()},
         )
 
 

@@ -46,7 +46,7 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "i64": np.dtype("<i8"), "i32": np.dtype("<i4"), "i16": np.dtype("<i2"), "i8": np.dtype("i1"),
     "u64": np.dtype("<u8"), "u32": np.dtype("<u4"), "u16": np.dtype("<u2"), "u8": np.dtype("u1"),
 }  # fmt: skip
-LAYOUTS: Final = ("row-major",)
+LAYOUTS: Final = ("row-major", "int8-panels", "int4-panels", "int4_min-panels")  # gollm.quantisation.panels
 TENSOR_GROUPS: Final = ("weights", "tokenizer", "training")
 FIELDS: Final = ("dtype", "group", "layout", "offset", "shape")
 _WHAT: Final = "its header"

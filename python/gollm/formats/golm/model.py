@@ -2,7 +2,8 @@
 
 Weights are written as they lie in memory (gollm.nn.parameters), so that a file is a model's memory already: its weights
 are mapped, privately, and come in when they are first used. What is written to them stays in the process. Files that
-have them in another order, or as bfloat16, are copied.
+have them in another order, or as bfloat16, are copied. Quantised ones lie as kernels read them
+(gollm.quantisation.panels): they are read where they are, and shared with other processes.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ import numpy as np
 from gollm import tokenizers
 from gollm.errors import CheckpointError, ConfigError, GenerationError, TokenizerError
 from gollm.formats.golm.checkpoint import CheckpointFile, Deferred, open_checkpoint, write_checkpoint
-from gollm.formats.golm.header import MAGIC
+from gollm.formats.golm.header import MAGIC, TensorEntry
 from gollm.formats.opening import first_bytes
-from gollm.formats.source import ModelFormat, Source, StorageType
+from gollm.formats.source import ModelFormat, Packed, Source, StorageType
 from gollm.kernels import Array, cpu
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
+from gollm.nn.dtypes import DType
 from gollm.nn.parameters import ALIGNED_ELEMENTS, Parameter, ParameterArena
+from gollm.nn.products import group_of
+from gollm.nn.storage import PANELS, ROW_MAJOR, Storage
 from gollm.nn.tensor import FLOAT32
+from gollm.quantisation import DTYPES, dequantise, is_packed_shape, packed_shape
 from gollm.tokenizers import Tokenizer
 
 
@@ -72,6 +77,7 @@ def _read(path: Path) -> Source:
         defaults,
         close=file.close,
         weights=lambda: _mapped(file, parameters),
+        packed=lambda name: _packed(file, name, parameters[name].shape),
     )
 
 
@@ -84,16 +90,35 @@ def _parameters(file: CheckpointFile, config: ModelConfig) -> ParameterArena:
         entry = file.header.entries.get(name)
         if entry is None or entry.group != "weights":
             raise CheckpointError(f"the tensor '{name}' is missing")
-        if entry.shape != parameter.shape or entry.dtype not in ("f32", "bf16"):
+        dtype = _packed_dtype(entry)
+        if dtype is not None and entry.dtype == "u8" and is_packed_shape(dtype, parameter.shape, entry.shape):
+            continue
+        if dtype is not None or entry.shape != parameter.shape or entry.dtype not in ("f32", "bf16"):
             raise CheckpointError(
-                f"'{name}' is {entry.dtype} of shape {entry.shape}; "
-                f"this configuration needs f32 or bf16 of shape {parameter.shape}"
+                f"'{name}' is {entry.dtype} of shape {entry.shape} in layout {entry.layout}; "
+                f"this configuration needs f32, bf16 or a quantised layout of shape {parameter.shape}"
             )
     return parameters
 
 
+def _packed_dtype(entry: TensorEntry) -> DType | None:
+    """Of a layout such as "int8-panels"; None of "row-major"."""
+    return DTYPES.get(entry.layout.removesuffix("-panels"))
+
+
+def _packed(file: CheckpointFile, name: str, shape: tuple[int, ...]) -> Packed | None:
+    dtype = _packed_dtype(file.header.entries[name])
+    if dtype is None:
+        return None
+    storage = Storage(file.tensors[name], dtype, PANELS, shape=shape)
+    return Packed(dtype, group_of(storage), lambda: storage)
+
+
 def _copy(file: CheckpointFile, name: str, out: Array) -> None:
-    if file.dtype(name) == "bf16":
+    packed = _packed(file, name, out.shape)
+    if packed is not None:
+        out[...] = dequantise(packed.storage())
+    elif file.dtype(name) == "bf16":
         file.copy(file.tensors[name], out, lambda out, bits: cpu.from_bf16(y=out, x=bits))
     else:
         file.copy(file.tensors[name], out)
@@ -105,7 +130,8 @@ def _mapped(file: CheckpointFile, parameters: ParameterArena) -> Array | None:
     entries = file.header.entries
     start = entries[next(iter(offsets))].offset
     for name, offset in offsets.items():
-        if entries[name].dtype != "f32" or entries[name].offset != start + offset * FLOAT32.itemsize:
+        entry = entries[name]
+        if (entry.dtype, entry.layout, entry.offset) != ("f32", ROW_MAJOR, start + offset * FLOAT32.itemsize):
             return None
     weights = file.private(start, size)
     ends = [offsets[name] + parameter.size for name, parameter in parameters.items()]
@@ -128,9 +154,13 @@ def copy_weights(file: CheckpointFile, decoder: Decoder) -> None:
 
 def _write(source: Source, path: Path, dtype: StorageType) -> None:
     parameters = Decoder(source.config).parameters
+    layouts = {}
 
     def deferred(parameter: Parameter) -> Deferred:
-        name, shape = parameter.name, parameter.shape
+        name, shape, packed = parameter.name, parameter.shape, source.packed(parameter.name)
+        if packed is not None:
+            layouts[name] = f"{packed.dtype}-panels"
+            return Deferred(packed_shape(packed.dtype, shape, packed.group), "u8", lambda: packed.storage().array)
         if dtype == "f32" or not parameter.decays:
             return Deferred(shape, "f32", lambda: source.array(name, shape))
         return Deferred(shape, "bf16", lambda: _bf16(source.array(name, shape)))
@@ -142,6 +172,7 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
         tensors={name: deferred(parameter) for name, parameter in parameters.items()},
         order=parameters.order,
         tokenizer_state=None if source.tokenizer is None else source.tokenizer.to_state(),
+        layouts=layouts,
     )
 
 

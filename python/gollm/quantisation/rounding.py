@@ -1,0 +1,122 @@
+"""From float32 to codes and scales, and back.
+
+int8       the scale is max |w| / 127 of a group, as float16; w / scale is rounded to the nearest, halves to even
+int4       of several scales around the one that makes the largest number the code -8 or 7, the one whose rounded
+           numbers are nearest to w (least squares)
+int4_min   codes 0 ... 15 from the smallest number of a group to the largest
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gollm.errors import ConfigError
+from gollm.kernels import Array
+from gollm.nn import dtypes
+from gollm.nn.dtypes import DType
+from gollm.nn.storage import Storage
+from gollm.quantisation.panels import GROUPS, Codes, pack, unpack
+
+DTYPES = {dtype.name: dtype for dtype in GROUPS}
+_ROWS = 1 << 21  # numbers that are rounded at a time, in whole rows
+
+
+def dtype_named(name: str) -> DType:
+    """Raises ConfigError for a name that is none of DTYPES."""
+    if name not in DTYPES:
+        raise ConfigError(f"the weights are to be {name!r}; they can be {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def checked_group(dtype: DType, group: int | None) -> int:
+    """The dtype's usual size of groups unless another is given. Raises ConfigError for one that it does not have."""
+    allowed = GROUPS[dtype]
+    if group is not None and group not in allowed:
+        raise ConfigError(f"the group is {group}; for {dtype} it must be {' or '.join(map(str, allowed))}")
+    return allowed[0] if group is None else group
+
+
+def quantise(w: Array, dtype: DType, group: int | None = None) -> Storage:
+    """w (N, K) float32 as packed codes. Raises ConfigError for a group that the dtype does not have, and for numbers
+    that are not finite or beyond float16's largest, 65504."""
+    group = checked_group(dtype, group)
+    N, K = w.shape
+    groups = -(-K // group)
+    codes = np.empty((N, K), np.uint8)
+    scales = np.empty((N, groups), "<f2")
+    minimums = np.empty((N, groups), "<f2") if dtype is dtypes.int4_min else None
+    step = max(1, _ROWS // max(1, K))
+    for begin in range(0, N, step):
+        part = slice(begin, min(N, begin + step))
+        x = np.zeros((part.stop - begin, groups * group), np.float32)
+        x[:, :K] = w[part]
+        x = x.reshape(-1, groups, group)
+        if not (np.abs(x) <= np.float32(65504)).all():
+            raise ConfigError(
+                f"a weight is not finite, or beyond 65504; {dtype} has scales in float16, whose largest number that is"
+            )
+        if dtype is dtypes.int8:
+            q, scale = _int8(x)
+        elif dtype is dtypes.int4:
+            q, scale = _int4(x)
+        else:
+            q, scale, low = _int4_min(x)
+            minimums[part] = low[..., 0]  # type: ignore[index]
+        scales[part] = scale[..., 0]
+        codes[part] = q.reshape(part.stop - begin, -1)[:, :K]
+    return pack(Codes(dtype, group, codes, scales, minimums))
+
+
+def dequantise(weight: Storage) -> Array:
+    """The numbers that a packed weight stands for, (N, K) float32: the codes' products with their scales."""
+    found = unpack(weight)
+    group = found.group
+    scales = np.repeat(found.scales.astype(np.float32), group, axis=1)[:, : weight.shape[1]]
+    numbers: Array
+    if found.minimums is None:
+        numbers = (found.codes.astype(np.float32) - np.float32(128 if weight.dtype is dtypes.int8 else 8)) * scales
+    else:
+        numbers = found.codes * scales
+        numbers += np.repeat(found.minimums.astype(np.float32), group, axis=1)[:, : weight.shape[1]]
+    return numbers
+
+
+def _half(scale: Array) -> Array:
+    """Rounded to float16, as float32: what the codes will be multiplied by."""
+    return scale.astype("<f2").astype(np.float32)
+
+
+def _divided(x: Array, scale: Array) -> Array:
+    """x / scale; 0 where the scale is 0."""
+    return np.divide(x, scale, out=np.zeros_like(x), where=scale != 0)
+
+
+def _int8(x: Array) -> tuple[Array, Array]:
+    scale = _half(np.abs(x).max(-1, keepdims=True) / np.float32(127))
+    q = np.clip(np.rint(_divided(x, scale)), -127, 127)
+    return (q + 128).astype(np.uint8), scale
+
+
+def _int4(x: Array) -> tuple[Array, Array]:
+    extreme = np.take_along_axis(x, np.abs(x).argmax(-1)[..., None], axis=-1)
+    best_error = np.full(extreme.shape, np.inf, np.float32)
+    best_scale, best_q = np.zeros_like(extreme), np.zeros_like(x)
+    for divisor in _DIVISORS:
+        scale = _half(extreme / np.float32(divisor))
+        q = np.clip(np.rint(_divided(x, scale)), -8, 7)
+        square = (q * q).sum(-1, keepdims=True)
+        scale = _half(_divided((x * q).sum(-1, keepdims=True), square))  # the best for these codes
+        error = np.square(x - scale * q).sum(-1, keepdims=True)
+        better = error < best_error
+        best_error = np.where(better, error, best_error)
+        best_scale, best_q = np.where(better, scale, best_scale), np.where(better, q, best_q)
+    return (best_q + 8).astype(np.uint8), best_scale
+
+
+_DIVISORS = (-8.5, -8.0, -7.5, -7.0, -6.5, 7.5, 7.0)  # what the largest number of a group is divided by
+
+
+def _int4_min(x: Array) -> tuple[Array, Array, Array]:
+    low = _half(x.min(-1, keepdims=True))
+    scale = _half((x.max(-1, keepdims=True) - low) / np.float32(15))
+    return np.clip(np.rint(_divided(x - low, scale)), 0, 15).astype(np.uint8), scale, low
