@@ -18,6 +18,7 @@ from gollm.formats import format_named, open_model
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
+from gollm.nn import dtypes
 from gollm.tokenizers import CharacterTokenizer
 from hostile import linux, run
 
@@ -130,6 +131,7 @@ def test_any_header(tmp_path_factory, beginning, sizes, more, room):
     [
         ("golm", "f32", LLAMA, 4096, "text"),
         ("golm", "bf16", GPT2, 4096, "text"),
+        ("golm", "int8", LLAMA, 4096, "text"),
         ("llm.c", "f32", GPT2, 1024, "words"),
         ("llm.c", "bf16", GPT2, 1024, "words"),
         ("llama2.c", "f32", LLAMA, 28, "words"),
@@ -144,6 +146,8 @@ def test_hostile_files(tmp_path, name, dtype, config, header, kind):
         source.tokenizer = CharacterTokenizer.train("abcdefgh", unknown_token="<unk>")
     source.defaults = GenerationDefaults(stop_tokens=(1, 2), bos_token=1, temperature=0.5, chat_template="{{ a }}")
     path = Path(tmp_path / "model")
+    if dtype == "int8":
+        source, dtype = source.quantised(dtypes.int8), "f32"
     format_named(name).write(source, path, dtype)
     assert np.fromfile(path, np.uint8).size > header
     run(FUZZ, path, header, kind, 0)

@@ -4,7 +4,7 @@ rounding    quantise(), from float32; dequantise(), back
 panels      the packed layout that kernels read: pack() and unpack() of codes and scales
 """
 
-from gollm.quantisation.panels import GROUPS, Codes, is_packed_shape, joined, pack, packed_shape, unpack
+from gollm.quantisation.panels import GROUPS, Codes, joined, pack, packed_shape, unpack
 from gollm.quantisation.rounding import DTYPES, checked_group, dequantise, dtype_named, quantise
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "checked_group",
     "dequantise",
     "dtype_named",
-    "is_packed_shape",
     "joined",
     "pack",
     "packed_shape",

@@ -65,11 +65,6 @@ def packed_shape(dtype: DType, shape: tuple[int, ...], group: int) -> tuple[int,
     return -(-N // PANEL), -(-K // group), scales * 2 * PANEL + codes
 
 
-def is_packed_shape(dtype: DType, shape: tuple[int, ...], packed: tuple[int, ...]) -> bool:
-    """Whether an array of bytes of the shape `packed` holds a weight of this shape, with one of the possible groups."""
-    return len(shape) == 2 and any(packed == packed_shape(dtype, shape, group) for group in GROUPS[dtype])
-
-
 def pack(weight: Codes) -> Storage:
     """Codes and scales as kernels read them."""
     dtype, (N, K), group = weight.dtype, weight.codes.shape, weight.group

@@ -46,11 +46,12 @@ _COPY_ELEMENTS = 1 << 18  # of a tensor that is copied out of the file
 @dataclass(frozen=True)
 class Deferred:
     """A tensor that is made when its turn has come to be written, so that not all must be in memory: `make` returns an
-    array of this shape and stored dtype ("bf16": its bits in uint16)."""
+    array of this shape and stored dtype ("bf16": its bits in uint16), or the bytes of a quantised weight."""
 
     shape: tuple[int, ...]
     dtype: str
     make: Callable[[], Array]
+    layout: str = "row-major"
 
 
 def write_checkpoint(
@@ -64,7 +65,6 @@ def write_checkpoint(
     training: Mapping[str, Any] | None = None,
     training_tensors: Mapping[str, Array] | None = None,
     dtypes: Mapping[str, str] | None = None,
-    layouts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a checkpoint to `path`, replacing what is there in one step.
 
@@ -75,7 +75,6 @@ def write_checkpoint(
     tokenizer_state   `tokenizer.to_state()`: (header, arrays)
     training_tensors  arrays of the training state, such as the optimiser's moments; needs `training`
     dtypes            stored name -> dtype where NumPy cannot say it: "bf16" for an array of uint16
-    layouts           stored name -> layout where it is not row-major
 
     The bytes written are a function of the arguments alone, and the order of a mapping does not matter. The file
     reaches the disk under a temporary name first; whatever fails, a file that was at `path` before stays as it was.
@@ -91,7 +90,7 @@ def write_checkpoint(
         "tokenizer": dict(sorted(tokenizer_arrays.items())),
         "training": dict(sorted((training_tensors or {}).items())),
     }
-    arrays, entries = _plan(groups, dtypes or {}, layouts or {})
+    arrays, entries = _plan(groups, dtypes or {})
     parts = {"config": config, "generation": generation or None, "tokenizer": tokenizer_header, "training": training}
     header = encode_header({key: value for key, value in parts.items() if value is not None}, entries)
     with replacing(path, CheckpointError) as file:
@@ -102,7 +101,7 @@ def write_checkpoint(
 
 
 def _plan(
-    groups: Mapping[str, Mapping[str, Array | Deferred]], dtypes: Mapping[str, str], layouts: Mapping[str, str]
+    groups: Mapping[str, Mapping[str, Array | Deferred]], dtypes: Mapping[str, str]
 ) -> tuple[list[Array | Deferred], list[TensorEntry]]:
     """Where each tensor goes: one group behind the other, each in its order."""
     arrays: list[Array | Deferred] = []
@@ -118,7 +117,8 @@ def _plan(
                 raise CheckpointError(
                     f"tensor {name!r} has the shape {array.shape}; allowed are {MAX_RANK} axes and 2^48 elements"
                 )
-            entry = TensorEntry(name, dtype, array.shape, layouts.get(name, "row-major"), offset, group)
+            layout = array.layout if isinstance(array, Deferred) else "row-major"
+            entry = TensorEntry(name, dtype, array.shape, layout, offset, group)
             arrays.append(array)
             entries.append(entry)
             offset = aligned(offset + entry.n_bytes)
@@ -139,7 +139,8 @@ def _dtype_name(name: str, array: Array, wanted: str | None) -> str:
 
 def _write_tensor(file: BinaryIO, array: Array | Deferred, entry: TensorEntry) -> None:
     values = array.make() if isinstance(array, Deferred) else array
-    data = np.ascontiguousarray(values, dtype=DTYPES[entry.dtype]).reshape(-1).view(np.uint8)
+    dtype, _ = entry.stored
+    data = np.ascontiguousarray(values, dtype=dtype).reshape(-1).view(np.uint8)
     for start in range(0, data.size, _WRITE_BYTES):
         file.write(data[start : start + _WRITE_BYTES].data)
 
@@ -154,10 +155,11 @@ class _Views(Mapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         entry = self._entries[name]
-        if not entry.size:
-            return np.zeros(entry.shape, DTYPES[entry.dtype])
-        flat = np.frombuffer(self._mapped, DTYPES[entry.dtype], entry.size, self._data_start + entry.offset)
-        return flat.reshape(entry.shape)
+        dtype, shape = entry.stored
+        if not math.prod(shape):
+            return np.zeros(shape, dtype)
+        flat = np.frombuffer(self._mapped, dtype, math.prod(shape), self._data_start + entry.offset)
+        return flat.reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -174,7 +176,8 @@ class CheckpointFile:
     config            the model's configuration
     generation        how to generate with the model, or None
     training          the training state's dict, or None
-    tensors           weights by name: read-only arrays that are views of the file; bf16 as its bits in uint16
+    tensors           weights by name: read-only arrays that are views of the file; bf16 as its bits in uint16, and
+                      quantised ones as bytes
     training_tensors  arrays of the training state by name, empty after `strip`
 
     Arrays stay valid after `close()`: the mapping goes when the last of them does.
@@ -283,12 +286,16 @@ def strip(source: StrPath, target: StrPath) -> None:
             target,
             config=file.config,
             generation=file.generation,
-            tensors=file.tensors,
+            tensors={name: _as_it_is(file, name) for name in file.tensors},
             order=tuple(file.tensors),
             tokenizer_state=file.tokenizer_state(),
-            dtypes={name: entry.dtype for name, entry in file.header.entries.items()},
-            layouts={name: entry.layout for name, entry in file.header.entries.items()},
+            dtypes={name: entry.dtype for name, entry in file.header.entries.items() if entry.packed is None},
         )
+
+
+def _as_it_is(file: CheckpointFile, name: str) -> Deferred:
+    entry = file.header.entries[name]
+    return Deferred(entry.shape, entry.dtype, lambda: file.tensors[name], entry.layout)
 
 
 def checkpoint_info(path: StrPath) -> dict[str, Any]:

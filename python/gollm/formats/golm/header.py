@@ -6,6 +6,8 @@
     16..16+N      JSON, padded with spaces:
                   {"config": {...}, "generation": {...}, "tokenizer": {...}, "training": {...},    but for the first,
                    "tensors": {NAME: {"dtype", "shape", "layout", "offset", "group"}}}             they may be absent
+                  a quantised weight has the dtype int8, int4 or int4_min and the layout "panels/32", the number being
+                  that of neighbours with one scale
     16+N..        the tensors, in the table's order. Offsets count from here; each tensor begins at the first multiple
                   of 64 behind the one before, and the file ends at the first multiple of 64 behind the last.
 
@@ -26,6 +28,8 @@ from typing import Any, Final
 import numpy as np
 
 from gollm.errors import CheckpointError
+from gollm.nn.dtypes import DType
+from gollm.quantisation import GROUPS, packed_shape
 from gollm.system.strict_json import MAX_DEPTH, check_nesting, parse_object, shorten
 
 MAGIC: Final = b"GoLM"
@@ -46,7 +50,11 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "i64": np.dtype("<i8"), "i32": np.dtype("<i4"), "i16": np.dtype("<i2"), "i8": np.dtype("i1"),
     "u64": np.dtype("<u8"), "u32": np.dtype("<u4"), "u16": np.dtype("<u2"), "u8": np.dtype("u1"),
 }  # fmt: skip
-LAYOUTS: Final = ("row-major", "int8-panels", "int4-panels", "int4_min-panels")  # gollm.quantisation.panels
+# A quantised weight's layout names the numbers that share a scale: bytes as gollm.quantisation.panels says.
+PACKED: Final = {
+    (dtype.name, f"panels/{group}"): (dtype, group) for dtype, groups in GROUPS.items() for group in groups
+}
+LAYOUTS: Final = tuple(dict.fromkeys(["row-major", *(layout for _, layout in PACKED)]))
 TENSOR_GROUPS: Final = ("weights", "tokenizer", "training")
 FIELDS: Final = ("dtype", "group", "layout", "offset", "shape")
 _WHAT: Final = "its header"
@@ -54,7 +62,8 @@ _WHAT: Final = "its header"
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One line of the tensor table. `offset` counts from the end of the header, in bytes."""
+    """One line of the tensor table. `offset` counts from the end of the header, in bytes; `dtype` is one of DTYPES in
+    the layout "row-major", or both are a pair of PACKED."""
 
     name: str
     dtype: str
@@ -69,9 +78,22 @@ class TensorEntry:
         return math.prod(self.shape)
 
     @property
+    def packed(self) -> tuple[DType, int] | None:
+        """The dtype and the size of groups of a quantised weight."""
+        return PACKED.get((self.dtype, self.layout))
+
+    @property
+    def stored(self) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """Dtype and shape of the array that the file holds."""
+        if self.packed is None:
+            return DTYPES[self.dtype], self.shape
+        return DTYPES["u8"], packed_shape(self.packed[0], self.shape, self.packed[1])
+
+    @property
     def n_bytes(self) -> int:
         """Bytes of data, without the padding behind it."""
-        return self.size * DTYPES[self.dtype].itemsize
+        dtype, shape = self.stored
+        return math.prod(shape) * dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -229,8 +251,9 @@ def _entry(name: str, fields: object) -> TensorEntry:
     if not isinstance(fields, dict) or sorted(fields) != list(FIELDS):
         raise CheckpointError(f"{what} must have the fields {', '.join(FIELDS)} and no others")
     dtype, shape, layout, offset, group = (fields[key] for key in ("dtype", "shape", "layout", "offset", "group"))
-    check_choice(what, "dtype", dtype, tuple(DTYPES))
     check_choice(what, "layout", layout, LAYOUTS)
+    allowed = DTYPES if layout == "row-major" else [name for name, other in PACKED if other == layout]
+    check_choice(what, "dtype", dtype, tuple(allowed))
     check_choice(what, "group", group, TENSOR_GROUPS)
     check_name(name, group)
     if (
@@ -244,6 +267,8 @@ def _entry(name: str, fields: object) -> TensorEntry:
     # A zero size makes the product zero whatever the others are, but NumPy multiplies the others all the same.
     if math.prod(n for n in shape if n) > MAX_ELEMENTS:
         raise CheckpointError(f"{what} has the shape {shorten(shape)}, more than 2^48 elements")
+    if layout != "row-major" and len(shape) != 2:
+        raise CheckpointError(f"{what} has the shape {shorten(shape)}; in layout {layout} it must have two sizes")
     if type(offset) is not int or offset < 0 or offset % ALIGNMENT:
         raise CheckpointError(f"{what} has the offset {shorten(offset)}; allowed are multiples of {ALIGNMENT}")
     return TensorEntry(name, dtype, tuple(shape), layout, offset, group)

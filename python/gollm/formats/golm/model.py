@@ -16,19 +16,17 @@ import numpy as np
 from gollm import tokenizers
 from gollm.errors import CheckpointError, ConfigError, GenerationError, TokenizerError
 from gollm.formats.golm.checkpoint import CheckpointFile, Deferred, open_checkpoint, write_checkpoint
-from gollm.formats.golm.header import MAGIC, TensorEntry
+from gollm.formats.golm.header import MAGIC
 from gollm.formats.opening import first_bytes
 from gollm.formats.source import ModelFormat, Packed, Source, StorageType
 from gollm.kernels import Array, cpu
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
-from gollm.nn.dtypes import DType
 from gollm.nn.parameters import ALIGNED_ELEMENTS, Parameter, ParameterArena
-from gollm.nn.products import group_of
 from gollm.nn.storage import PANELS, ROW_MAJOR, Storage
 from gollm.nn.tensor import FLOAT32
-from gollm.quantisation import DTYPES, dequantise, is_packed_shape, packed_shape
+from gollm.quantisation import dequantise
 from gollm.tokenizers import Tokenizer
 
 
@@ -90,28 +88,20 @@ def _parameters(file: CheckpointFile, config: ModelConfig) -> ParameterArena:
         entry = file.header.entries.get(name)
         if entry is None or entry.group != "weights":
             raise CheckpointError(f"the tensor '{name}' is missing")
-        dtype = _packed_dtype(entry)
-        if dtype is not None and entry.dtype == "u8" and is_packed_shape(dtype, parameter.shape, entry.shape):
-            continue
-        if dtype is not None or entry.shape != parameter.shape or entry.dtype not in ("f32", "bf16"):
+        if entry.shape != parameter.shape or (entry.packed is None and entry.dtype not in ("f32", "bf16")):
             raise CheckpointError(
-                f"'{name}' is {entry.dtype} of shape {entry.shape} in layout {entry.layout}; "
-                f"this configuration needs f32, bf16 or a quantised layout of shape {parameter.shape}"
+                f"'{name}' is {entry.dtype} of shape {entry.shape}; "
+                f"this configuration needs f32, bf16 or a quantised dtype of shape {parameter.shape}"
             )
     return parameters
 
 
-def _packed_dtype(entry: TensorEntry) -> DType | None:
-    """Of a layout such as "int8-panels"; None of "row-major"."""
-    return DTYPES.get(entry.layout.removesuffix("-panels"))
-
-
 def _packed(file: CheckpointFile, name: str, shape: tuple[int, ...]) -> Packed | None:
-    dtype = _packed_dtype(file.header.entries[name])
-    if dtype is None:
+    packed = file.header.entries[name].packed
+    if packed is None:
         return None
-    storage = Storage(file.tensors[name], dtype, PANELS, shape=shape)
-    return Packed(dtype, group_of(storage), lambda: storage)
+    dtype, group = packed
+    return Packed(dtype, group, lambda: Storage(file.tensors[name], dtype, PANELS, shape=shape))
 
 
 def _copy(file: CheckpointFile, name: str, out: Array) -> None:
@@ -154,13 +144,11 @@ def copy_weights(file: CheckpointFile, decoder: Decoder) -> None:
 
 def _write(source: Source, path: Path, dtype: StorageType) -> None:
     parameters = Decoder(source.config).parameters
-    layouts = {}
 
     def deferred(parameter: Parameter) -> Deferred:
         name, shape, packed = parameter.name, parameter.shape, source.packed(parameter.name)
         if packed is not None:
-            layouts[name] = f"{packed.dtype}-panels"
-            return Deferred(packed_shape(packed.dtype, shape, packed.group), "u8", lambda: packed.storage().array)
+            return Deferred(shape, str(packed.dtype), lambda: packed.storage().array, f"panels/{packed.group}")
         if dtype == "f32" or not parameter.decays:
             return Deferred(shape, "f32", lambda: source.array(name, shape))
         return Deferred(shape, "bf16", lambda: _bf16(source.array(name, shape)))
@@ -172,7 +160,6 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
         tensors={name: deferred(parameter) for name, parameter in parameters.items()},
         order=parameters.order,
         tokenizer_state=None if source.tokenizer is None else source.tokenizer.to_state(),
-        layouts=layouts,
     )
 
 
