@@ -133,3 +133,24 @@ def test_a_tokenizer_that_the_format_does_not_have(model: Path, run: Run) -> Non
     result = run("convert", model, model.parent / "model.json")
     assert (result.status, result.out) == (0, "")
     assert result.err == "written without its tokenizer: a list of words holds no tokenizer of the kind 'bpe'\n"
+
+
+def test_quantised_and_on_to_gguf(model: Path, run: Run) -> None:
+    pytest.importorskip("gguf")
+    small, gguf = model.parent / "small.golm", model.parent / "small.gguf"
+    assert run("quantize", model, small).out == f"{small}: {small.stat().st_size / 1e6:.1f} MB\n"
+    assert small.stat().st_size < model.stat().st_size / 2
+    assert "int8" in run("info", small, "--tensors").out
+    assert run("convert", small, gguf).status == 0
+    words = ["--prompt", "hello", "--max-new-tokens", "8", "--temperature", "0"]
+    assert run("generate", gguf, *words) == run("generate", small, *words)
+    assert run("quantize", model, small).status == 1  # it is there
+    assert run("quantize", model, small, "--overwrite", "--weights", "int4", "--keep", "head").status == 0
+    for mistake, word in [
+        (["--weights", "int3"], "int4_min"),
+        (["--group", "48"], "128"),
+        (["--weights", "int4", "--group", "64"], "for int4 it must be 32"),
+        (["--keep", "norm"], "embedding"),
+    ]:
+        refused = run("quantize", model, small, "--overwrite", *mistake)
+        assert refused.status != 0 and word in refused.err
