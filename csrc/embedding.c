@@ -8,13 +8,8 @@
  * Bound by memory. Forward splits the rows among threads; backward the columns, so that whoever owns a column adds the
  * rows in order and the result does not depend on how many threads there are.
  */
+#include "embedding.h"
 #include "vec.h"
-
-static int all_below(const int32_t *ids, int64_t n, int64_t limit) {
-    for (int64_t i = 0; i < n; i++)
-        if (ids[i] < 0 || ids[i] >= limit) return 0;
-    return 1;
-}
 
 int KERNEL_FN(embedding_forward_check)(const struct embedding_forward_args *args) {
     return args->position_table && !args->positions ? GOLLM_BAD_SHAPE : GOLLM_OK;
@@ -22,8 +17,7 @@ int KERNEL_FN(embedding_forward_check)(const struct embedding_forward_args *args
 
 int KERNEL_FN(embedding_forward)(const struct embedding_forward_args *args, const struct gollm_team *team) {
     const int64_t C = args->C;
-    if (!all_below(args->tokens, args->N, args->V)) return GOLLM_BAD_INDEX;
-    if (args->position_table && !all_below(args->positions, args->N, args->T)) return GOLLM_BAD_INDEX;
+    if (!ids_are_known(args)) return GOLLM_BAD_INDEX;
     struct range rows = thread_range(args->N, 1, team);
     for (int64_t n = rows.begin; n < rows.end; n++) {
         const real *token = args->token_table + args->tokens[n] * C; // (C)

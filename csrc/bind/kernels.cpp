@@ -75,6 +75,9 @@ template <class Calculate> Size calculated(const Size &a, const Size &b, Calcula
 Size operator+(const Size &a, const Size &b) {
     return calculated(a, b, [](int64_t x, int64_t y, int64_t *z) { return __builtin_add_overflow(x, y, z); });
 }
+Size operator-(const Size &a, const Size &b) {
+    return calculated(a, b, [](int64_t x, int64_t y, int64_t *z) { return __builtin_sub_overflow(x, y, z); });
+}
 Size operator*(const Size &a, const Size &b) {
     return calculated(a, b, [](int64_t x, int64_t y, int64_t *z) { return __builtin_mul_overflow(x, y, z); });
 }

@@ -97,6 +97,40 @@ def matmul_nn(
     activation: int,
 ) -> None: ...
 def matmul_tn(*, c: _Destination = None, a: _Buffer, b: _Buffer, a_sum: _Destination = None) -> None: ...
+def matmul_int8(
+    *,
+    group: int,
+    c: _Buffer,
+    a: _Buffer,
+    b: _Buffer,
+    bias: _Buffer | None = None,
+    pre: _Buffer | None = None,
+    factor: _Buffer | None = None,
+    residual: _Buffer | None = None,
+    activation: int,
+) -> None: ...
+def matmul_int4(
+    *,
+    c: _Buffer,
+    a: _Buffer,
+    b: _Buffer,
+    bias: _Buffer | None = None,
+    pre: _Buffer | None = None,
+    factor: _Buffer | None = None,
+    residual: _Buffer | None = None,
+    activation: int,
+) -> None: ...
+def matmul_int4_min(
+    *,
+    c: _Buffer,
+    a: _Buffer,
+    b: _Buffer,
+    bias: _Buffer | None = None,
+    pre: _Buffer | None = None,
+    factor: _Buffer | None = None,
+    residual: _Buffer | None = None,
+    activation: int,
+) -> None: ...
 def activation_forward(*, y: _Buffer, x: _Buffer, kind: int) -> None: ...
 def activation_backward(*, dx: _Destination = None, dy: _Buffer, x: _Buffer, kind: int) -> None: ...
 def softmax_forward(*, y: _Buffer, x: _Buffer) -> None: ...
@@ -139,6 +173,34 @@ def embedding_backward(
     dy: _Buffer,
     tokens: _Buffer,
     positions: _Buffer | None = None,
+) -> None: ...
+def embedding_int8(
+    *,
+    V: int,
+    group: int,
+    y: _Buffer,
+    tokens: _Buffer,
+    token_table: _Buffer,
+    positions: _Buffer | None = None,
+    position_table: _Buffer | None = None,
+) -> None: ...
+def embedding_int4(
+    *,
+    V: int,
+    y: _Buffer,
+    tokens: _Buffer,
+    token_table: _Buffer,
+    positions: _Buffer | None = None,
+    position_table: _Buffer | None = None,
+) -> None: ...
+def embedding_int4_min(
+    *,
+    V: int,
+    y: _Buffer,
+    tokens: _Buffer,
+    token_table: _Buffer,
+    positions: _Buffer | None = None,
+    position_table: _Buffer | None = None,
 ) -> None: ...
 def attention_forward(
     *,

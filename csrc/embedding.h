@@ -1,0 +1,18 @@
+/* What embeddings over tables of any kind share. */
+#ifndef GOLLM_EMBEDDING_H
+#define GOLLM_EMBEDDING_H
+
+#include "kernel.h"
+
+static inline int all_below(const int32_t *ids, int64_t n, int64_t limit) {
+    for (int64_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= limit) return 0;
+    return 1;
+}
+
+/* Whether all ids of a forward kernel's arguments lie in the tables that are given. */
+#define ids_are_known(args)                                                                                            \
+    (all_below((args)->tokens, (args)->N, (args)->V) &&                                                                \
+     (!(args)->position_table || all_below((args)->positions, (args)->N, (args)->T)))
+
+#endif

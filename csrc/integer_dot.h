@@ -1,0 +1,101 @@
+/* Integer products of quantised weights and activations: in each lane of 32 bits, four inputs of one output.
+ *
+ *     dot_int8    sum + w0 a0 + w1 a1 + w2 a2 + w3 a3       codes 0 ... 255, activations -127 ... 127
+ *     dot_int4    the same with codes 0 ... 15; a group's sum is finished by end_int4
+ *
+ * Each group's sum begins with an offset (begin_...), which makes up for codes being unsigned. All sums are exact:
+ *
+ *     instructions           int8                                       int4                                  MAC a cycle
+ *     AVX-512 VNNI           vpdpbusd                                   vpdpbusd                              64 a unit
+ *     AVX-512BW, AVX2, SSSE3 even and odd codes widened to 16 bits,     vpmaddubsw, added in 16 bits over     16 (32, 64) a
+ *                            vpmaddwd: vpmaddubsw would saturate        a group: at most 8 * 2 * 15 * 127     unit, twice that
+ *                                                                       = 30480, then one vpmaddwd            for int4
+ *     others, double         32-bit multiply-adds, by the compiler
+ */
+#ifndef GOLLM_INTEGER_DOT_H
+#define GOLLM_INTEGER_DOT_H
+
+#include "half.h" /* words */
+
+typedef int32_t ints __attribute__((vector_size(4 * VL)));
+
+static inline words load_codes(const uint8_t *p) {
+    words w;
+    memcpy(&w, p, sizeof w);
+    return w;
+}
+
+static inline ints everywhere(const void *p) { // a word of 32 bits
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+#if VEC_BYTES == 64 && !defined(GOLLM_F64)
+    return (ints)_mm512_set1_epi32(word);
+#elif VEC_BYTES == 32 && !defined(GOLLM_F64)
+    return (ints)_mm256_set1_epi32(word);
+#elif defined(__SSE2__) && !defined(GOLLM_F64)
+    return (ints)_mm_set1_epi32(word);
+#else
+    ints v;
+    for (int i = 0; i < VL; i++) v[i] = word;
+    return v;
+#endif
+}
+
+#if defined(__AVX512VNNI__) && VEC_BYTES == 64 && !defined(GOLLM_F64)
+
+enum { INT8_BYTES = 1 }; // of an activation
+
+static inline ints dot_int8(ints sum, words codes, const char *a) {
+    return (ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, (__m512i)everywhere(a));
+}
+static inline ints begin_int4(const void *offset) { return everywhere(offset); }
+static inline ints dot_int4(ints sum, words codes, const char *a) { return dot_int8(sum, codes, a); }
+static inline ints end_int4(ints sum, const void *offset) { return (void)offset, sum; }
+
+#elif defined(__SSSE3__) && !defined(GOLLM_F64)
+
+#if VEC_BYTES == 64
+#define MADD_I16(a, b) (ints) _mm512_madd_epi16((__m512i)(a), (__m512i)(b))
+#define MADD_U8_I8(a, b) _mm512_maddubs_epi16((__m512i)(a), (__m512i)(b))
+#elif VEC_BYTES == 32
+#define MADD_I16(a, b) (ints) _mm256_madd_epi16((__m256i)(a), (__m256i)(b))
+#define MADD_U8_I8(a, b) _mm256_maddubs_epi16((__m256i)(a), (__m256i)(b))
+#else
+#define MADD_I16(a, b) (ints) _mm_madd_epi16((__m128i)(a), (__m128i)(b))
+#define MADD_U8_I8(a, b) _mm_maddubs_epi16((__m128i)(a), (__m128i)(b))
+#endif
+typedef int16_t shorts __attribute__((vector_size(VEC_BYTES)));
+
+enum { INT8_BYTES = 2 }; // of an activation: four lie as 0 2 1 3
+
+static inline ints dot_int8(ints sum, words codes, const char *a) {
+    const words even = codes & 0x00ff00ff, odd = codes >> 8 & 0x00ff00ff;
+    return sum + MADD_I16(even, everywhere(a)) + MADD_I16(odd, everywhere(a + 4));
+}
+static inline ints begin_int4(const void *offset) { return (void)offset, (ints){0}; }
+static inline ints dot_int4(ints sum, words codes, const char *a) {
+    return (ints)((shorts)sum + (shorts)MADD_U8_I8(codes, everywhere(a)));
+}
+static inline ints end_int4(ints sum, const void *offset) {
+    static const int16_t ones[2] = {1, 1};
+    return MADD_I16(sum, everywhere(ones)) + everywhere(offset);
+}
+
+#else
+
+enum { INT8_BYTES = 1 };
+
+static inline ints dot_int8(ints sum, words codes, const char *a) {
+    const int8_t *q = (const int8_t *)a;
+    return sum + (ints)(codes & 0xff) * q[0] + (ints)(codes >> 8 & 0xff) * q[1] + (ints)(codes >> 16 & 0xff) * q[2] +
+           (ints)(codes >> 24) * q[3];
+}
+static inline ints begin_int4(const void *offset) { return everywhere(offset); }
+static inline ints dot_int4(ints sum, words codes, const char *a) { return dot_int8(sum, codes, a); }
+static inline ints end_int4(ints sum, const void *offset) { return (void)offset, sum; }
+
+#endif
+
+static inline ints begin_int8(const void *offset) { return everywhere(offset); }
+
+#endif

@@ -1,0 +1,317 @@
+/* Products with quantised weights and their epilogues:
+ *
+ *   int8, int4, int4_min      c (M, N) = f(a (M, K) w (N, K)^T + bias) * factor + residual     w as quantized.h lays it out
+ *
+ * The activations a are quantised to 8 bits, row by row, in the same groups of inputs as the weights: with the group's
+ * largest |x|,
+ *
+ *     scale_a = largest / 127         q_a = x * (127 / largest), rounded to nearest, ties to even
+ *
+ * A group of zeros (or one so small that 127 / largest is infinite) has scale_a = 0; one with NaN or infinity scale_a = NaN.
+ * Then, over the groups in ascending order,
+ *
+ *     sum += (sum of q_a q_w) * (scale_a * scale_w)              the inner sum is an exact integer
+ *     sum += minimum_w * (scale_a * (sum of q_a))                int4_min alone
+ *
+ * by one multiply-add each (fused where the instruction set has it). Nothing here depends on M, N, the tile or the threads.
+ *
+ * Method. Activations are quantised once, into the workspace, in the order in which a tile reads them: [tile of at most MR
+ * rows][group] and there [scale of each row][correction of each row][4 inputs][row]. The correction makes up for the
+ * codes' offset: -128 or -8 times the sum of q_a, or scale_a * (sum of q_a) for minimums. Threads split the groups and wait
+ * for each other; of a single row each thread quantises all for itself, which is sooner done than waiting. Then the panels
+ * of 32 outputs, each times every tile of rows, are split among the threads.
+ *
+ * Budget of a tile of AVX-512 VNNI, 8 rows x 32 outputs, group 32:
+ *
+ *     2 x 8 sums of integers in registers; the 2 x 8 sums of floats are in L1 once a group
+ *     128 vpdpbusd, 64 broadcasts and 16 loads of codes; for 16 sums each a conversion, a product, a multiply-add
+ *
+ * Many rows are bound by vpdpbusd (vpmaddwd, vpmaddubsw); few rows by reading w once, from front to back: group + 2, or
+ * group / 2 + 2 bytes (int4_min: 4) a group and output.
+ */
+#include "epilogue.h"
+#include "integer_dot.h"
+#include "quantized.h"
+#include "workspace.h"
+
+/* Tuning: how far ahead of a panel's codes memory is prefetched, in bytes. */
+enum { AHEAD = 2048 };
+
+/* Vectors of outputs of the widest tile: all 32 outputs with AVX2 and AVX-512. */
+enum { WIDTH_MAX = PANEL / VL < 4 ? PANEL / VL : 4 };
+
+struct product {
+    int64_t M, N, K, group;
+    real *c;
+    const real *a;
+    const uint8_t *b;
+    struct epilogue epilogue;
+};
+
+/* The quantised activations of a group in a tile: [scale][rows], [correction][rows], codes [group/4][rows][4]. */
+static inline int64_t codes_of(int rows) { return rows * 2 * (int64_t)sizeof(real); }
+static inline int64_t activation_bytes(enum format format) { return format == INT8 ? INT8_BYTES : 1; }
+static inline int64_t record_bytes(enum format format, int64_t group, int rows) {
+    return codes_of(rows) + rows * group * activation_bytes(format);
+}
+
+/* Rows of a tile with `left` rows still to do; those past the last repeat it. */
+static inline int tile_rows(int64_t left) { return left == 1 ? 1 : left == 2 ? 2 : left <= 4 ? 4 : MR; }
+
+/* Quantised activations of all rows, bytes. Each thread has its own where there is one row. */
+static int64_t quantized_bytes(enum format format, const struct product *p) {
+    const int64_t rows = p->M == 1 ? 1 : times_i64(MR, (p->M + MR - 1) / MR);
+    return round_up(min_i64(times_i64(times_i64(rows, group_count(p->K, p->group)), record_bytes(format, p->group, 1)),
+                            INT64_MAX - GOLLM_ALIGNMENT),
+                    GOLLM_ALIGNMENT);
+}
+
+static int64_t workspace(enum format format, const struct product *p, int n_threads) {
+    if (!group_is_known(p->group)) return 0;
+    return times_i64(p->M == 1 ? n_threads : 1, quantized_bytes(format, p));
+}
+
+/* x (count)  ->  q (group), zeros from `count` on, its sum and its scale */
+static real quantize_group(const real *x, int64_t count, int64_t group, int8_t *restrict q, int32_t *restrict sum) {
+    ivec most = {0}; // the largest |x| as integers, whose order is that of the numbers; NaN is beyond infinity
+    for (int64_t i = 0; i < count; i += VL) {
+        const ivec bits = (ivec)vec_load_n(x + i, count - i) & ~(ivec)vec_set((real)-0.0);
+        most = (ivec)vec_select(bits > most, (vec)bits, (vec)most);
+    }
+    ireal bits = 0;
+    for (int i = 0; i < VL; i++) bits = most[i] > bits ? most[i] : bits;
+    real largest;
+    memcpy(&largest, &bits, sizeof largest);
+    const real inverse = 127 / largest;
+    memset(q, 0, (size_t)group);
+    *sum = 0;
+    if (!(inverse > 0 && inverse <= (sizeof(real) == 4 ? (real)FLT_MAX : (real)DBL_MAX)))
+        return largest * 0; // 0, or NaN
+    for (int64_t i = 0; i < count; i++)
+        q[i] = (int8_t)(int32_t)(sizeof(real) == 4 ? (real)rintf((float)(x[i] * inverse)) : (real)rint(x[i] * inverse));
+    int32_t total = 0;
+    for (int64_t i = 0; i < group; i++) total += q[i];
+    *sum = total;
+    return largest / 127;
+}
+
+/* The groups `units` of [tile][group], quantised. */
+static void quantize(const struct product *p, enum format format, char *to, struct range units) {
+    const int64_t groups = group_count(p->K, p->group), group = p->group;
+    for (int64_t unit = units.begin; unit < units.end; unit++) {
+        const int64_t first = unit / groups * MR, k = unit % groups * group;
+        const int rows = tile_rows(p->M - first);
+        char *record =
+            to + first * groups * record_bytes(format, group, 1) + unit % groups * record_bytes(format, group, rows);
+        for (int i = 0; i < rows; i++) {
+            int8_t q[GROUP_MAX];
+            int32_t sum;
+            const int64_t m = min_i64(first + i, p->M - 1);
+            const real scale = quantize_group(p->a + m * p->K + k, min_i64(group, p->K - k), group, q, &sum);
+            memcpy(record + i * sizeof(real), &scale, sizeof scale);
+            const real of_minimum = scale * (real)sum;
+            const int32_t of_codes = sum * (format == INT8 ? -128 : -8);
+            if (format == INT4_MIN)
+                memcpy(record + (rows + i) * sizeof(real), &of_minimum, sizeof of_minimum);
+            else
+                memcpy(record + (rows + i) * sizeof(real), &of_codes, sizeof of_codes);
+            char *codes = record + codes_of(rows);
+            for (int64_t s = 0; s < group / 4; s++)
+                if (activation_bytes(format) == 1)
+                    memcpy(codes + (s * rows + i) * 4, q + 4 * s, 4);
+                else {
+                    const int16_t wide[4] = {q[4 * s], q[4 * s + 2], q[4 * s + 1], q[4 * s + 3]};
+                    memcpy(codes + (s * rows + i) * 8, wide, 8);
+                }
+        }
+    }
+}
+
+/* sums (rows, width) = the integer products of one group: its record of activations and its block from output `first`. */
+static inline __attribute__((always_inline)) void multiply_group(const int rows, const int width,
+                                                                 const enum format format, const int group,
+                                                                 const char *record, const uint8_t *codes,
+                                                                 ints sums[MR][WIDTH_MAX]) {
+    enum { STEP = PANEL * 4 }; // bytes of a step of codes
+    static const int32_t zero = 0;
+    const char *a = record + codes_of(rows);
+#define OFFSET(i) (format == INT4_MIN ? (const void *)&zero : record + (rows + (i)) * sizeof(real))
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        UNROLL
+        for (int j = 0; j < width; j++) sums[i][j] = format == INT8 ? begin_int8(OFFSET(i)) : begin_int4(OFFSET(i));
+    }
+    for (int s = 0; s < group / (format == INT8 ? 4 : 8); s++) {
+        UNROLL
+        for (int j = 0; j < width; j++) {
+            const words w = load_codes(codes + s * STEP + j * (int)sizeof(words));
+            if (format == INT8) {
+                UNROLL
+                for (int i = 0; i < rows; i++)
+                    sums[i][j] = dot_int8(sums[i][j], w, a + (s * rows + i) * 4 * INT8_BYTES);
+            } else {
+                const words low = w & 0x0f0f0f0f, high = w >> 4 & 0x0f0f0f0f;
+                UNROLL
+                for (int i = 0; i < rows; i++) {
+                    sums[i][j] = dot_int4(sums[i][j], low, a + (2 * s * rows + i) * 4);
+                    sums[i][j] = dot_int4(sums[i][j], high, a + ((2 * s + 1) * rows + i) * 4);
+                }
+            }
+        }
+    }
+    if (format != INT8) {
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            UNROLL
+            for (int j = 0; j < width; j++) sums[i][j] = end_int4(sums[i][j], OFFSET(i));
+        }
+    }
+#undef OFFSET
+}
+
+/* A tile's rows times `width` vectors of a panel, from output `first` of it: c, with its epilogue. */
+static inline __attribute__((always_inline)) void multiply_part(const struct product *p, const int rows,
+                                                                const int width, const enum format format,
+                                                                const int group, const char *record,
+                                                                const uint8_t *block, int first, int64_t m, int64_t n) {
+    const int64_t groups = group_count(p->K, group), bytes = block_bytes(format, group);
+    vec sums[MR][WIDTH_MAX];
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        UNROLL
+        for (int j = 0; j < width; j++) sums[i][j] = vec_set(0);
+    }
+    for (int64_t g = 0; g < groups; g++, block += bytes, record += record_bytes(format, group, rows)) {
+        ints products[MR][WIDTH_MAX];
+        if (first == 0)
+            for (int64_t i = 0; i < bytes; i += GOLLM_ALIGNMENT) __builtin_prefetch(block + AHEAD + i);
+        multiply_group(rows, width, format, group, record, block + codes_offset(format) + 4 * first, products);
+        UNROLL
+        for (int j = 0; j < width; j++) {
+            const vec scale = load_f16(block + (first + j * VL) * 2);
+            const vec minimum = format == INT4_MIN ? load_f16(block + (PANEL + first + j * VL) * 2) : vec_set(0);
+            UNROLL
+            for (int i = 0; i < rows; i++) {
+                real factors[2]; // of the activations: scale, and the sum's
+                memcpy(&factors[0], record + i * sizeof(real), sizeof(real));
+                sums[i][j] += __builtin_convertvector(products[i][j], vec) * (vec_set(factors[0]) * scale);
+                if (format == INT4_MIN) {
+                    memcpy(&factors[1], record + (rows + i) * sizeof(real), sizeof(real));
+                    sums[i][j] += minimum * vec_set(factors[1]);
+                }
+            }
+        }
+    }
+    const int height = (int)min_i64(rows, p->M - m);
+    UNROLL
+    for (int j = 0; j < width; j += NR / VL) {
+        real tile[MR * NR] __attribute__((aligned(GOLLM_ALIGNMENT)));
+        const int64_t column = n + first + j * VL;
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            vec_store(tile + i * NR, sums[i][j]);
+            vec_store(tile + i * NR + VL, sums[i][j + 1]);
+        }
+        if (column + NR <= p->N)
+            epilogue_apply(&p->epilogue, p->c, p->N, tile, 0, m, column, height, NR);
+        else if (column < p->N)
+            epilogue_apply(&p->epilogue, p->c, p->N, tile, 0, m, column, height, (int)(p->N - column));
+    }
+}
+
+/* A tile's rows times a panel. One or two rows are multiplied by as many outputs side by side as registers allow, so that
+ * the panel is read from front to back. */
+static inline __attribute__((always_inline)) void multiply_panel(const struct product *p, const enum format format,
+                                                                 const int group, const char *record, int64_t m,
+                                                                 int64_t n) {
+    const uint8_t *block = p->b + n / PANEL * group_count(p->K, group) * block_bytes(format, group);
+    const int rows = tile_rows(p->M - m);
+    const int width = rows <= 2 ? WIDTH_MAX : NR / VL;
+    for (int first = 0; first < PANEL; first += width * VL) {
+        if (rows == 1)
+            multiply_part(p, 1, WIDTH_MAX, format, group, record, block, first, m, n);
+        else if (rows == 2)
+            multiply_part(p, 2, WIDTH_MAX, format, group, record, block, first, m, n);
+        else if (rows == 4)
+            multiply_part(p, 4, NR / VL, format, group, record, block, first, m, n);
+        else
+            multiply_part(p, MR, NR / VL, format, group, record, block, first, m, n);
+    }
+}
+
+static inline __attribute__((always_inline)) int multiply(const struct product *p, const enum format format,
+                                                          const int group, const struct gollm_team *team) {
+    const int64_t tiles = (p->M + MR - 1) / MR, panels = (p->N + PANEL - 1) / PANEL;
+    const int64_t groups = group_count(p->K, group);
+    char *quantized = team->workspace;
+    if (p->M == 1) {
+        quantized += team->thread * quantized_bytes(format, p);
+        quantize(p, format, quantized, (struct range){0, groups});
+    } else {
+        quantize(p, format, quantized, thread_range(tiles * groups, 1, team));
+        gollm_team_wait(team);
+    }
+    const struct range mine = thread_range(tiles * panels, 1, team); // panel by panel
+    for (int64_t unit = mine.begin; unit < mine.end; unit++) {
+        const int64_t m = unit % tiles * MR;
+        multiply_panel(p, format, group, quantized + m * groups * record_bytes(format, group, 1), m,
+                       unit / tiles * PANEL);
+    }
+    return GOLLM_OK;
+}
+
+#define PRODUCT(args, group_of)                                                                                        \
+    {.M = (args)->M,                                                                                                   \
+     .N = (args)->N,                                                                                                   \
+     .K = (args)->K,                                                                                                   \
+     .group = (group_of),                                                                                              \
+     .c = (args)->c,                                                                                                   \
+     .a = (args)->a,                                                                                                   \
+     .b = (args)->b,                                                                                                   \
+     .epilogue = EPILOGUE_OF_FORWARD(args)}
+
+int KERNEL_FN(matmul_int8_check)(const struct matmul_int8_args *args) {
+    return group_is_known(args->group) && activation_is_known(args->activation) ? GOLLM_OK : GOLLM_BAD_VALUE;
+}
+
+int64_t KERNEL_FN(matmul_int8_workspace)(const struct matmul_int8_args *args, int n_threads) {
+    const struct product p = PRODUCT(args, args->group);
+    return workspace(INT8, &p, n_threads);
+}
+
+int KERNEL_FN(matmul_int8)(const struct matmul_int8_args *args, const struct gollm_team *team) {
+    const struct product p = PRODUCT(args, args->group);
+    switch (args->group) {
+    case 32: return multiply(&p, INT8, 32, team);
+    case 64: return multiply(&p, INT8, 64, team);
+    default: return multiply(&p, INT8, 128, team);
+    }
+}
+
+int KERNEL_FN(matmul_int4_check)(const struct matmul_int4_args *args) {
+    return activation_is_known(args->activation) ? GOLLM_OK : GOLLM_BAD_VALUE;
+}
+
+int64_t KERNEL_FN(matmul_int4_workspace)(const struct matmul_int4_args *args, int n_threads) {
+    const struct product p = PRODUCT(args, INT4_GROUP);
+    return workspace(INT4, &p, n_threads);
+}
+
+int KERNEL_FN(matmul_int4)(const struct matmul_int4_args *args, const struct gollm_team *team) {
+    const struct product p = PRODUCT(args, INT4_GROUP);
+    return multiply(&p, INT4, INT4_GROUP, team);
+}
+
+int KERNEL_FN(matmul_int4_min_check)(const struct matmul_int4_min_args *args) {
+    return activation_is_known(args->activation) ? GOLLM_OK : GOLLM_BAD_VALUE;
+}
+
+int64_t KERNEL_FN(matmul_int4_min_workspace)(const struct matmul_int4_min_args *args, int n_threads) {
+    const struct product p = PRODUCT(args, INT4_GROUP);
+    return workspace(INT4_MIN, &p, n_threads);
+}
+
+int KERNEL_FN(matmul_int4_min)(const struct matmul_int4_min_args *args, const struct gollm_team *team) {
+    const struct product p = PRODUCT(args, INT4_GROUP);
+    return multiply(&p, INT4_MIN, INT4_GROUP, team);
+}
