@@ -88,7 +88,8 @@ def weight_gradient(dw: Destination, db: Destination, dy: Storage, x: Storage) -
 
 def embedding_forward(y: Storage, w: Storage, **rest: Any) -> None:
     """y = w[tokens] + position_table[positions]: csrc/embedding.c"""
-    _kernel(w, "embedding_forward")(y=y, token_table=w, **rest)
+    rows = {} if w.layout == ROW_MAJOR else {"V": w.shape[0]}  # which a packed table's shape does not tell
+    _kernel(w, "embedding_forward")(y=y, token_table=w, **rows, **rest)
 
 
 def head_forward(w: Storage, **rest: Any) -> None:
