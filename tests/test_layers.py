@@ -33,6 +33,7 @@ ROOMS = (
     "formats",
     "inference",
     "language_model",
+    "evaluation",
     "training",
     "train",  # the function gollm.train
     "",  # gollm/__init__.py, the front door of programs

@@ -13,6 +13,7 @@ __all__ = [  # gollm has GollmError and CheckpointError
     "ConfigError",
     "DTypeError",
     "DataError",
+    "EvaluationError",
     "FormatError",
     "GenerationError",
     "GollmWarning",
@@ -67,6 +68,10 @@ class TrainingError(GollmError, RuntimeError):
 
 class GenerationError(GollmError, ValueError):
     """A prompt or sampling option that generation does not take."""
+
+
+class EvaluationError(GollmError, RuntimeError):
+    """A model cannot be evaluated: its logits are not finite, the text is too short, or two vocabularies differ."""
 
 
 class KernelError(GollmError, RuntimeError):

@@ -111,6 +111,11 @@ class Decoder(Module):
         with no_grad():
             return ops.linear(self.hidden(Batch.of_sequences(tokens)), self.head).data
 
+    def head_logits(self, hidden: Array) -> Array:
+        """The logits of some rows of the last norm's output.  (N, C) -> (N, V)"""
+        with no_grad():
+            return ops.linear(Tensor(Storage(np.ascontiguousarray(hidden))), self.head).data
+
     def next_logits(self, batch: Batch) -> Array:
         """The logits after the last new token of each of S cached sequences.  -> (S, V)
 
@@ -120,5 +125,4 @@ class Decoder(Module):
         if (np.diff(offsets) == 0).any():
             raise ShapeError(f"new tokens begin at {offsets.tolist()}; every sequence needs at least one")
         with no_grad():
-            last = np.ascontiguousarray(self.hidden(batch).data[offsets[1:] - 1])
-            return ops.linear(Tensor(Storage(last)), self.head).data
+            return self.head_logits(self.hidden(batch).data[offsets[1:] - 1])
