@@ -35,7 +35,7 @@ DEFAULT_CONTEXT = 512
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far a model is from the full one, and the full one's perplexity. gollm.evaluation.quality defines each figure."""
+    """How far a model is from the full one, and the full one's perplexity, as gollm.evaluation.quality defines them."""
 
     cross_entropy: Figure  # the full model's
     perplexity: Figure
