@@ -1,4 +1,10 @@
 /* Picks the variant of the kernels that this CPU can run. Compiled for the oldest CPU that the library supports. */
+#ifdef GOLLM_HAS_AMX
+#define _GNU_SOURCE /* syscall */
+#include <cpuid.h>
+#include <sys/syscall.h> /* SYS_arch_prctl */
+#include <unistd.h>      /* syscall */
+#endif
 #include <stdlib.h> /* getenv */
 #include <string.h> /* strcmp */
 
@@ -30,6 +36,28 @@ static int supports_v4(void) {
            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl");
 }
+#ifdef GOLLM_HAS_AVX512BF16
+extern const struct gollm_kernel gollm_table_avx512bf16[];
+static int supports_avx512bf16(void) {
+    return supports_v4() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+}
+#endif
+#ifdef GOLLM_HAS_AMX
+extern const struct gollm_kernel gollm_table_amx[];
+/* Linux grants a process the registers of AMX, 8 KB a thread, when it asks for them; asked once. It refuses where a thread has
+ * a signal stack on which they would not fit. */
+static int supports_amx(void) {
+    static int granted = -1;
+    if (granted < 0) {
+        enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
+        enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, AMX_INT8 = 1 << 25, ALL = AMX_BF16 | AMX_TILE | AMX_INT8 };
+        unsigned a, b, c, d;
+        granted = supports_avx512bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & ALL) == ALL &&
+                  syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+    }
+    return granted;
+}
+#endif
 #else
 extern const struct gollm_kernel gollm_table_baseline[];
 static int supports_baseline(void) { return 1; }
@@ -44,6 +72,12 @@ static const struct {
     {"v2", gollm_table_v2, supports_v2},
     {"v3", gollm_table_v3, supports_v3},
     {"v4", gollm_table_v4, supports_v4},
+#ifdef GOLLM_HAS_AVX512BF16
+    {"avx512bf16", gollm_table_avx512bf16, supports_avx512bf16},
+#endif
+#ifdef GOLLM_HAS_AMX
+    {"amx", gollm_table_amx, supports_amx},
+#endif
 #else
     {"baseline", gollm_table_baseline, supports_baseline},
 #endif
