@@ -30,7 +30,7 @@
  */
 #include "gemm.h"
 
-#include "gemm_microkernel.h"
+#include "gemm_bf16.h"
 #include "gemm_pack.h"
 
 /* Tuning (docs/performance.md); no number here changes a bit of a result. */
@@ -45,8 +45,14 @@ enum {
     AHEAD = 256 / sizeof(real),
     /* Packing an element costs about as much as this many multiply-adds. Without a cost of packing, threads would split the
      * rows of the head's 256 x 50257 product, and each would pack all of b. The value was not tuned. */
-    PACK = 8
+    PACK = 8,
+    BF16_PACK = PACK * (BF16_MR / MR) // as much time, in multiply-adds of the narrow microkernel
 };
+
+/* What follows is written once for both kinds of panels: of reals, or narrow, as gemm_bf16.h has them. Rows of a panel of a, and
+ * reals that a line of so many steps takes in a panel. */
+static inline int panel_rows(const int narrow) { return narrow ? BF16_MR : MR; }
+static inline int64_t panel_steps(const int narrow, int64_t steps) { return narrow ? bf16_steps(steps) : steps; }
 
 /* Block length for `count` lines: as even as panels allow, so that no thin rest is left. */
 static int64_t block_length(int64_t count, int64_t largest, int64_t panel) {
@@ -60,30 +66,36 @@ struct tile {
 };
 
 /* Of all grids over c, the one whose largest tile costs least: its multiply-adds, and its packing. */
-static struct tile share(int64_t M, int64_t N, int thread, int n_threads) {
+static struct tile share(const struct gemm *g, const int narrow, int thread, int n_threads) {
+    const int64_t M = g->M, N = g->N, mr = panel_rows(narrow), pack = narrow ? BF16_PACK : PACK;
     int best = N > 0 ? 1 : n_threads; // without columns, only a_sum is left to do: each row by one thread
     int64_t best_cost = INT64_MAX;
     for (int down = 1; N > 0 && down <= n_threads; down++) {
         if (n_threads % down) continue;
         const int across = n_threads / down;
-        const int64_t rows = ((M + MR - 1) / MR + down - 1) / down * MR;
+        const int64_t rows = ((M + mr - 1) / mr + down - 1) / down * mr;
         const int64_t columns = ((N + NR - 1) / NR + across - 1) / across * NR;
         const int64_t packed = columns + rows * ((columns + NC - 1) / NC);
-        const int64_t cost = rows * columns + PACK * packed;
+        const int64_t cost = rows * columns + pack * packed;
         if (cost < best_cost) best = down, best_cost = cost;
     }
     const int across = n_threads / best;
-    return (struct tile){split(M, MR, thread / across, best), split(N, NR, thread % across, across)};
+    return (struct tile){split(M, mr, thread / across, best), split(N, NR, thread % across, across)};
 }
 
-static int has_few_rows(const struct gemm *g, int64_t rows) { return rows <= MR && g->b.layout != STEPS && !g->a_sum; }
+static int has_few_rows(const struct gemm *g, const int narrow, int64_t rows) {
+    return rows <= panel_rows(narrow) && g->b.layout != STEPS && !g->a_sum;
+}
 
 /* A thread's workspace: a block of a, or all of it for few rows; then a strip of b. */
 int64_t gemm_workspace(const struct gemm *g) {
-    const int64_t kc = min_i64(g->K, KC), mc = min_i64(MC, round_up(g->M, MR)), nc = min_i64(NC, round_up(g->N, NR));
-    const int64_t few = has_few_rows(g, 1) ? MR * g->K : 0; // some thread may have few rows
-    const int64_t a = round_up(max_i64(mc * kc, few), GOLLM_ALIGNMENT);
-    const int64_t b = g->b.layout == PANELS ? 0 : round_up(nc * kc, GOLLM_ALIGNMENT);
+    const int narrow = g->compute == GOLLM_BFLOAT16, mr = panel_rows(narrow);
+    const int64_t steps = panel_steps(narrow, min_i64(g->K, KC));
+    const int64_t mc = min_i64(MC, round_up(g->M, mr)), nc = min_i64(NC, round_up(g->N, NR));
+    const int64_t few =
+        has_few_rows(g, narrow, 1) ? mr * panel_steps(narrow, g->K) : 0; // some thread may have few rows
+    const int64_t a = round_up(max_i64(mc * steps, few), GOLLM_ALIGNMENT);
+    const int64_t b = g->b.layout == PANELS ? 0 : round_up(nc * steps, GOLLM_ALIGNMENT);
     return (a + b) * (int64_t)sizeof(real);
 }
 
@@ -97,23 +109,20 @@ static void store_edge(const real *tile, real *to, int64_t stride, int rows, int
         }
 }
 
-/* Steps k ... k + kc of the lines `lines` of an operand that is not packed, in panels of `width`. */
-static inline __attribute__((always_inline)) void pack(real *to, const int width, const struct operand *from,
-                                                       struct range lines, int64_t k, int64_t kc, const int ahead) {
-    const int64_t count = lines.end - lines.begin, stride = from->stride;
-    if (from->layout == LINES)
-        pack_lines(to, width, from->data + lines.begin * stride + k, stride, count, kc, ahead);
+static inline __attribute__((always_inline)) void pack_a(const struct gemm *g, const int narrow, real *to,
+                                                         struct range rows, int64_t k, int64_t kc) {
+    if (narrow)
+        bf16_pack_a(to, &g->a, rows, k, kc);
     else
-        pack_steps(to, width, from->data + k * stride + lines.begin, stride, count, kc);
+        pack(to, MR, &g->a, rows, k, kc, 0);
 }
 
-static void pack_a(const struct gemm *g, real *to, struct range rows, int64_t k, int64_t kc) {
-    pack(to, MR, &g->a, rows, k, kc, 0);
-}
-
-static inline __attribute__((always_inline)) void pack_b(const struct gemm *g, real *to, struct range columns,
-                                                         int64_t k, int64_t kc, const int ahead) {
-    pack(to, NR, &g->b, columns, k, kc, ahead);
+static inline __attribute__((always_inline)) void pack_b(const struct gemm *g, const int narrow, real *to,
+                                                         struct range columns, int64_t k, int64_t kc, const int ahead) {
+    if (narrow)
+        bf16_pack_b(to, &g->b, columns, k, kc);
+    else
+        pack(to, NR, &g->b, columns, k, kc, ahead);
 }
 
 /* In PANELS, the steps of column n from k on; they are PANEL apart. */
@@ -133,45 +142,61 @@ static void sum_a(const struct gemm *g, struct range rows, int64_t k, int64_t kc
 }
 
 /* A panel of a and one of b: c (MR, NR) = their product, or += it. */
-static void multiply_whole(int64_t kc, const real *a, const real *b, int64_t b_step, real *c, int64_t ldc, int add) {
-    if (b_step == NR)
+static inline __attribute__((always_inline)) void multiply_whole(const int narrow, int64_t kc, const real *a,
+                                                                 const real *b, int64_t b_step, real *c, int64_t ldc,
+                                                                 int add) {
+    if (narrow)
+        bf16_microkernel(BF16_MR, kc, a, b, c, ldc, add);
+    else if (b_step == NR)
         microkernel_rows(MR, kc, a, 1, MR, b, NR, c, ldc, add);
     else
         microkernel_rows(MR, kc, a, 1, MR, b, PANEL, c, ldc, add);
 }
 
-/* tile (MR, NR) = the same, of which the first `height` rows count. */
-static inline __attribute__((always_inline)) void multiply_tile(int height, int64_t kc, const real *a, const real *b,
-                                                                const int64_t b_step, real *tile) {
-    if (height == 1)
-        microkernel_rows(1, kc, a, 1, MR, b, b_step, tile, NR, 0);
-    else if (height == 2)
-        microkernel_rows(2, kc, a, 1, MR, b, b_step, tile, NR, 0);
-    else if (height <= 4)
-        microkernel_rows(4, kc, a, 1, MR, b, b_step, tile, NR, 0);
+/* tile (rows, NR) = the same. */
+static inline __attribute__((always_inline)) void multiply_rows(const int narrow, const int rows, int64_t kc,
+                                                                const real *a, const real *b, const int b_step,
+                                                                real *tile) {
+    if (narrow)
+        bf16_microkernel(rows, kc, a, b, tile, NR, 0);
     else
-        microkernel_rows(MR, kc, a, 1, MR, b, b_step, tile, NR, 0);
+        microkernel_rows(rows, kc, a, 1, MR, b, b_step, tile, NR, 0);
+}
+
+/* tile (MR, NR) = the same, of which the first `height` rows count. */
+static inline __attribute__((always_inline)) void multiply_tile(const int narrow, int height, int64_t kc, const real *a,
+                                                                const real *b, const int b_step, real *tile) {
+    const int mr = panel_rows(narrow), part = mr < 8 ? 4 : mr / 2;
+    if (height == 1)
+        multiply_rows(narrow, 1, kc, a, b, b_step, tile);
+    else if (height == 2)
+        multiply_rows(narrow, 2, kc, a, b, b_step, tile);
+    else if (height <= part)
+        multiply_rows(narrow, part, kc, a, b, b_step, tile);
+    else
+        multiply_rows(narrow, mr, kc, a, b, b_step, tile);
 }
 
 /* Loop 1: steps k ... k + kc of a block of packed rows and a panel of columns, packed here or in PANELS. */
-static void multiply_panel(const struct gemm *g, const real *packed_a, const real *b, struct range rows,
-                           struct range columns, int64_t k, int64_t kc) {
-    real tile[MR * NR] __attribute__((aligned(GOLLM_ALIGNMENT)));
+static inline void multiply_panel(const struct gemm *g, const int narrow, const real *packed_a, const real *b,
+                                  struct range rows, struct range columns, int64_t k, int64_t kc) {
+    real tile[BF16_MR * NR] __attribute__((aligned(GOLLM_ALIGNMENT)));
+    const int64_t mr = panel_rows(narrow), steps = panel_steps(narrow, kc);
     const int64_t b_step = g->b.layout == PANELS ? PANEL : NR;
     const int finish = k + kc == g->K && !epilogue_is_empty(&g->epilogue), add = k > 0 || g->accumulate;
     const int width = (int)(columns.end - columns.begin);
-    for (int64_t m = rows.begin; m < rows.end; m += MR) {
-        const real *a = packed_a + (m - rows.begin) * kc;
-        const int height = (int)min_i64(MR, rows.end - m);
+    for (int64_t m = rows.begin; m < rows.end; m += mr) {
+        const real *a = packed_a + (m - rows.begin) * steps;
+        const int height = (int)min_i64(mr, rows.end - m);
         real *c = g->c + m * g->ldc + columns.begin;
-        if (!finish && height == MR && width == NR) {
-            multiply_whole(kc, a, b, b_step, c, g->ldc, add);
+        if (!finish && height == mr && width == NR) {
+            multiply_whole(narrow, kc, a, b, b_step, c, g->ldc, add);
             continue;
         }
         if (b_step == NR)
-            multiply_tile(height, kc, a, b, NR, tile);
+            multiply_tile(narrow, height, kc, a, b, NR, tile);
         else
-            multiply_tile(height, kc, a, b, PANEL, tile);
+            multiply_tile(narrow, height, kc, a, b, PANEL, tile);
         if (finish && width == NR)
             epilogue_apply(&g->epilogue, g->c, g->ldc, tile, add, m, columns.begin, height, NR);
         else if (finish)
@@ -182,35 +207,39 @@ static void multiply_panel(const struct gemm *g, const real *packed_a, const rea
 }
 
 /* Loops 3 and 2: steps k ... k + kc of a strip, in blocks of mc rows. */
-static void multiply_strip(const struct gemm *g, real *packed_a, real *packed_b, int64_t mc, struct range rows,
-                           struct range columns, int64_t k, int64_t kc, int a_is_packed) {
+static inline void multiply_strip(const struct gemm *g, const int narrow, real *packed_a, real *packed_b, int64_t mc,
+                                  struct range rows, struct range columns, int64_t k, int64_t kc, int a_is_packed) {
     const int one_block = rows.end - rows.begin <= mc;
     for (int64_t m = rows.begin; m < rows.end; m += mc) {
         const struct range block = {m, min_i64(rows.end, m + mc)};
-        if (!a_is_packed && columns.begin < columns.end) pack_a(g, packed_a, block, k, kc);
+        if (!a_is_packed && columns.begin < columns.end) pack_a(g, narrow, packed_a, block, k, kc);
         if (g->a_sum && columns.begin == 0) sum_a(g, block, k, kc);
         for (int64_t n = columns.begin; n < columns.end; n += NR) {
             const struct range panel = {n, min_i64(columns.end, n + NR)};
-            real *b = one_block ? packed_b : packed_b + (n - columns.begin) * kc; // kept for the next block of rows
-            if (m == rows.begin && g->b.layout != PANELS) pack_b(g, b, panel, k, kc, 0);
-            multiply_panel(g, packed_a, g->b.layout == PANELS ? in_panels(g, n, k) : b, block, panel, k, kc);
+            // kept for the next block of rows
+            real *b = one_block ? packed_b : packed_b + (n - columns.begin) * panel_steps(narrow, kc);
+            if (m == rows.begin && g->b.layout != PANELS) pack_b(g, narrow, b, panel, k, kc, 0);
+            multiply_panel(g, narrow, packed_a, g->b.layout == PANELS ? in_panels(g, n, k) : b, block, panel, k, kc);
         }
     }
 }
 
 /* Few rows: a is packed whole. In PANELS, columns that share a panel are computed side by side. */
-static void multiply_few_rows(const struct gemm *g, struct tile tile, real *packed_a) {
+static inline void multiply_few_rows(const struct gemm *g, const int narrow, struct tile tile, real *packed_a) {
     const int is_packed = g->b.layout == PANELS;
-    real *packed_b = packed_a + round_up(MR * g->K, GOLLM_ALIGNMENT);
-    for (int64_t k = 0; k < g->K; k += KC) pack_a(g, packed_a + k * MR, tile.rows, k, min_i64(KC, g->K - k));
+    const int64_t mr = panel_rows(narrow);
+    real *packed_b = packed_a + round_up(mr * panel_steps(narrow, g->K), GOLLM_ALIGNMENT);
+    for (int64_t k = 0; k < g->K; k += KC)
+        pack_a(g, narrow, packed_a + panel_steps(narrow, k) * mr, tile.rows, k, min_i64(KC, g->K - k));
     for (int64_t n = tile.columns.begin, end; n < tile.columns.end; n = end) {
         end = min_i64(tile.columns.end, is_packed ? round_up(n + 1, PANEL) : n + NR);
         int64_t k = 0;
         do { // once also when K is 0
             const int64_t kc = min_i64(KC, g->K - k);
-            if (!is_packed) pack_b(g, packed_b, (struct range){n, end}, k, kc, AHEAD);
+            if (!is_packed) pack_b(g, narrow, packed_b, (struct range){n, end}, k, kc, AHEAD);
             for (int64_t j = n; j < end; j += NR)
-                multiply_panel(g, packed_a + k * MR, is_packed ? in_panels(g, j, k) : packed_b, tile.rows,
+                multiply_panel(g, narrow, packed_a + panel_steps(narrow, k) * mr,
+                               is_packed ? in_panels(g, j, k) : packed_b, tile.rows,
                                (struct range){j, min_i64(end, j + NR)}, k, kc);
             k += kc;
         } while (k < g->K);
@@ -218,31 +247,41 @@ static void multiply_few_rows(const struct gemm *g, struct tile tile, real *pack
 }
 
 /* Loops 5 and 4. */
-static void multiply(const struct gemm *g, struct tile tile, real *packed_a) {
+static inline void multiply(const struct gemm *g, const int narrow, struct tile tile, real *packed_a) {
     const struct range rows = tile.rows, columns = tile.columns;
-    const int64_t mc = block_length(rows.end - rows.begin, MC, MR);
+    const int64_t mc = block_length(rows.end - rows.begin, MC, panel_rows(narrow));
     const int64_t nc = block_length(columns.end - columns.begin, NC, NR);
-    real *packed_b = packed_a + round_up(mc * min_i64(g->K, KC), GOLLM_ALIGNMENT);
+    real *packed_b = packed_a + round_up(mc * panel_steps(narrow, min_i64(g->K, KC)), GOLLM_ALIGNMENT);
     for (int64_t n = columns.begin; n < columns.end || n == 0; n += max_i64(nc, 1)) {
         const struct range strip = {n, min_i64(columns.end, n + nc)};
         int64_t k = 0;
         do { // once also when K is 0: the epilogue of an empty sum
             const int64_t kc = min_i64(KC, g->K - k);
             const int a_is_packed = g->K <= KC && n > columns.begin && rows.end - rows.begin <= mc;
-            multiply_strip(g, packed_a, packed_b, mc, rows, strip, k, kc, a_is_packed);
+            multiply_strip(g, narrow, packed_a, packed_b, mc, rows, strip, k, kc, a_is_packed);
             k += kc;
         } while (k < g->K);
     }
 }
 
-void gemm_run(const struct gemm *g, const struct gollm_team *team, void *workspace, int64_t bytes) {
-    const struct tile tile = share(g->M, g->N, team->thread, team->n_threads);
-    real *mine = (real *)((char *)workspace + team->thread * bytes);
+static inline __attribute__((always_inline)) void run(const struct gemm *g, const int narrow,
+                                                      const struct gollm_team *team, real *workspace) {
+    const struct tile tile = share(g, narrow, team->thread, team->n_threads);
     if (tile.columns.begin == tile.columns.end && g->N > 0) return;
-    if (has_few_rows(g, tile.rows.end - tile.rows.begin))
-        multiply_few_rows(g, tile, mine);
+    if (has_few_rows(g, narrow, tile.rows.end - tile.rows.begin))
+        multiply_few_rows(g, narrow, tile, workspace);
     else
-        multiply(g, tile, mine);
+        multiply(g, narrow, tile, workspace);
+}
+
+void gemm_run(const struct gemm *g, const struct gollm_team *team, void *workspace, int64_t bytes) {
+    real *mine = (real *)((char *)workspace + team->thread * bytes);
+    if (g->compute == GOLLM_BFLOAT16) {
+        bf16_begin();
+        run(g, 1, team, mine);
+        bf16_end();
+    } else
+        run(g, 0, team, mine);
 }
 
 void gemm_pack_panels(real *panels, const real *w, int64_t N, int64_t K, const struct gollm_team *team) {

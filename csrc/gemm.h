@@ -8,6 +8,9 @@
 
 #include "epilogue.h"
 
+/* Whether products can be computed in this enum gollm_dtype. */
+static inline int compute_is_known(int64_t compute) { return compute == GOLLM_FLOAT32 || compute == GOLLM_BFLOAT16; }
+
 /* How an operand lies in memory. A line of it is a row of op(a) or a column of op(b): K values, one for each step of k. A
  * new layout, or a narrower type, is one more packer in gemm.c. */
 enum layout {
@@ -24,6 +27,7 @@ struct operand {
 
 struct gemm {
     int64_t M, N, K;
+    int64_t compute; /* GOLLM_BFLOAT16: operands, not in PANELS, are rounded to bf16 (gemm_bf16.h) */
     struct operand a, b;
     real *c; /* NULL: only a_sum is wanted */
     int64_t ldc;

@@ -13,6 +13,7 @@
 #ifndef GOLLM_GEMM_PACK_H
 #define GOLLM_GEMM_PACK_H
 
+#include "gemm.h"             /* struct operand */
 #include "gemm_microkernel.h" /* MR, NR, KC, vec.h */
 
 enum { PANEL = 32 };
@@ -139,6 +140,16 @@ static inline __attribute__((always_inline)) void pack_steps(real *restrict to, 
     if (first < lines)
         for (int64_t k = 0; k < steps; k++, to += width)
             for (int l = 0; l < width; l++) to[l] = first + l < lines ? from[k * stride + first + l] : 0;
+}
+
+/* Steps k ... k + kc of the lines `lines` of an operand that is not packed, in panels of `width`. */
+static inline __attribute__((always_inline)) void pack(real *to, const int width, const struct operand *from,
+                                                       struct range lines, int64_t k, int64_t kc, const int ahead) {
+    const int64_t count = lines.end - lines.begin, stride = from->stride;
+    if (from->layout == LINES)
+        pack_lines(to, width, from->data + lines.begin * stride + k, stride, count, kc, ahead);
+    else
+        pack_steps(to, width, from->data + k * stride + lines.begin, stride, count, kc);
 }
 
 #endif

@@ -39,7 +39,8 @@ enum gollm_activation { GOLLM_NONE = 0, GOLLM_GELU_TANH = 1, GOLLM_GELU_ERF = 2,
 
 enum { GOLLM_ALIGNMENT = 64 }; /* bytes of a cache line: workspaces are aligned to it, and the tensors of the package */
 
-enum gollm_dtype { GOLLM_FLOAT32 = 0, GOLLM_FLOAT64 = 1 }; /* what `real` stands for in a call */
+/* What `real` stands for in a call: float or double; and what the operands of a product are rounded to. */
+enum gollm_dtype { GOLLM_FLOAT32 = 0, GOLLM_FLOAT64 = 1, GOLLM_BFLOAT16 = 2 };
 
 /* Argument structs and kernels, made from the contracts. The types of a contract in C; a call of the GOLLM_FLOAT64 table
  * takes the same structs with addresses of doubles where they say float. */

@@ -40,13 +40,15 @@ struct products {
 
 static struct products products_of(const struct head_backward_args *args, real *logits) {
     const int64_t V = args->V, C = args->C, rows = chunk_rows(args->N, V), stride = logits_stride(V);
+    const int64_t compute = args->compute;
     const struct operand x = {args->x, C, LINES}, x_steps = {args->x, C, STEPS};
     const struct operand w = {args->w, C, LINES}, w_steps = {args->w, C, STEPS};
     const struct operand dlogits = {logits, stride, LINES}, dlogits_steps = {logits, stride, STEPS};
     struct products p = {
-        .logits = {.M = rows, .N = V, .K = C, .a = x, .b = w, .c = logits, .ldc = stride},
-        .dx = {.M = rows, .N = C, .K = V, .a = dlogits, .b = w_steps, .c = args->dx, .ldc = C},
-        .dw = {.M = V, .N = C, .K = rows, .a = dlogits_steps, .b = x_steps, .c = args->dw, .ldc = C},
+        .logits = {.M = rows, .N = V, .K = C, .compute = compute, .a = x, .b = w, .c = logits, .ldc = stride},
+        .dx = {.M = rows, .N = C, .K = V, .compute = compute, .a = dlogits, .b = w_steps, .c = args->dx, .ldc = C},
+        .dw =
+            {.M = V, .N = C, .K = rows, .compute = compute, .a = dlogits_steps, .b = x_steps, .c = args->dw, .ldc = C},
     };
     p.dx.accumulate = args->dx_accumulate != 0;
     p.dw.accumulate = args->dw_accumulate != 0;
@@ -133,11 +135,13 @@ static struct head_backward_args without_gradients(const struct head_forward_arg
                                        .w = args->w,
                                        .targets = args->targets,
                                        .denominator = args->denominator,
-                                       .ignore_index = args->ignore_index};
+                                       .ignore_index = args->ignore_index,
+                                       .compute = args->compute};
 }
 
 int KERNEL_FN(head_forward_check)(const struct head_forward_args *args) {
-    return args->C == 0 ? GOLLM_BAD_SHAPE : GOLLM_OK; // V would have no bound
+    if (args->C == 0) return GOLLM_BAD_SHAPE; // V would have no bound
+    return compute_is_known(args->compute) ? GOLLM_OK : GOLLM_BAD_VALUE;
 }
 
 int64_t KERNEL_FN(head_forward_workspace)(const struct head_forward_args *args, int n_threads) {
@@ -151,7 +155,8 @@ int KERNEL_FN(head_forward)(const struct head_forward_args *args, const struct g
 }
 
 int KERNEL_FN(head_backward_check)(const struct head_backward_args *args) {
-    return args->C == 0 ? GOLLM_BAD_SHAPE : GOLLM_OK;
+    if (args->C == 0) return GOLLM_BAD_SHAPE;
+    return compute_is_known(args->compute) ? GOLLM_OK : GOLLM_BAD_VALUE;
 }
 
 int64_t KERNEL_FN(head_backward_workspace)(const struct head_backward_args *args, int n_threads) {

@@ -24,10 +24,11 @@ static int run(const struct gemm *g, const struct gollm_team *team) {
 }
 
 /* The two forward products, whose arguments have the same names and which differ in how b lies. */
-#define GEMM_OF_FORWARD(args, b_layout)                                                                                \
+#define GEMM_OF_FORWARD(args, b_layout, compute_)                                                                      \
     {.M = (args)->M,                                                                                                   \
      .N = (args)->N,                                                                                                   \
      .K = (args)->K,                                                                                                   \
+     .compute = compute_,                                                                                              \
      .a = {(args)->a, (args)->K, LINES},                                                                               \
      .b = {(args)->b, (args)->K, b_layout},                                                                            \
      .c = (args)->c,                                                                                                   \
@@ -35,16 +36,16 @@ static int run(const struct gemm *g, const struct gollm_team *team) {
      .epilogue = EPILOGUE_OF_FORWARD(args)}
 
 int KERNEL_FN(matmul_nt_check)(const struct matmul_nt_args *args) {
-    return activation_is_known(args->activation) ? GOLLM_OK : GOLLM_BAD_VALUE;
+    return activation_is_known(args->activation) && compute_is_known(args->compute) ? GOLLM_OK : GOLLM_BAD_VALUE;
 }
 
 int64_t KERNEL_FN(matmul_nt_workspace)(const struct matmul_nt_args *args, int n_threads) {
-    const struct gemm g = GEMM_OF_FORWARD(args, LINES);
+    const struct gemm g = GEMM_OF_FORWARD(args, LINES, args->compute);
     return n_threads * gemm_workspace(&g);
 }
 
 int KERNEL_FN(matmul_nt)(const struct matmul_nt_args *args, const struct gollm_team *team) {
-    const struct gemm g = GEMM_OF_FORWARD(args, LINES);
+    const struct gemm g = GEMM_OF_FORWARD(args, LINES, args->compute);
     return run(&g, team);
 }
 
@@ -53,12 +54,12 @@ int KERNEL_FN(matmul_packed_check)(const struct matmul_packed_args *args) {
 }
 
 int64_t KERNEL_FN(matmul_packed_workspace)(const struct matmul_packed_args *args, int n_threads) {
-    const struct gemm g = GEMM_OF_FORWARD(args, PANELS);
+    const struct gemm g = GEMM_OF_FORWARD(args, PANELS, GOLLM_FLOAT32);
     return n_threads * gemm_workspace(&g);
 }
 
 int KERNEL_FN(matmul_packed)(const struct matmul_packed_args *args, const struct gollm_team *team) {
-    const struct gemm g = GEMM_OF_FORWARD(args, PANELS);
+    const struct gemm g = GEMM_OF_FORWARD(args, PANELS, GOLLM_FLOAT32);
     return run(&g, team);
 }
 
@@ -71,6 +72,7 @@ static struct gemm gemm_of_nn(const struct matmul_nn_args *args) {
     return (struct gemm){.M = args->M,
                          .N = args->N,
                          .K = args->K,
+                         .compute = args->compute,
                          .a = {args->a, args->K, LINES},
                          .b = {args->b, args->N, STEPS},
                          .c = args->c,
@@ -85,6 +87,7 @@ static struct gemm gemm_of_nn(const struct matmul_nn_args *args) {
 
 int KERNEL_FN(matmul_nn_check)(const struct matmul_nn_args *args) {
     const int gate = (args->factor != NULL) + (args->dfactor != NULL) + (args->product != NULL);
+    if (!compute_is_known(args->compute)) return GOLLM_BAD_VALUE;
     if (!args->pre) return gate ? GOLLM_BAD_VALUE : GOLLM_OK;
     if (!args->c || args->c_accumulate || (gate != 0 && gate != 3)) return GOLLM_BAD_VALUE;
     return activation_is_known(args->activation) ? GOLLM_OK : GOLLM_BAD_VALUE;
@@ -104,6 +107,7 @@ static struct gemm gemm_of_tn(const struct matmul_tn_args *args) {
     return (struct gemm){.M = args->M,
                          .N = args->c ? args->N : 0,
                          .K = args->K,
+                         .compute = args->compute,
                          .a = {args->a, args->M, STEPS},
                          .b = {args->b, args->N, STEPS},
                          .c = args->c,
@@ -111,6 +115,10 @@ static struct gemm gemm_of_tn(const struct matmul_tn_args *args) {
                          .accumulate = args->c_accumulate != 0,
                          .a_sum = args->a_sum,
                          .a_sum_accumulate = args->a_sum_accumulate != 0};
+}
+
+int KERNEL_FN(matmul_tn_check)(const struct matmul_tn_args *args) {
+    return compute_is_known(args->compute) ? GOLLM_OK : GOLLM_BAD_VALUE;
 }
 
 int64_t KERNEL_FN(matmul_tn_workspace)(const struct matmul_tn_args *args, int n_threads) {

@@ -324,6 +324,7 @@ def test_empty_arrays_of_enormous_sizes_are_refused():
                 w=w,
                 targets=np.zeros(1, np.int32),
                 ignore_index=-1,
+                compute=0,
             )
 
 

@@ -76,7 +76,8 @@ def of_variant(objects, variant):
 @pytest.mark.slow
 def test_what_runs_everywhere_has_no_avx(objects):
     """The kernels' v2 and double-precision variants, the dispatch, the executor and the tokenizers."""
-    everywhere = {name: listing for name, listing in objects.items() if not re.search(r"kernels_v[34]\.dir", name)}
+    newer = r"kernels_(v3|v4|avx512bf16|amx)\.dir"
+    everywhere = {name: listing for name, listing in objects.items() if not re.search(newer, name)}
     assert any("dispatch.c" in name for name in everywhere) and any("executor.c" in name for name in everywhere)
     assert of_variant(everywhere, "v2").keys() | of_variant(everywhere, "f64").keys() < everywhere.keys()
     for name, listing in everywhere.items():
@@ -100,6 +101,23 @@ def test_v3_has_fma_and_no_avx512(objects):
 @pytest.mark.slow
 def test_v4_uses_its_width(objects):
     assert any("%zmm" in operands for listing in of_variant(objects, "v4").values() for _, operands, _ in listing)
+
+
+NARROW = (
+    r"(v?tile|ld?tile|tdp|vdpbf16|vcvtne.*bf16|vpdpbusd|vpdpwssd)"  # instructions of AMX, AVX512_BF16 and AVX512_VNNI
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variant, own", [("v4", []), ("avx512bf16", ["vdpbf16ps"]), ("amx", ["tdpbf16ps", "tilerelease"])]
+)
+def test_narrow_products_have_their_instructions_and_older_variants_none(objects, variant, own):
+    if not any(f"kernels_{variant}.dir" in name for name in objects):
+        pytest.skip(f"this compiler does not know {variant}")
+    found = {m for listing in of_variant(objects, variant).values() for m, _, _ in listing if re.match(NARROW, m)}
+    assert found >= set(own) and bool(found) == bool(own)
+    assert variant == "amx" or not any("tile" in mnemonic for mnemonic in found)
 
 
 def innermost_loops(listing):

@@ -220,7 +220,7 @@ from gollm import _native
 x, c = np.ones((300, 1000), np.float32), np.empty((3, 300, 300), np.float32)
 def keep_busy(i):
     while True:
-        _native.matmul_nt(c=c[i], a=x, b=x, activation=0)
+        _native.matmul_nt(c=c[i], a=x, b=x, activation=0, compute=0)
 for i in range(3):
     threading.Thread(target=keep_busy, args=(i,), daemon=True).start()
 time.sleep(0.1)

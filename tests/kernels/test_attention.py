@@ -5,7 +5,7 @@ import pytest
 
 from gollm import _native
 from gollm.errors import KernelError, ShapeError
-from kernels.harness import BUILDS, real_of, using
+from kernels.harness import FLOAT_BUILDS, real_of, using
 
 S, T = 2, 530  # two blocks of 256 keys, and a bit
 
@@ -73,7 +73,7 @@ CHUNKS = {
 }
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("build", FLOAT_BUILDS)
 @pytest.mark.parametrize("window", [0, 5, 270])
 @pytest.mark.parametrize("heads", [(4, 2, 16), (1, 1, 64), (3, 3, 20), (7, 1, 12)], ids=str)
 @pytest.mark.parametrize("how", CHUNKS)
@@ -93,7 +93,7 @@ def test_a_row_has_the_same_bits_in_any_chunk_through_any_pages(build, window, h
         assert got.tobytes() == want.tobytes(), f"pages of {Z}, {threads} threads"
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("build", FLOAT_BUILDS)
 @pytest.mark.parametrize("window", [0, 100])
 def test_how_many_queries_come_at_once_and_how_many_pages_there_could_be_do_not_change_a_bit(build, window):
     """Up to 4 queries of a sequence are decoded, more are not. Decoding takes at most 64 sequences at a time."""
@@ -124,7 +124,7 @@ def test_how_many_queries_come_at_once_and_how_many_pages_there_could_be_do_not_
                 assert got.tobytes() == y[8 - count :].tobytes()
 
 
-@pytest.mark.parametrize("build", [BUILDS[-2], "f64"])
+@pytest.mark.parametrize("build", [FLOAT_BUILDS[-2], "f64"])
 def test_more_rows_than_are_decoded_at_a_time(build):
     """60 sequences of 4 queries and 300 heads, 72000 rows; then one by one."""
     H, rng, real = 300, np.random.default_rng(3), real_of(build)
@@ -137,7 +137,7 @@ def test_more_rows_than_are_decoded_at_a_time(build):
             assert one.tobytes() == y[sequence].tobytes()
 
 
-@pytest.mark.parametrize("build", BUILDS[:-1])
+@pytest.mark.parametrize("build", FLOAT_BUILDS[:-1])
 @pytest.mark.parametrize("threads", [1, 2, 3, 5, 7, 16])
 def test_the_workspace_of_the_backward_pass_is_bounded(build, threads):
     """By n_threads * (buffers + 9 gradients), for any T, B, group and number of heads left over."""
@@ -154,7 +154,7 @@ def test_the_workspace_of_the_backward_pass_is_bounded(build, threads):
             assert size(B, T, H, G) <= buffers + threads * 9 * gradients
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("build", FLOAT_BUILDS)
 def test_long_rows_of_extreme_scores(build):
     """Scores of a few thousand: one key takes it all; the running maximum moves from block to block."""
     rng, D = np.random.default_rng(5), 8
@@ -181,7 +181,7 @@ def forward_and_backward(qkv, dy, rotations, H, G, D, window, scale):
     return y, *np.split(dqkv, [H * D, (H + G) * D], axis=2)
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("build", FLOAT_BUILDS)
 @pytest.mark.parametrize("window", [0, 5, 270])
 @pytest.mark.parametrize("scale", [0.3, -1.0, -0.0, 0.0, 1e-30])
 def test_what_is_masked_never_matters(build, window, scale):
@@ -209,7 +209,7 @@ def test_what_is_masked_never_matters(build, window, scale):
                     assert np.isnan(got[0 if part != 3 else 1][0, seen_by]).all()
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("build", FLOAT_BUILDS)
 @pytest.mark.parametrize("window", [0, 5, 270])
 @pytest.mark.parametrize("scale", [-1.0, 0.0])
 def test_nan_and_infinity_take_the_same_way_through_pages(build, window, scale):
@@ -264,7 +264,7 @@ BAD = {
 
 @pytest.mark.parametrize("threads", [1, 2, 9])
 def test_bad_pages_are_refused_before_anything_is_written(threads):
-    with using(BUILDS[0], threads):
+    with using(FLOAT_BUILDS[0], threads):
         good = paged_call()
         _native.kv_cache_write(**good)
         _native.attention_paged(y=np.empty((5, 8), np.float32), scale=1.0, window=0, **good)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gollm import _native
-from kernels.harness import BUILDS, real_of, using
+from kernels.harness import FLOAT_BUILDS, real_of, using
 from kernels.references.bf16 import bits_of, float_of
 
 EVERY = np.arange(2**16, dtype=np.uint16)
@@ -16,7 +16,7 @@ def rounded(x):
     return y
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("build", FLOAT_BUILDS)
 def test_every_value_comes_back(build):
     with using(build, 2):
         wide = np.empty(EVERY.shape, real_of(build))
@@ -28,7 +28,7 @@ def test_every_value_comes_back(build):
     assert np.isnan(float_of(back[nan])).all()
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("build", FLOAT_BUILDS)
 def test_rounding_at_ties_and_next_to_them(build):
     """Between every two neighbours: the tie, and the floats just below and above it."""
     bits = EVERY.astype(np.uint32) << 16

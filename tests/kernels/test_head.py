@@ -6,6 +6,11 @@ import pytest
 from gollm import _native
 from gollm.errors import KernelError
 from kernels.harness import BUILDS, real_of, rng_of, using
+from kernels.references.bf16 import bits_of, float_of
+from kernels.references.head import losses_and_error
+from kernels.references.matmul import BFLOAT16, FLOAT32
+
+computes = pytest.mark.parametrize("compute", [FLOAT32, BFLOAT16])
 
 
 @pytest.fixture(params=BUILDS)
@@ -14,7 +19,7 @@ def build(request):
         yield request.param
 
 
-def problem(build, N, C, V):
+def problem(build, N, C, V, compute=FLOAT32):
     rng, real = rng_of("head", N, C, V), real_of(build)
     return {
         "x": rng.standard_normal((N, C)).astype(real),
@@ -22,6 +27,7 @@ def problem(build, N, C, V):
         "targets": rng.integers(0, V, N).astype(np.int32),
         "denominator": np.array([float(N)]),
         "ignore_index": -1,
+        "compute": compute,
     }
 
 
@@ -41,15 +47,17 @@ def backward(given, dw=None):
     return loss, losses, dx, dw
 
 
-def test_the_training_pass_has_the_loss_of_the_forward_pass(build):
-    given = problem(build, 300, 33, 12000)
+@computes
+def test_the_training_pass_has_the_loss_of_the_forward_pass(build, compute):
+    given = problem(build, 300, 33, 12000, compute)
     for a, b in zip(forward(given), backward(given)[:2], strict=True):
         assert a.tobytes() == b.tobytes()
 
 
-def test_chunks_do_not_change_a_bit(build):
+@computes
+def test_chunks_do_not_change_a_bit(build, compute):
     """Two calls over rows split at a multiple of 256 are one call: chunks inside fall on such multiples."""
-    given = problem(build, 700, 20, 500)
+    given = problem(build, 700, 20, 500, compute)
     whole = backward(given)
     parts = [given | {key: given[key][rows] for key in ("x", "targets")} for rows in (slice(0, 512), slice(512, 700))]
     first = backward(parts[0])
@@ -90,3 +98,29 @@ def test_without_a_denominator_it_is_the_number_of_targets_that_count(build):
         for a, b in zip(backward(explicit), backward(by_count), strict=True):
             assert a.tobytes() == b.tobytes()
         given["targets"][:] = -1
+
+
+def test_in_bfloat16_it_is_within_the_rounding_of_operands(build):
+    """x and w have nothing to round here, and so the losses have float's bound. The gradient of the logits is rounded,
+    each by one part in 2^9 at most, before it meets w and x: that many parts of the products of absolute values."""
+    given = problem(build, 290, 37, 600, BFLOAT16)
+    real = given["x"].dtype
+    x, w = (float_of(bits_of(given[name])) for name in ("x", "w"))
+    given |= {"x": x.astype(real), "w": w.astype(real)}
+    _, losses, dx, dw = backward(given)
+    want, error = losses_and_error(x, w, given["targets"])
+    dlogits = error * 0.5 / given["denominator"]
+    np.testing.assert_allclose(losses, want, rtol=1e-5)
+    for got, reference, bound in [
+        (dx, dlogits @ w, np.abs(dlogits) @ np.abs(w)),
+        (dw, dlogits.T @ x, np.abs(dlogits).T @ np.abs(x)),
+    ]:
+        assert (np.abs(got - reference) <= (2**-9 + 2**-16) * bound).all()
+        assert np.abs(got - reference).max() > 2**-14 * bound.max()  # it was rounded
+
+
+def test_an_unknown_compute_dtype_is_refused(build):
+    with pytest.raises(KernelError, match="range"):
+        forward(problem(build, 2, 3, 7, 1))
+    with pytest.raises(KernelError, match="range"):
+        backward(problem(build, 2, 3, 7, 1))

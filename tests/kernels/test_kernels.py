@@ -7,7 +7,7 @@ from gollm import _native
 from gollm.errors import KernelError
 from kernels import harness
 from kernels.harness import (
-    BUILDS,
+    builds_of,
     call_reference,
     compare,
     expected,
@@ -22,8 +22,11 @@ from kernels.harness import (
 
 ROWS = load_rows()
 # The tests of a row run together, while its references are remembered.
-rows = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys(), scope="module")
-builds = pytest.mark.parametrize("build", BUILDS)
+rows_and_builds = pytest.mark.parametrize(
+    "row, build",
+    [pytest.param(row, build, id=f"{name}-{build}") for name, row in ROWS.items() for build in builds_of(row)],
+    scope="module",
+)
 
 
 def test_every_kernel_has_a_row():
@@ -45,8 +48,7 @@ def droppable_sets(row):
     return groups + ([frozenset().union(*groups)] if len(groups) > 1 else [])
 
 
-@builds
-@rows
+@rows_and_builds
 def test_values(row, build):
     """Within the error bound of the reference; nothing outside of the buffers touched; no output left unwritten."""
     for index, case in enumerate(row.cases):
@@ -54,8 +56,7 @@ def test_values(row, build):
         compare(f"{row.name} ({build}, {case})", run(row, build, case, inputs), want, bounds)
 
 
-@builds
-@rows
+@rows_and_builds
 def test_optional_arguments(row, build):
     for drop in droppable_sets(row):
         for index in some(row):
@@ -65,8 +66,7 @@ def test_optional_arguments(row, build):
             compare(what, run(row, build, case, inputs, drop=drop), want, bounds)
 
 
-@builds
-@rows
+@rows_and_builds
 def test_accumulation(row, build):
     """NAME_accumulate adds to what is there: all destinations, and each with the others overwritten."""
     drop = frozenset(row.adds_without)
@@ -83,8 +83,7 @@ def test_accumulation(row, build):
             compare(what, run(row, build, case, inputs, drop=drop, accumulate=accumulate), want, bounds)
 
 
-@builds
-@rows
+@rows_and_builds
 def test_threads_and_alignment_do_not_change_a_bit(row, build):
     accumulate = {field.name for field in row.contract.of_kind("INTO")}
     for case in row.cases:
@@ -97,8 +96,7 @@ def test_threads_and_alignment_do_not_change_a_bit(row, build):
                 same_bits(f"{row.name} ({build}, {case}) with {threads} threads, offset {offset}", alone, other)
 
 
-@builds
-@rows
+@rows_and_builds
 def test_aliasing_does_not_change_a_bit(row, build):
     for alias in row.contract.aliases:
         for case in row.cases:
@@ -107,8 +105,7 @@ def test_aliasing_does_not_change_a_bit(row, build):
             same_bits(f"{row.name} ({build}, {case}) with {alias[0]} = {alias[1]}", apart, shared)
 
 
-@builds
-@rows
+@rows_and_builds
 def test_nan_and_infinity_go_where_the_formula_sends_them(row, build):
     real = real_of(build)
     for index in some(row):
@@ -129,8 +126,7 @@ def test_nan_and_infinity_go_where_the_formula_sends_them(row, build):
                     )
 
 
-@builds
-@rows
+@rows_and_builds
 def test_empty_sizes(row, build):
     """A size of 0 is refused or computed as the reference computes it."""
     for dim in row.empty:

@@ -69,9 +69,9 @@ def matmul(layout: str, M: int, N: int, K: int) -> Prepared:
     a = random(K, M) if layout == "TN" else random(M, K)
     b = random(N, K) if layout == "NT" else random(K, N)
     if layout == "TN":
-        return prepared(cpu.matmul_tn, c=filled(M, N), a=a, b=b)
+        return prepared(cpu.matmul_tn, c=filled(M, N), a=a, b=b, compute=0)
     kernel = cpu.matmul_nt if layout == "NT" else cpu.matmul_nn
-    return prepared(kernel, c=filled(M, N), a=a, b=b, activation=0)
+    return prepared(kernel, c=filled(M, N), a=a, b=b, activation=0, compute=0)
 
 
 def head(N: int, C: int, V: int) -> Prepared:
@@ -80,6 +80,7 @@ def head(N: int, C: int, V: int) -> Prepared:
     return prepared(
         cpu.head_backward, loss=filled(1), losses=filled(N), dx=filled(N, C), dw=filled(V, C), dloss=filled(1),
         x=random(N, C), w=random(V, C), targets=targets, denominator=np.full(1, float(N)), ignore_index=-1,
+        compute=0,
     )  # fmt: skip
 
 
@@ -93,9 +94,9 @@ def head_products(N: int, C: int, V: int) -> Prepared:
         for part in np.split(np.arange(N), range(rows, N, rows)):
             chunk, into = x[part[0] : part[-1] + 1], dx[part[0] : part[-1] + 1]
             of_chunk = logits[: len(part)]
-            cpu.matmul_nt(c=of_chunk, a=chunk, b=w, activation=0)
-            cpu.matmul_nn(c=into, a=of_chunk, b=w, activation=0)
-            cpu.matmul_tn(c=(dw, part[0] > 0), a=of_chunk, b=chunk)
+            cpu.matmul_nt(c=of_chunk, a=chunk, b=w, activation=0, compute=0)
+            cpu.matmul_nn(c=into, a=of_chunk, b=w, activation=0, compute=0)
+            cpu.matmul_tn(c=(dw, part[0] > 0), a=of_chunk, b=chunk, compute=0)
 
     return call, logits.nbytes + w.nbytes + dw.nbytes
 

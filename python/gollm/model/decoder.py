@@ -28,7 +28,7 @@ from gollm.nn import ops
 from gollm.nn.parameters import Module, ParameterArena
 from gollm.nn.recompute import call, recompute
 from gollm.nn.storage import Storage
-from gollm.nn.tape import ActivationDType, activations_as, no_grad
+from gollm.nn.tape import ActivationDType, ComputeDType, activations_as, no_grad, products_in
 from gollm.nn.tensor import FLOAT32, Tensor
 
 Recomputation = Literal["none", "mlp", "block"]
@@ -41,7 +41,8 @@ class Decoder(Module):
     Two attributes trade training's time and precision for memory: `recompute` says what the backward pass computes
     again instead of finding it kept ("none", "mlp": norms and MLPs, "block": everything but the blocks' inputs; with
     float32 activations the bits stay the same), `activation_dtype` what the rest is kept as ("float32" or
-    "bfloat16")."""
+    "bfloat16"). A third, `compute_dtype`, trades precision for speed: what the operands of products are rounded to
+    ("float32" or "bfloat16"), forward and backward, in training and out of it."""
 
     def __init__(self, config: ModelConfig, dtype: np.dtype[Any] = FLOAT32, *, weights: Array | None = None) -> None:
         self.config = config
@@ -56,6 +57,7 @@ class Decoder(Module):
         self.dropout = Dropout(config.dropout)
         self.recompute: Recomputation = "none"
         self.activation_dtype: ActivationDType = "float32"
+        self.compute_dtype: ComputeDType = "float32"
 
     def initialise(self, seed: int) -> Decoder:
         """Draws the starting weights; the same seed gives the same ones."""
@@ -102,18 +104,19 @@ class Decoder(Module):
         tokens, targets: (B, T) int32; targets of -1 count nothing. `denominator` replaces the number of targets that
         the sum is divided by, where a batch is one of several that are accumulated; `losses` receives the loss of each
         target: see gollm.nn.ops.cross_entropy."""
-        with activations_as(self.activation_dtype):
-            x = self.hidden(Batch.of_sequences(tokens))
-        return ops.cross_entropy(x, self.head, targets, denominator=denominator, losses=losses)
+        with products_in(self.compute_dtype):
+            with activations_as(self.activation_dtype):
+                x = self.hidden(Batch.of_sequences(tokens))
+            return ops.cross_entropy(x, self.head, targets, denominator=denominator, losses=losses)
 
     def logits(self, tokens: Array) -> Array:
         """(B, T) int32 -> (B, T, V) of the model's dtype"""
-        with no_grad():
+        with no_grad(), products_in(self.compute_dtype):
             return ops.linear(self.hidden(Batch.of_sequences(tokens)), self.head).data
 
     def head_logits(self, hidden: Array) -> Array:
         """The logits of some rows of the last norm's output.  (N, C) -> (N, V)"""
-        with no_grad():
+        with no_grad(), products_in(self.compute_dtype):
             return ops.linear(Tensor(Storage(np.ascontiguousarray(hidden))), self.head).data
 
     def next_logits(self, batch: Batch) -> Array:
@@ -124,5 +127,5 @@ class Decoder(Module):
         offsets = batch.cache.query_offsets
         if (np.diff(offsets) == 0).any():
             raise ShapeError(f"new tokens begin at {offsets.tolist()}; every sequence needs at least one")
-        with no_grad():
+        with no_grad(), products_in(self.compute_dtype):
             return self.head_logits(self.hidden(batch).data[offsets[1:] - 1])

@@ -110,13 +110,13 @@ class _Linear(Op):
 
     def forward(self, x: Storage, w: Storage, b: Storage | None, residual: Storage | None) -> Storage:
         y = products.output_of(x, w)
-        self.compute(products.product, y, x, w, bias=b, residual=residual)
+        self.compute(products.product, y, x, w, compute=self.compute_as, bias=b, residual=residual)
         self.save(self.keep(x), w)
         return y
 
     def backward(self, dy: Storage, into: Destinations) -> None:
         x, w = self.saved
-        _linear_backward(dy, x, w, into, 0, 1, 2)
+        _linear_backward(self.compute_as, dy, x, w, into, 0, 1, 2)
         into.pass_on(3, dy)
 
 
@@ -141,19 +141,19 @@ class _MLP(Op):
     ) -> Storage:
         h = products.output_of(x, wu)
         pre = h.new(h.shape) if self.recording else None
-        products.product(h, x, wu, bias=bu, pre=pre, activation=activation)
+        products.product(h, x, wu, compute=self.compute_as, bias=bu, pre=pre, activation=activation)
         y = products.output_of(h, wd)
-        self.compute(products.product, y, h, wd, bias=bd, residual=residual)
+        self.compute(products.product, y, h, wd, compute=self.compute_as, bias=bd, residual=residual)
         if pre is not None:
             self.save(self.keep(x), wu, wd, self.keep(h), self.keep(pre), activation)
         return y
 
     def backward(self, dy: Storage, into: Destinations) -> None:
         x, wu, wd, h, pre, activation = self.saved
-        products.weight_gradient(into[3], into[4], dy, h.wide())
+        products.weight_gradient(into[3], into[4], dy, h.wide(), compute=self.compute_as)
         dh = dy.new((*dy.shape[:-1], wu.shape[0]))
-        products.input_gradient(dh, dy, wd, pre=pre.wide(), activation=activation)
-        _linear_backward(dh, x, wu, into, 0, 1, 2)
+        products.input_gradient(dh, dy, wd, compute=self.compute_as, pre=pre.wide(), activation=activation)
+        _linear_backward(self.compute_as, dh, x, wu, into, 0, 1, 2)
         into.pass_on(5, dy)
 
 
@@ -181,10 +181,10 @@ class _GatedMLP(Op):
     ) -> Storage:
         up, h = products.output_of(x, wu), products.output_of(x, wg)
         gate = h.new(h.shape) if self.recording else None
-        products.product(up, x, wu, bias=bu)
-        products.product(h, x, wg, bias=bg, pre=gate, factor=up, activation=activation)
+        products.product(up, x, wu, compute=self.compute_as, bias=bu)
+        products.product(h, x, wg, compute=self.compute_as, bias=bg, pre=gate, factor=up, activation=activation)
         y = products.output_of(h, wd)
-        self.compute(products.product, y, h, wd, bias=bd, residual=residual)
+        self.compute(products.product, y, h, wd, compute=self.compute_as, bias=bd, residual=residual)
         if gate is not None:
             self.save(self.keep(x), wg, wu, wd, self.keep(gate), self.keep(up), activation)
         return y
@@ -194,11 +194,19 @@ class _GatedMLP(Op):
         self.work = None  # if the output was never computed, free what it would be computed from
         dgate, dup, h = (dy.new((*dy.shape[:-1], wg.shape[0])) for _ in range(3))
         products.input_gradient(
-            dgate, dy, wd, dfactor=dup, product=h, pre=gate.wide(), factor=up.wide(), activation=activation
+            dgate,
+            dy,
+            wd,
+            compute=self.compute_as,
+            dfactor=dup,
+            product=h,
+            pre=gate.wide(),
+            factor=up.wide(),
+            activation=activation,
         )
-        products.weight_gradient(into[5], into[6], dy, h)
-        _linear_backward(dgate, x, wg, into, 0, 1, 2)
-        _linear_backward(dup, x, wu, into, 0, 3, 4)
+        products.weight_gradient(into[5], into[6], dy, h, compute=self.compute_as)
+        _linear_backward(self.compute_as, dgate, x, wg, into, 0, 1, 2)
+        _linear_backward(self.compute_as, dup, x, wu, into, 0, 3, 4)
         into.pass_on(7, dy)
 
 
@@ -365,6 +373,7 @@ class _CrossEntropyHead(Op):
             targets=targets,
             denominator=denominator,
             ignore_index=ignore_index,
+            compute=self.compute_as,
         )
         self.postponed = False
 
@@ -381,18 +390,21 @@ class _CrossEntropyHead(Op):
             targets=targets,
             denominator=denominator,
             ignore_index=ignore_index,
+            compute=self.compute_as,
         )
         self.postponed = False
 
 
-def _linear_backward(dy: Storage, x: Kept, w: Storage, into: Destinations, ix: int, iw: int, ib: int) -> None:
+def _linear_backward(
+    compute: int, dy: Storage, x: Kept, w: Storage, into: Destinations, ix: int, iw: int, ib: int
+) -> None:
     """dx = dy w, dw = dyᵀ x, db = sum of dy's rows, for y = x wᵀ + b."""
     dw, db = into[iw], into[ib]
     if dw is not None or db is not None:
-        products.weight_gradient(dw, db, dy, x.wide())
+        products.weight_gradient(dw, db, dy, x.wide(), compute=compute)
     dx = into[ix]
     if dx is not None:
-        products.input_gradient(dx, dy, w)
+        products.input_gradient(dx, dy, w, compute=compute)
 
 
 def cross_entropy(

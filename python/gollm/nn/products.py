@@ -17,6 +17,8 @@ from gollm.nn import dtypes
 from gollm.nn.dtypes import DType
 from gollm.nn.storage import PANELS, ROW_MAJOR, Storage
 
+FLOAT32, BFLOAT16 = 0, 2  # `compute`, enum gollm_dtype of gollm.h: what the operands of products are rounded to
+
 Destination = Storage | tuple[Storage, bool] | None  # of a gradient: overwritten, or added to where the flag is set
 
 
@@ -68,22 +70,27 @@ def output_of(x: Storage, w: Storage) -> Storage:
     return x.new((*rows, w.shape[0]))
 
 
-def product(y: Storage, x: Storage, w: Storage, *, activation: int = 0, **epilogue: Storage | None) -> None:
+def product(
+    y: Storage, x: Storage, w: Storage, *, compute: int, activation: int = 0, **epilogue: Storage | None
+) -> None:
     """y = activation(x wᵀ + bias) * factor + residual; `pre` receives what the activation is applied to.
 
     x: (..., I), w: (O, I), bias: (O), y and the rest of the epilogue: (..., O)"""
-    _kernel(w, "product")(c=y, a=x, b=w, activation=activation, **epilogue)
+    operands = {"compute": compute} if w.layout == ROW_MAJOR else {}  # a packed weight's dtype decides it
+    _kernel(w, "product")(c=y, a=x, b=w, activation=activation, **operands, **epilogue)
 
 
-def input_gradient(dx: Destination, dy: Storage, w: Storage, *, activation: int = 0, **epilogue: Storage) -> None:
+def input_gradient(
+    dx: Destination, dy: Storage, w: Storage, *, compute: int, activation: int = 0, **epilogue: Storage
+) -> None:
     """dx = dy w, through the activation before it where `pre` is given (csrc/matmul.c).  dy: (..., O) -> (..., I)"""
-    _kernel(w, "input_gradient")(c=dx, a=dy, b=w, activation=activation, **epilogue)
+    _kernel(w, "input_gradient")(c=dx, a=dy, b=w, activation=activation, compute=compute, **epilogue)
 
 
-def weight_gradient(dw: Destination, db: Destination, dy: Storage, x: Storage) -> None:
+def weight_gradient(dw: Destination, db: Destination, dy: Storage, x: Storage, *, compute: int) -> None:
     """dw = dyᵀ x, db = sum of dy's rows.  dy: (..., O), x: (..., I) -> (O, I), (O)"""
     if dw is not None or db is not None:
-        dy.kernels.matmul_tn(c=dw, a=dy, b=x, a_sum=db)
+        dy.kernels.matmul_tn(c=dw, a=dy, b=x, a_sum=db, compute=compute)
 
 
 def embedding_forward(y: Storage, w: Storage, **rest: Any) -> None:

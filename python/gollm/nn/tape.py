@@ -24,17 +24,20 @@ from typing import Any, Literal, get_args
 
 from gollm.errors import ConfigError, DTypeError, GollmError, ShapeError
 from gollm.kernels import Kernels
+from gollm.nn import products
 from gollm.nn.dtypes import DType, bfloat16
 from gollm.nn.storage import Storage
 from gollm.nn.tensor import Tensor
 
 ActivationDType = Literal["float32", "bfloat16"]
+ComputeDType = Literal["float32", "bfloat16"]
 
 
 class _Mode(threading.local):
     recording = True
     narrow = False  # what is saved for backward is bfloat16
     postponing = False  # outputs are computed when they are read
+    compute = products.FLOAT32  # what products are computed in
 
 
 _mode = _Mode()
@@ -42,7 +45,7 @@ _order = itertools.count()
 
 
 @contextmanager
-def _switched(**changes: bool) -> Iterator[None]:
+def _switched(**changes: int) -> Iterator[None]:
     before = {name: getattr(_mode, name) for name in changes}
     vars(_mode).update(changes)
     try:
@@ -66,10 +69,20 @@ def activations_as(dtype: ActivationDType) -> AbstractContextManager[None]:
     return _switched(narrow=dtype == "bfloat16")
 
 
-def second_forward() -> AbstractContextManager[None]:
+def products_in(dtype: ComputeDType) -> AbstractContextManager[None]:
+    """The operands of products inside, and of their gradients, are rounded to "bfloat16" when they are multiplied, or
+    used as they are ("float32"). Sums, and all that is stored, stay float32.
+
+    Raises ConfigError for another dtype."""
+    if dtype not in get_args(ComputeDType):
+        raise ConfigError(f"compute_dtype is {dtype!r}; it must be one of {', '.join(get_args(ComputeDType))}")
+    return _switched(compute=products.BFLOAT16 if dtype == "bfloat16" else products.FLOAT32)
+
+
+def second_forward(of: Op) -> AbstractContextManager[None]:
     """Operations inside are recorded for a backward pass that follows at once. An output is computed when it is read;
     the last one never is. What is saved is not stored as bfloat16."""
-    return _switched(recording=True, narrow=False, postponing=True)
+    return _switched(recording=True, narrow=False, postponing=True, compute=of.compute_as)
 
 
 def is_recording() -> bool:
@@ -114,7 +127,18 @@ class Op:
     (see Destinations). Both reach kernels through `self.kernels`: those of the device that the inputs are on.
     """
 
-    __slots__ = ("dtype", "inputs", "kernels", "order", "postponed", "recording", "saved", "shape", "work")
+    __slots__ = (
+        "compute_as",
+        "dtype",
+        "inputs",
+        "kernels",
+        "order",
+        "postponed",
+        "recording",
+        "saved",
+        "shape",
+        "work",
+    )
 
     kernels: Kernels
     shape: tuple[int, ...]  # of the output
@@ -125,6 +149,7 @@ class Op:
 
     def __init__(self, inputs: tuple[Tensor | None, ...]) -> None:
         self.inputs = tuple(map(origin_of, inputs)) if _mode.recording else ()
+        self.compute_as = _mode.compute
         self.saved: tuple[Any, ...] = ()
         self.postponed = False  # the output is not computed yet: evaluate() does it
         self.work: Callable[[], None] | None = None  # the call that computes it
