@@ -46,7 +46,7 @@ def test_json_agrees_with_the_library(capsys: pytest.CaptureFixture[str]) -> Non
 def test_measures_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
     found = report(capsys)["measured"]
     assert isinstance(found, dict)
-    assert set(found) == {"fma_peak_gflops", "read_bandwidth_gb_per_s"}
+    assert set(found) == {"fma_peak_gflops", "bfloat16_speedup", "read_bandwidth_gb_per_s"}
     assert all(0 < value < 1e6 for value in found.values())
     assert "GFLOP/s" in doctor.in_lines({**doctor.examine(), "measured": found})
 

@@ -59,6 +59,7 @@ KINDS = {
         "head_dim": 64,
     },
     "llama, bfloat16": {**WIDE, **LLAMA, "batch_size": 64, "activation_dtype": "bfloat16"},
+    "bfloat16 products": {**WIDE, "batch_size": 16, "compute_dtype": "bfloat16"},
     "grouped heads, untied": {**WIDE, "n_kv_heads": 1, "tied_head": False, "bias": False, "batch_size": 16},
 }  # fmt: skip
 LARGE = {

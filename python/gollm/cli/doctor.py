@@ -15,9 +15,9 @@ from gollm.system import threads
 
 @dataclass(frozen=True)
 class Options:
-    """Show how gollm was built, what it uses of this machine, and how fast that is (measured for two seconds)."""
+    """Show how gollm was built, what it uses of this machine, and how fast that is (measured for three seconds)."""
 
-    measure: bool = True  # measure peak FLOP/s (FMA) and read bandwidth
+    measure: bool = True  # measure peak FLOP/s (FMA), bfloat16 products and read bandwidth
     json: bool = False  # print one JSON document
 
 
@@ -63,10 +63,16 @@ def examine() -> dict[str, Any]:
 
 
 def measure() -> dict[str, float]:
-    """Two seconds, on all threads in use: GFLOP/s of float32 fused multiply-adds, GB/s of reading memory."""
+    """Three seconds, on all threads in use: GFLOP/s of float32 fused multiply-adds, the speed of products of bfloat16
+    operands over that of float32 ones, GB/s of reading memory."""
+    from gollm.nn import products
     from gollm.system import machine
 
-    return {"fma_peak_gflops": machine.fma_peak() / 1e9, "read_bandwidth_gb_per_s": machine.read_bandwidth() / 1e9}
+    return {
+        "fma_peak_gflops": machine.fma_peak() / 1e9,
+        "bfloat16_speedup": machine.product_rate(products.BFLOAT16) / machine.product_rate(products.FLOAT32),
+        "read_bandwidth_gb_per_s": machine.read_bandwidth() / 1e9,
+    }
 
 
 def cpu_name() -> str:
@@ -102,6 +108,10 @@ def in_lines(report: dict[str, Any]) -> str:
     if measured := report.get("measured"):
         rows += [
             ("compute", f"{measured['fma_peak_gflops']:.0f} GFLOP/s, the measured peak of float32 multiply-adds"),
+            (
+                "bfloat16",
+                f"{measured['bfloat16_speedup']:.1f} x float32's speed (gollm train --compute-dtype)",
+            ),
             ("memory", f"{measured['read_bandwidth_gb_per_s']:.1f} GB/s, measured reading"),
         ]
     return "\n".join(f"{name:10} {text}" for name, text in rows)

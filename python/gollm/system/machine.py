@@ -43,6 +43,20 @@ def fma_peak(seconds: float = 1.0) -> float:
     return _best_rate(work, seconds)
 
 
+def product_rate(compute: int, seconds: float = 0.25) -> float:
+    """FLOP/s of a product, operands as gollm.nn.products says, on all of gollm's threads: GPT-2's output projection of
+    1024 tokens.
+
+    Takes about `seconds`."""
+    x, w, y = (np.ones(shape, np.float32) for shape in ((1024, 768), (768, 768), (1024, 768)))
+
+    def work() -> float:
+        _native.matmul_nt(c=y, a=x, b=w, activation=0, compute=compute)
+        return 2.0 * 1024 * 768 * 768
+
+    return _best_rate(work, seconds)
+
+
 def read_bandwidth(seconds: float = 1.0) -> float:
     """Bytes/s of reading memory from front to back, on all of gollm's threads: the limit of decoding.
 

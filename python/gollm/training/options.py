@@ -60,6 +60,8 @@ class TrainOptions(ModelOptions, DataOptions, Given):
     recompute: Literal["none", "mlp", "block"] | None = None
     # dtype in which activations are stored for the backward pass
     activation_dtype: Literal["float32", "bfloat16"] = "float32"
+    # dtype of the operands of matrix multiplications, whose sums stay float32; `gollm doctor` measures what is gained
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     optimizer: Literal["adamw", "sgd"] = "adamw"  # AdamW, or SGD with momentum
     lr: NonNegativeFloat = 2e-3  # the peak learning rate
     min_lr: NonNegativeFloat | None = None  # the last step's learning rate (default: a tenth of the peak)

@@ -307,6 +307,7 @@ def configure(model: Decoder, options: TrainOptions) -> None:
     """How the model computes in training."""
     model.dropout.seed = options.seed
     model.recompute, model.activation_dtype = options.recompute or "none", options.activation_dtype
+    model.compute_dtype = options.compute_dtype
 
 
 def make_optimizer(model: Decoder, options: TrainOptions) -> Optimizer:
