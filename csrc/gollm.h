@@ -136,7 +136,7 @@ GOLLM_API const char *gollm_status_message(int status);
 GOLLM_API const char *gollm_version(void);
 GOLLM_API uint64_t gollm_abi_version(void); /* a hash of all contracts: equal versions can call each other */
 
-/* Instruction-set variants: names such as "v2", "v3", "v4", or "baseline" where the architecture has only one. */
+/* Instruction-set variants: names such as "v2", "v4", "amx", or "baseline" where the architecture has only one. */
 GOLLM_API int gollm_isa_count(void);
 GOLLM_API const char *gollm_isa_name(int i);   /* from the least to the most demanding */
 GOLLM_API int gollm_isa_supported(int i);      /* 1 where this CPU can run it */
