@@ -71,28 +71,93 @@ static int64_t workspace(enum format format, const struct product *p, int n_thre
     return times_i64(p->M == 1 ? n_threads : 1, quantized_bytes(format, p));
 }
 
+/* The largest lane of integers of the size of reals, and the sum of int32. */
+static inline ireal largest_lane(ivec v) {
+#if VEC_BYTES == 64 && !defined(GOLLM_F64)
+    return _mm512_reduce_max_epi32((__m512i)v);
+#else
+    ireal lanes[VL];
+    memcpy(lanes, &v, sizeof lanes);
+    for (int n = VL / 2; n > 0; n /= 2)
+        for (int i = 0; i < n; i++) lanes[i] = lanes[i] > lanes[i + n] ? lanes[i] : lanes[i + n];
+    return lanes[0];
+#endif
+}
+static inline int32_t sum_of_lanes(ints v) {
+#if VEC_BYTES == 64 && !defined(GOLLM_F64)
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t lanes[VL];
+    memcpy(lanes, &v, sizeof lanes);
+    for (int n = VL / 2; n > 0; n /= 2)
+        for (int i = 0; i < n; i++) lanes[i] += lanes[i + n];
+    return lanes[0];
+#endif
+}
+
+/* To the nearest integers, ties to even. */
+static inline ints round_to_ints(vec v) {
+#if VEC_BYTES == 64 && !defined(GOLLM_F64)
+    return (ints)_mm512_cvtps_epi32((__m512)v);
+#elif VEC_BYTES == 32 && !defined(GOLLM_F64)
+    return (ints)_mm256_cvtps_epi32((__m256)v);
+#elif defined(__SSE2__) && !defined(GOLLM_F64)
+    return (ints)_mm_cvtps_epi32((__m128)v);
+#else
+    ints rounded;
+    for (int i = 0; i < VL; i++) rounded[i] = (int32_t)rint((double)v[i]);
+    return rounded;
+#endif
+}
+
 /* x (count)  ->  q (group), zeros from `count` on, its sum and its scale */
 static real quantize_group(const real *x, int64_t count, int64_t group, int8_t *restrict q, int32_t *restrict sum) {
+    real padded[GROUP_MAX];
+    if (count < group) {
+        memset(padded, 0, sizeof padded);
+        x = memcpy(padded, x, (size_t)count * sizeof(real));
+    }
     ivec most = {0}; // the largest |x| as integers, whose order is that of the numbers; NaN is beyond infinity
-    for (int64_t i = 0; i < count; i += VL) {
-        const ivec bits = (ivec)vec_load_n(x + i, count - i) & ~(ivec)vec_set((real)-0.0);
+    for (int64_t i = 0; i < group; i += VL) {
+        const ivec bits = (ivec)vec_load(x + i) & ~(ivec)vec_set((real)-0.0);
         most = (ivec)vec_select(bits > most, (vec)bits, (vec)most);
     }
-    ireal bits = 0;
-    for (int i = 0; i < VL; i++) bits = most[i] > bits ? most[i] : bits;
+    const ireal bits = largest_lane(most);
     real largest;
     memcpy(&largest, &bits, sizeof largest);
     const real inverse = 127 / largest;
-    memset(q, 0, (size_t)group);
-    *sum = 0;
-    if (!(inverse > 0 && inverse <= (sizeof(real) == 4 ? (real)FLT_MAX : (real)DBL_MAX)))
+    if (!(inverse > 0 && inverse <= (sizeof(real) == 4 ? (real)FLT_MAX : (real)DBL_MAX))) {
+        memset(q, 0, (size_t)group);
+        *sum = 0;
         return largest * 0; // 0, or NaN
-    for (int64_t i = 0; i < count; i++)
-        q[i] = (int8_t)(int32_t)(sizeof(real) == 4 ? (real)rintf((float)(x[i] * inverse)) : (real)rint(x[i] * inverse));
-    int32_t total = 0;
-    for (int64_t i = 0; i < group; i++) total += q[i];
-    *sum = total;
+    }
+    ints total = {0};
+    int32_t codes[GROUP_MAX];
+    for (int64_t i = 0; i < group; i += VL) {
+        const ints rounded = round_to_ints(vec_load(x + i) * vec_set(inverse));
+        memcpy(codes + i, &rounded, sizeof rounded);
+        total += rounded;
+    }
+    for (int64_t i = 0; i < group; i++) q[i] = (int8_t)codes[i];
+    *sum = sum_of_lanes(total);
     return largest / 127;
+}
+
+/* q (group)  ->  a word for each 4 codes, `rows` words apart, of one byte each, or of two in the order 0 2 1 3 (integer_dot.h) */
+static inline void store_codes(char *to, const int8_t *q, int64_t group, int rows, int64_t bytes) {
+    if (bytes == 1) {
+        for (int64_t s = 0; s < group / 4; s++) memcpy(to + s * rows * 4, q + 4 * s, 4);
+        return;
+    }
+    int16_t even[GROUP_MAX / 2], odd[GROUP_MAX / 2];
+    for (int64_t i = 0; i < group / 2; i++) {
+        even[i] = q[2 * i];
+        odd[i] = q[2 * i + 1];
+    }
+    for (int64_t s = 0; s < group / 4; s++) {
+        memcpy(to + s * rows * 8, even + 2 * s, 4);
+        memcpy(to + s * rows * 8 + 4, odd + 2 * s, 4);
+    }
 }
 
 /* The groups `units` of [tile][group], quantised. */
@@ -115,14 +180,8 @@ static void quantize(const struct product *p, enum format format, char *to, stru
                 memcpy(record + (rows + i) * sizeof(real), &of_minimum, sizeof of_minimum);
             else
                 memcpy(record + (rows + i) * sizeof(real), &of_codes, sizeof of_codes);
-            char *codes = record + codes_of(rows);
-            for (int64_t s = 0; s < group / 4; s++)
-                if (activation_bytes(format) == 1)
-                    memcpy(codes + (s * rows + i) * 4, q + 4 * s, 4);
-                else {
-                    const int16_t wide[4] = {q[4 * s], q[4 * s + 2], q[4 * s + 1], q[4 * s + 3]};
-                    memcpy(codes + (s * rows + i) * 8, wide, 8);
-                }
+            store_codes(record + codes_of(rows) + i * 4 * activation_bytes(format), q, group, rows,
+                        activation_bytes(format));
         }
     }
 }
@@ -152,10 +211,10 @@ static inline __attribute__((always_inline)) void multiply_group(const int rows,
             } else {
                 const words low = w & 0x0f0f0f0f, high = w >> 4 & 0x0f0f0f0f;
                 UNROLL
-                for (int i = 0; i < rows; i++) {
-                    sums[i][j] = dot_int4(sums[i][j], low, a + (2 * s * rows + i) * 4);
+                for (int i = 0; i < rows; i++) sums[i][j] = dot_int4(sums[i][j], low, a + (2 * s * rows + i) * 4);
+                UNROLL
+                for (int i = 0; i < rows; i++)
                     sums[i][j] = dot_int4(sums[i][j], high, a + ((2 * s + 1) * rows + i) * 4);
-                }
             }
         }
     }
@@ -183,7 +242,7 @@ static inline __attribute__((always_inline)) void multiply_part(const struct pro
     }
     for (int64_t g = 0; g < groups; g++, block += bytes, record += record_bytes(format, group, rows)) {
         ints products[MR][WIDTH_MAX];
-        if (first == 0)
+        if (first == 0 && m == 0)
             for (int64_t i = 0; i < bytes; i += GOLLM_ALIGNMENT) __builtin_prefetch(block + AHEAD + i);
         multiply_group(rows, width, format, group, record, block + codes_offset(format) + 4 * first, products);
         UNROLL
