@@ -45,26 +45,21 @@ static inline __attribute__((always_inline)) void read_row(const enum format for
     }                                                                                                                  \
     return GOLLM_OK
 
-#define CHECK(args)                                                                                                    \
-    ((args)->V < 0 || (args)->V > GOLLM_MAX_SIZE                                                                       \
-         ? GOLLM_BAD_SHAPE                                                                                             \
-         : ((args)->position_table && !(args)->positions ? GOLLM_BAD_SHAPE : GOLLM_OK))
-
 int KERNEL_FN(embedding_int8_check)(const struct embedding_int8_args *args) {
-    return group_is_known(args->group) ? CHECK(args) : GOLLM_BAD_VALUE;
+    return group_is_known(args->group) ? check_packed_table(args) : GOLLM_BAD_VALUE;
 }
 
 int KERNEL_FN(embedding_int8)(const struct embedding_int8_args *args, const struct gollm_team *team) {
     EMBED(INT8, args->group);
 }
 
-int KERNEL_FN(embedding_int4_check)(const struct embedding_int4_args *args) { return CHECK(args); }
+int KERNEL_FN(embedding_int4_check)(const struct embedding_int4_args *args) { return check_packed_table(args); }
 
 int KERNEL_FN(embedding_int4)(const struct embedding_int4_args *args, const struct gollm_team *team) {
     EMBED(INT4, INT4_GROUP);
 }
 
-int KERNEL_FN(embedding_int4_min_check)(const struct embedding_int4_min_args *args) { return CHECK(args); }
+int KERNEL_FN(embedding_int4_min_check)(const struct embedding_int4_min_args *args) { return check_packed_table(args); }
 
 int KERNEL_FN(embedding_int4_min)(const struct embedding_int4_min_args *args, const struct gollm_team *team) {
     EMBED(INT4_MIN, INT4_GROUP);

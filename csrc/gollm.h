@@ -49,6 +49,7 @@ enum gollm_dtype { GOLLM_FLOAT32 = 0, GOLLM_FLOAT64 = 1, GOLLM_BFLOAT16 = 2 };
 #define GOLLM_TYPE_i64 int64_t
 #define GOLLM_TYPE_i32 int32_t
 #define GOLLM_TYPE_bf16 uint16_t
+#define GOLLM_TYPE_f16 uint16_t
 #define GOLLM_TYPE_i8 int8_t
 #define GOLLM_TYPE_u8 uint8_t
 

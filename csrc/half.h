@@ -44,4 +44,11 @@ static inline real real_of_f16(uint16_t half) {
     return f;
 }
 
+static inline real real_of_bf16(uint16_t half) {
+    const uint32_t bits = (uint32_t)half << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
 #endif

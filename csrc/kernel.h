@@ -16,6 +16,7 @@ typedef double f64;
 typedef int64_t i64;
 typedef int32_t i32;
 typedef uint16_t bf16;
+typedef uint16_t f16;
 typedef int8_t i8;
 typedef uint8_t u8;
 

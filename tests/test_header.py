@@ -19,6 +19,7 @@ C_TYPES = {
     "i64": "int64_t",
     "i32": "int32_t",
     "bf16": "uint16_t",
+    "f16": "uint16_t",
     "u8": "uint8_t",
     "real": "float",  # also in a call of the float64 table
 }

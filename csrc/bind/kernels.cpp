@@ -33,7 +33,7 @@ struct Type {
         return (kind == 'f' ? "float" : kind == 'u' ? "uint" : "int") + std::to_string(8 * bytes);
     }
 };
-constexpr Type real{'f', 0}, f64{'f', 8}, i64{'i', 8}, i32{'i', 4}, i8{'i', 1}, bf16{'u', 2}, u8{'u', 1};
+constexpr Type real{'f', 0}, f64{'f', 8}, i64{'i', 8}, i32{'i', 4}, i8{'i', 1}, bf16{'u', 2}, f16{'u', 2}, u8{'u', 1};
 } // namespace type
 using type::Type;
 

@@ -131,6 +131,28 @@ def matmul_int4_min(
     residual: _Buffer | None = None,
     activation: int,
 ) -> None: ...
+def matmul_bf16(
+    *,
+    c: _Buffer,
+    a: _Buffer,
+    b: _Buffer,
+    bias: _Buffer | None = None,
+    pre: _Buffer | None = None,
+    factor: _Buffer | None = None,
+    residual: _Buffer | None = None,
+    activation: int,
+) -> None: ...
+def matmul_f16(
+    *,
+    c: _Buffer,
+    a: _Buffer,
+    b: _Buffer,
+    bias: _Buffer | None = None,
+    pre: _Buffer | None = None,
+    factor: _Buffer | None = None,
+    residual: _Buffer | None = None,
+    activation: int,
+) -> None: ...
 def activation_forward(*, y: _Buffer, x: _Buffer, kind: int) -> None: ...
 def activation_backward(*, dx: _Destination = None, dy: _Buffer, x: _Buffer, kind: int) -> None: ...
 def softmax_forward(*, y: _Buffer, x: _Buffer) -> None: ...
@@ -194,6 +216,24 @@ def embedding_int4(
     position_table: _Buffer | None = None,
 ) -> None: ...
 def embedding_int4_min(
+    *,
+    V: int,
+    y: _Buffer,
+    tokens: _Buffer,
+    token_table: _Buffer,
+    positions: _Buffer | None = None,
+    position_table: _Buffer | None = None,
+) -> None: ...
+def embedding_bf16(
+    *,
+    V: int,
+    y: _Buffer,
+    tokens: _Buffer,
+    token_table: _Buffer,
+    positions: _Buffer | None = None,
+    position_table: _Buffer | None = None,
+) -> None: ...
+def embedding_f16(
     *,
     V: int,
     y: _Buffer,

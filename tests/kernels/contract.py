@@ -23,7 +23,8 @@ class Field:
     axes: tuple[str, ...] = ()
 
     def dtype(self, real: type) -> np.dtype:
-        types = {"real": real, "f64": np.float64, "i64": np.int64, "i32": np.int32, "bf16": np.uint16, "u8": np.uint8}
+        types = {"real": real, "f64": np.float64, "i64": np.int64, "i32": np.int32, "bf16": np.uint16}
+        types |= {"f16": np.uint16, "u8": np.uint8}
         return np.dtype(types[self.type])
 
     @property
