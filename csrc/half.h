@@ -9,13 +9,19 @@ typedef uint16_t halves __attribute__((vector_size(2 * VL)));
 typedef uint32_t words __attribute__((vector_size(4 * VL)));
 typedef float singles __attribute__((vector_size(4 * VL)));
 
+/* VL of them at p, which need not be aligned, in 32 bits each. */
 static inline words load_halves(const void *p) {
+#if VEC_BYTES == 64 && !defined(GOLLM_F64)
+    return (words)_mm512_cvtepu16_epi32(_mm256_loadu_si256(p));
+#elif VEC_BYTES == 32 && defined(__AVX2__) && !defined(GOLLM_F64)
+    return (words)_mm256_cvtepu16_epi32(_mm_loadu_si128(p));
+#else
     halves h;
     memcpy(&h, p, sizeof h);
     return __builtin_convertvector(h, words);
+#endif
 }
 
-/* VL of them at p, which need not be aligned. */
 static inline vec load_bf16(const void *p) { return __builtin_convertvector((singles)(load_halves(p) << 16), vec); }
 
 static inline vec load_f16(const void *p) {

@@ -54,11 +54,14 @@ static inline __attribute__((always_inline)) void multiply_part(const struct gem
         for (int64_t k = begin, end = min_i64(g->K, begin + KC); k < end; k++) {
             const uint16_t *step = b + k * PANEL;
             if (first == 0) __builtin_prefetch((const char *)step + AHEAD);
+            vec w[WIDTH_MAX];
             UNROLL
-            for (int j = 0; j < width; j++) {
-                const vec w = load_weights(format, step + first + j * VL);
+            for (int j = 0; j < width; j++) w[j] = load_weights(format, step + first + j * VL);
+            UNROLL
+            for (int i = 0; i < rows; i++) {
+                const vec ai = vec_set(a[i][k]);
                 UNROLL
-                for (int i = 0; i < rows; i++) chain[i][j] += vec_set(a[i][k]) * w;
+                for (int j = 0; j < width; j++) chain[i][j] += ai * w[j];
             }
         }
         UNROLL
