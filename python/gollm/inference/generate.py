@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from gollm.errors import DTypeError, GenerationError, ShapeError, TokenizerError
-from gollm.inference.pages import CachedSequence, PagePool, next_batch, pages_for
+from gollm.inference.decoding import RecordedDecoding
+from gollm.inference.pages import CachedSequence, PagePool, pages_for
 from gollm.kernels import Array
 from gollm.model.decoder import Decoder
 from gollm.system.strict_json import shorten
@@ -146,12 +147,13 @@ def _generate(
     context = model.config.context
     n_pages = pages_for(min(context, len(tokens) + max_new_tokens))
     sequence = CachedSequence(PagePool(model.config, n_pages, model.parameters.dtype))
+    next_logits = RecordedDecoding(model, sequence.pool)
     new = tokens
     for _ in range(max_new_tokens):
         if sequence.length + len(new) > context:
             sequence.clear()
             new = tokens[-max(1, context // 2) :]
-        logits = model.next_logits(next_batch([sequence], [new]))[0][:vocab_size]
+        logits = next_logits([sequence], [new])[0][:vocab_size]
         token = choose(logits, generator, temperature=temperature, top_k=top_k, top_p=top_p)
         if token in stop_ids:
             return

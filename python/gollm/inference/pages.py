@@ -38,6 +38,7 @@ class PagePool:
     def __init__(self, config: ModelConfig, n_pages: int, dtype: np.dtype[Any] = FLOAT32) -> None:
         shape = (config.n_layers, n_pages, PAGE_SIZE, config.n_kv_heads * config.head_dim)
         self.k_pages, self.v_pages = empty(shape, dtype), empty(shape, dtype)
+        self.pages_of_a_sequence = min(n_pages, pages_for(config.context))  # at most
         self._users = [0] * n_pages
         self._free = list(range(n_pages - 1, -1, -1))  # the lowest number is taken first
 
@@ -100,7 +101,7 @@ def next_batch(sequences: Sequence[CachedSequence], tokens: Sequence[Sequence[in
     for sequence, new in zip(sequences, tokens, strict=True):
         sequence.extend(len(new))
         positions += range(sequence.length - len(new), sequence.length)
-    table = np.zeros((len(sequences), max(len(sequence.pages) for sequence in sequences)), np.int32)
+    table = np.zeros((len(sequences), pool.pages_of_a_sequence), np.int32)
     for row, sequence in zip(table, sequences, strict=True):
         row[: len(sequence.pages)] = sequence.pages
     cache = Cache(

@@ -59,3 +59,10 @@ class Batch:
     def n_positions(self) -> int:
         """The largest position, plus 1."""
         return self.tokens.shape[1] if self.cache is None else int(self.positions.max(initial=-1)) + 1
+
+    @property
+    def capacity(self) -> int:
+        """How many positions a sequence could have in these arrays: what a recorded pass must be prepared for."""
+        if self.cache is None:
+            return self.tokens.shape[1]
+        return int(self.cache.page_table.shape[1] * self.cache.k_pages.shape[2])
