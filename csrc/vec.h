@@ -49,29 +49,52 @@ static inline vec vec_set(real x) {
 #endif
 }
 
-/* The first n of VL lanes (all of them when n >= VL); the others read as 0 and are not written. */
+/* The first n of VL lanes (all of them when n >= VL); the others read as 0, or as `other`, and are not written. AVX has
+ * instructions for it, which do not touch the memory of other lanes. */
+#if VEC_BYTES == 64 && !defined(GOLLM_F64)
+#define FIRST_LANES(n) ((__mmask16)((1u << (n)) - 1))
+#elif VEC_BYTES == 32 && !defined(GOLLM_F64)
+static inline __m256i first_lanes(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
 static inline vec vec_load_n(const real *p, int64_t n) {
     if (n >= VL) return vec_load(p);
+#if VEC_BYTES == 64 && !defined(GOLLM_F64)
+    return (vec)_mm512_maskz_loadu_ps(FIRST_LANES(n), p);
+#elif VEC_BYTES == 32 && !defined(GOLLM_F64)
+    return (vec)_mm256_maskload_ps(p, first_lanes(n));
+#else
     real lanes[VL] = {0};
     memcpy(lanes, p, (size_t)n * sizeof(real));
     return vec_load(lanes);
+#endif
 }
-/* The same with another value than 0 in the lanes that are not read. */
 static inline vec vec_load_n_or(const real *p, int64_t n, real other) {
     if (n >= VL) return vec_load(p);
+#if VEC_BYTES == 64 && !defined(GOLLM_F64)
+    return (vec)_mm512_mask_loadu_ps((__m512)vec_set(other), FIRST_LANES(n), p);
+#else
     real lanes[VL];
     vec_store(lanes, vec_set(other));
     memcpy(lanes, p, (size_t)n * sizeof(real));
     return vec_load(lanes);
+#endif
 }
 static inline void vec_store_n(real *p, vec v, int64_t n) {
     if (n >= VL) {
         vec_store(p, v);
         return;
     }
+#if VEC_BYTES == 64 && !defined(GOLLM_F64)
+    _mm512_mask_storeu_ps(p, FIRST_LANES(n), (__m512)v);
+#elif VEC_BYTES == 32 && !defined(GOLLM_F64)
+    _mm256_maskstore_ps(p, first_lanes(n), (__m256)v);
+#else
     real lanes[VL];
     vec_store(lanes, v);
     memcpy(p, lanes, (size_t)n * sizeof(real));
+#endif
 }
 
 /* mask ? a : b, with a mask as comparisons of vec give it. */
