@@ -11,14 +11,14 @@ from gollm.options import Positional
 
 @dataclass(frozen=True)
 class Options:
-    """Store a model's matrices in few bits each: a file of a quarter or an eighth of the size, and faster generation.
+    """Store a model's matrices in few bits each: a file of a half to an eighth of the size, and faster generation.
     Norms, biases and learned positions stay as they are."""
 
     # a model in any format: a checkpoint, a run's folder, a Hugging Face folder, GGUF, llama2.c, llm.c, JSON
     model: Annotated[Path, Positional]
     target: Annotated[Path, Positional]  # the new file: .golm, or .gguf for groups of 32
-    # bits of a number; int4_min has a minimum for each group as well as a scale
-    weights: Literal["int8", "int4", "int4_min"] = "int8"
+    # what a number is stored as; int4_min has a minimum for each group as well as a scale
+    weights: Literal["int8", "int4", "int4_min", "bf16", "fp16"] = "int8"
     group: Literal[32, 64, 128] | None = None  # numbers of a row that share a scale (default: 32; others for int8 only)
     keep: tuple[Literal["head", "embedding"], ...] = ()  # what is not quantised; a tied head is the embedding
     tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it

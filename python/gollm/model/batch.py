@@ -64,5 +64,5 @@ class Batch:
     def capacity(self) -> int:
         """How many positions a sequence could have in these arrays: what a recorded pass must be prepared for."""
         if self.cache is None:
-            return self.tokens.shape[1]
+            return int(self.tokens.shape[1])
         return int(self.cache.page_table.shape[1] * self.cache.k_pages.shape[2])

@@ -29,6 +29,7 @@ class DType:
 float32 = DType("float32", np.dtype(np.float32))
 float64 = DType("float64", np.dtype(np.float64))
 bfloat16 = DType("bfloat16", np.dtype(np.uint16))  # as its bits
+float16 = DType("float16", np.dtype(np.uint16))  # as its bits, too
 int8 = DType("int8", np.dtype(np.uint8))  # w = scale (code - 128)
 int4 = DType("int4", np.dtype(np.uint8))  # w = scale (code - 8)
 int4_min = DType("int4_min", np.dtype(np.uint8))  # w = scale code + minimum

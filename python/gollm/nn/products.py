@@ -36,6 +36,8 @@ _PLAIN = _KernelNames("matmul_nt", "embedding_forward", "matmul_nn", "head_forwa
 _KERNELS: dict[tuple[DType, str], _KernelNames] = {
     (dtypes.float32, ROW_MAJOR): _PLAIN,
     (dtypes.float64, ROW_MAJOR): _PLAIN,
+    (dtypes.bfloat16, PANELS): _KernelNames("matmul_bf16", "embedding_bf16"),
+    (dtypes.float16, PANELS): _KernelNames("matmul_f16", "embedding_f16"),
     (dtypes.int8, PANELS): _KernelNames("matmul_int8", "embedding_int8"),
     (dtypes.int4, PANELS): _KernelNames("matmul_int4", "embedding_int4"),
     (dtypes.int4_min, PANELS): _KernelNames("matmul_int4_min", "embedding_int4_min"),
@@ -55,9 +57,11 @@ def _kernel(w: Storage, what: str) -> Callable[..., None]:
 
 
 def group_of(w: Storage) -> int:
-    """How many numbers of a row of a quantised weight share a scale: a block of int8 has 64 bytes of scales, and a code
-    for each of them in 32 rows; other dtypes have one size of groups."""
-    return int(w.array.shape[2] - 64) // 32 if w.dtype is dtypes.int8 else 32
+    """How many numbers of a row of a packed weight share a scale; 1 for what has no scales. A block of int8 has 64
+    bytes of scales, and a code for each of them in 32 rows; other quantised dtypes have one size of groups."""
+    if w.dtype is dtypes.int8:
+        return int(w.array.shape[2] - 64) // 32
+    return 1 if w.dtype in (dtypes.bfloat16, dtypes.float16) else 32
 
 
 def output_of(x: Storage, w: Storage) -> Storage:

@@ -1,7 +1,8 @@
-"""The layout of a quantised weight w (N, K), which is the same in memory, in files, and for all kernels.
+"""The layout of a packed weight w (N, K), which is the same in memory, in files, and for all kernels.
 
-One array of bytes, (panels, groups, block): 32 rows of w are a panel, and `group` numbers of a row share a scale. A
-block has what the 32 rows have in one group, the scales before the codes, so that a product reads one stream:
+bfloat16 and float16 are their bits, [panel of 32 rows][K][32 rows]. A quantised weight is one array of bytes, (panels,
+groups, block): 32 rows of w are a panel, and `group` numbers of a row share a scale. A block has what the 32 rows have
+in one group, the scales before the codes, so that a product reads one stream:
 
     int8       32 float16 scales | [group / 4][32 rows][4 numbers], a byte each
     int4       32 float16 scales | [group / 8][32 rows][4 bytes]: of 8 numbers, i in a low half, i + 4 in its high one
@@ -25,6 +26,7 @@ from gollm.nn.storage import PANELS, Storage
 
 PANEL = 32  # rows
 GROUPS = {dtypes.int8: (32, 64, 128), dtypes.int4: (32,), dtypes.int4_min: (32,)}  # the first is the usual one
+HALVES = (dtypes.bfloat16, dtypes.float16)  # their group is 1
 _ZERO = {dtypes.int8: 128, dtypes.int4: 8, dtypes.int4_min: 0}  # the code that stands for 0, or for the minimum
 
 
@@ -58,8 +60,10 @@ def joined(parts: Sequence[Codes]) -> Codes:
 
 
 def packed_shape(dtype: DType, shape: tuple[int, ...], group: int) -> tuple[int, int, int]:
-    """Of the array of bytes of a weight (N, K)."""
+    """Of the array of a weight (N, K)."""
     N, K = shape
+    if dtype in HALVES:
+        return -(-N // PANEL), K, PANEL
     scales = 2 if dtype is dtypes.int4_min else 1
     codes = PANEL * group if dtype is dtypes.int8 else PANEL * group // 2
     return -(-N // PANEL), -(-K // group), scales * 2 * PANEL + codes
@@ -108,3 +112,19 @@ def unpack(weight: Storage) -> Codes:
 
     codes = codes.reshape(panels * PANEL, -1)
     return Codes(dtype, group_of(weight), codes[:N, :K], half(0), half(2 * PANEL) if dtype is dtypes.int4_min else None)
+
+
+def pack_halves(bits: Array, dtype: DType) -> Storage:
+    """Numbers of 2 bytes, (N, K) uint16, as kernels read them."""
+    panels, K, _ = packed_shape(dtype, bits.shape, 1)
+    padded = np.zeros((panels * PANEL, K), np.uint16)
+    padded[: len(bits)] = bits
+    packed = np.ascontiguousarray(padded.reshape(panels, PANEL, K).transpose(0, 2, 1))
+    return Storage(packed, dtype, PANELS, shape=bits.shape)
+
+
+def unpack_halves(weight: Storage) -> Array:
+    """The other way round."""
+    panels, K, _ = weight.array.shape
+    rows = np.ascontiguousarray(weight.array.transpose(0, 2, 1)).reshape(panels * PANEL, K)
+    return rows[: weight.shape[0]]

@@ -4,6 +4,7 @@ int8       the scale is max |w| / 127 of a group, as float16; w / scale is round
 int4       of several scales around the one that makes the largest number the code -8 or 7, the one whose rounded
            numbers are nearest to w (least squares)
 int4_min   codes 0 ... 15 from the smallest number of a group to the largest
+bf16, fp16  to the nearest, ties to even
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import numpy as np
 
 from gollm.errors import ConfigError
-from gollm.kernels import Array
+from gollm.kernels import Array, cpu
 from gollm.nn import dtypes
 from gollm.nn.dtypes import DType
 from gollm.nn.storage import Storage
-from gollm.quantisation.panels import GROUPS, Codes, pack, unpack
+from gollm.quantisation.panels import GROUPS, HALVES, Codes, pack, pack_halves, unpack, unpack_halves
 
-DTYPES = {dtype.name: dtype for dtype in GROUPS}
+DTYPES = {dtype.name: dtype for dtype in GROUPS} | {"bf16": dtypes.bfloat16, "fp16": dtypes.float16}
 _ROWS = 1 << 21  # numbers that are rounded at a time, in whole rows
 
 
@@ -30,7 +31,7 @@ def dtype_named(name: str) -> DType:
 
 def checked_group(dtype: DType, group: int | None) -> int:
     """The dtype's usual size of groups unless another is given. Raises ConfigError for one that it does not have."""
-    allowed = GROUPS[dtype]
+    allowed = GROUPS.get(dtype, (1,))
     if group is not None and group not in allowed:
         raise ConfigError(f"the group is {group}; for {dtype} it must be {' or '.join(map(str, allowed))}")
     return allowed[0] if group is None else group
@@ -40,6 +41,8 @@ def quantise(w: Array, dtype: DType, group: int | None = None) -> Storage:
     """w (N, K) float32 as packed codes. Raises ConfigError for a group that the dtype does not have, and for numbers
     that are not finite or beyond float16's largest, 65504."""
     group = checked_group(dtype, group)
+    if dtype in HALVES:
+        return pack_halves(_halves(w, dtype), dtype)
     N, K = w.shape
     groups = -(-K // group)
     codes = np.empty((N, K), np.uint8)
@@ -69,6 +72,8 @@ def quantise(w: Array, dtype: DType, group: int | None = None) -> Storage:
 
 def dequantise(weight: Storage) -> Array:
     """The numbers that a packed weight stands for, (N, K) float32: the codes' products with their scales."""
+    if weight.dtype in HALVES:
+        return _widened(unpack_halves(weight), weight.dtype)
     found = unpack(weight)
     group = found.group
     scales = np.repeat(found.scales.astype(np.float32), group, axis=1)[:, : weight.shape[1]]
@@ -79,6 +84,25 @@ def dequantise(weight: Storage) -> Array:
         numbers = found.codes * scales
         numbers += np.repeat(found.minimums.astype(np.float32), group, axis=1)[:, : weight.shape[1]]
     return numbers
+
+
+def _halves(w: Array, dtype: DType) -> Array:
+    """The bits of w (N, K) as bfloat16 or float16."""
+    if dtype is dtypes.float16:
+        with np.errstate(over="ignore"):
+            narrow = w.astype("<f2")
+        if not np.array_equal(np.isinf(narrow), np.isinf(w)):
+            raise ConfigError("a weight is beyond 65504, the largest number of float16; bf16 holds it")
+        return narrow.view(np.uint16)
+    bits = np.empty(w.shape, np.uint16)
+    cpu.to_bf16(y=bits.reshape(-1), x=np.ascontiguousarray(w).reshape(-1))
+    return bits
+
+
+def _widened(bits: Array, dtype: DType) -> Array:
+    if dtype is dtypes.float16:
+        return bits.view(np.float16).astype(np.float32)
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _half(scale: Array) -> Array:

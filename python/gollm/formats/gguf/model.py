@@ -34,6 +34,7 @@ from gollm.formats.source import ModelFormat, Packed, Source, StorageType
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
+from gollm.nn import dtypes
 from gollm.nn.tensor import FLOAT32
 from gollm.quantisation import Codes, joined, pack, unpack
 from gollm.system.files import replacing
@@ -194,13 +195,16 @@ def _pad(file: BinaryIO) -> None:
 
 
 def _quantised(source: Source) -> dict[str, tuple[Packed, BlockType]]:
-    """The parameters whose codes one of ggml's types can take over."""
-    types = {kind.dtype: TYPES[number] for number, kind in QUANTISED.items()}
+    """The packed parameters that one of ggml's types can take over as they are."""
+    types = {(kind.dtype, 32): TYPES[number] for number, kind in QUANTISED.items()}
+    types |= {(dtypes.bfloat16, 1): BF16, (dtypes.float16, 1): F16}
     found = {}
     for name, parameter in Decoder(source.config).parameters.items():
         packed = source.packed(name)
-        if packed is not None and packed.group == 32 and parameter.shape[1] % 32 == 0:
-            found[name] = packed, types[packed.dtype]
+        if packed is not None:
+            kind = types.get((packed.dtype, packed.group))
+            if kind is not None and parameter.shape[1] % kind.K == 0:
+                found[name] = packed, kind
     return found
 
 
@@ -235,8 +239,8 @@ def _arrays(
     if config.rope_scaling == "llama3":
         yield ROPE_FREQS, rope_divisors(config)
     for parameter in Decoder(config).parameters.values():
-        if parameter.name in quantised:
-            packed, _ = quantised[parameter.name]
+        packed, kind = quantised.get(parameter.name, (None, F32))
+        if packed is not None and kind.number in QUANTISED:
             codes = unpack(packed.storage())
             for name, begin, end in rows_of(parameter, config, "gguf"):
                 yield name, codes.rows(slice(begin, end))

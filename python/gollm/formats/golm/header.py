@@ -6,8 +6,8 @@
     16..16+N      JSON, padded with spaces:
                   {"config": {...}, "generation": {...}, "tokenizer": {...}, "training": {...},    but for the first,
                    "tensors": {NAME: {"dtype", "shape", "layout", "offset", "group"}}}             they may be absent
-                  a quantised weight has the dtype int8, int4 or int4_min and the layout "panels/32", the number being
-                  that of neighbours with one scale
+                  a packed weight has the dtype bf16 or f16 and the layout "panels", or int8, int4 or int4_min and
+                  "panels/32", the number being that of neighbours with one scale
     16+N..        the tensors, in the table's order. Offsets count from here; each tensor begins at the first multiple
                   of 64 behind the one before, and the file ends at the first multiple of 64 behind the last.
 
@@ -28,7 +28,7 @@ from typing import Any, Final
 import numpy as np
 
 from gollm.errors import CheckpointError
-from gollm.nn.dtypes import DType
+from gollm.nn.dtypes import DType, bfloat16, float16
 from gollm.quantisation import GROUPS, packed_shape
 from gollm.system.strict_json import MAX_DEPTH, check_nesting, parse_object, shorten
 
@@ -50,10 +50,10 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "i64": np.dtype("<i8"), "i32": np.dtype("<i4"), "i16": np.dtype("<i2"), "i8": np.dtype("i1"),
     "u64": np.dtype("<u8"), "u32": np.dtype("<u4"), "u16": np.dtype("<u2"), "u8": np.dtype("u1"),
 }  # fmt: skip
-# A quantised weight's layout names the numbers that share a scale: bytes as gollm.quantisation.panels says.
+# Packed weights lie as gollm.quantisation.panels says; the number is that of neighbours that share a scale.
 PACKED: Final = {
     (dtype.name, f"panels/{group}"): (dtype, group) for dtype, groups in GROUPS.items() for group in groups
-}
+} | {("bf16", "panels"): (bfloat16, 1), ("f16", "panels"): (float16, 1)}
 LAYOUTS: Final = tuple(dict.fromkeys(["row-major", *(layout for _, layout in PACKED)]))
 TENSOR_GROUPS: Final = ("weights", "tokenizer", "training")
 FIELDS: Final = ("dtype", "group", "layout", "offset", "shape")
@@ -87,7 +87,8 @@ class TensorEntry:
         """Dtype and shape of the array that the file holds."""
         if self.packed is None:
             return DTYPES[self.dtype], self.shape
-        return DTYPES["u8"], packed_shape(self.packed[0], self.shape, self.packed[1])
+        dtype, group = self.packed
+        return dtype.array, packed_shape(dtype, self.shape, group)
 
     @property
     def n_bytes(self) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from gollm import tokenizers
 from gollm.errors import CheckpointError, ConfigError, GenerationError, TokenizerError
 from gollm.formats.golm.checkpoint import CheckpointFile, Deferred, open_checkpoint, write_checkpoint
-from gollm.formats.golm.header import MAGIC
+from gollm.formats.golm.header import MAGIC, PACKED
 from gollm.formats.opening import first_bytes
 from gollm.formats.source import ModelFormat, Packed, Source, StorageType
 from gollm.kernels import Array, cpu
@@ -148,7 +148,8 @@ def _write(source: Source, path: Path, dtype: StorageType) -> None:
     def deferred(parameter: Parameter) -> Deferred:
         name, shape, packed = parameter.name, parameter.shape, source.packed(parameter.name)
         if packed is not None:
-            return Deferred(shape, str(packed.dtype), lambda: packed.storage().array, f"panels/{packed.group}")
+            stored, layout = next(names for names, kind in PACKED.items() if kind == (packed.dtype, packed.group))
+            return Deferred(shape, stored, lambda: packed.storage().array, layout)
         if dtype == "f32" or not parameter.decays:
             return Deferred(shape, "f32", lambda: source.array(name, shape))
         return Deferred(shape, "bf16", lambda: _bf16(source.array(name, shape)))
