@@ -72,6 +72,7 @@ def matmul_nt(
     factor: _Buffer | None = None,
     residual: _Buffer | None = None,
     activation: int,
+    compute: int,
 ) -> None: ...
 def matmul_packed(
     *,
@@ -95,8 +96,9 @@ def matmul_nn(
     dfactor: _Buffer | None = None,
     product: _Buffer | None = None,
     activation: int,
+    compute: int,
 ) -> None: ...
-def matmul_tn(*, c: _Destination = None, a: _Buffer, b: _Buffer, a_sum: _Destination = None) -> None: ...
+def matmul_tn(*, c: _Destination = None, a: _Buffer, b: _Buffer, a_sum: _Destination = None, compute: int) -> None: ...
 def matmul_int8(
     *,
     group: int,
@@ -166,6 +168,7 @@ def head_forward(
     targets: _Buffer,
     denominator: _Buffer | None = None,
     ignore_index: int,
+    compute: int,
 ) -> None: ...
 def head_backward(
     *,
@@ -179,6 +182,7 @@ def head_backward(
     targets: _Buffer,
     denominator: _Buffer | None = None,
     ignore_index: int,
+    compute: int,
 ) -> None: ...
 def embedding_forward(
     *,
