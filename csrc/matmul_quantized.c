@@ -27,14 +27,22 @@
  *     128 vpdpbusd, 64 broadcasts and 16 loads of codes; for 16 sums each a conversion, a product, a multiply-add
  *
  * Many rows are bound by vpdpbusd (vpmaddwd, vpmaddubsw); few rows by reading w once, from front to back: group + 2, or
- * group / 2 + 2 bytes (int4_min: 4) a group and output.
+ * group / 2 + 2 bytes (int4_min: 4) a group and output. One thread of a Sapphire Rapids at 2.35 GHz, 96 x 512 x 1152:
+ *
+ *     GMAC/s           float32     int8 of group 32, 64, 128     int4
+ *     AVX-512 VNNI     70          165  208  211                 164
+ *     AVX-512BW        70           57   65   66                 101
+ *     AVX2             38           42   44   46                  69
+ *
+ * Without VNNI, int8 takes two multiplications and two additions where float32 takes four multiply-adds: it gains only where
+ * integer operations have more ports than those.
  */
 #include "epilogue.h"
 #include "integer_dot.h"
 #include "quantized.h"
 #include "workspace.h"
 
-/* Tuning: how far ahead of a panel's codes memory is prefetched, in bytes. */
+/* Tuning: how far ahead memory is prefetched, in bytes, by the first tile that reads a panel. */
 enum { AHEAD = 2048 };
 
 /* Vectors of outputs of the widest tile: all 32 outputs with AVX2 and AVX-512. */
