@@ -5,12 +5,12 @@
  *
  * Each group's sum begins with an offset (begin_...), which makes up for codes being unsigned. All sums are exact:
  *
- *     instructions           int8                                       int4                                  MAC a cycle
- *     AVX-512 VNNI           vpdpbusd                                   vpdpbusd                              64 a unit
- *     AVX-512BW, AVX2, SSSE3 even and odd codes widened to 16 bits,     vpmaddubsw, added in 16 bits over     16 (32, 64) a
- *                            vpmaddwd: vpmaddubsw would saturate        a group: at most 8 * 2 * 15 * 127     unit, twice that
- *                                                                       = 30480, then one vpmaddwd            for int4
- *     others, double         32-bit multiply-adds, by the compiler
+ *     AVX-512 VNNI              vpdpbusd for both: 64 products an instruction
+ *     AVX-512BW, AVX2, SSSE3    int8: even and odd codes widened to 16 bits, vpmaddwd (32, 16, 8 products), since sums of
+ *                               vpmaddubsw would saturate
+ *                               int4: vpmaddubsw (64, 32, 16), added in 16 bits over a group, which is safe: at most
+ *                               8 * 2 * 15 * 127 = 30480; then one vpmaddwd
+ *     others, double            32-bit multiply-adds, by the compiler
  */
 #ifndef GOLLM_INTEGER_DOT_H
 #define GOLLM_INTEGER_DOT_H
