@@ -19,7 +19,7 @@ def build(request):
 
 
 @pytest.mark.parametrize("compute", [FLOAT32, BFLOAT16])
-@pytest.mark.parametrize("shape", [(40, 33, 700), (200, 600, 300), (70, 2100, 600)])
+@pytest.mark.parametrize("shape", [(40, 33, 700), (200, 600, 300), (70, 2100, 600), (420, 40, 2300)])
 def test_layout_batch_and_chunks_do_not_change_a_bit(build, shape, compute):
     (M, N, K), real, rng = shape, real_of(build), rng_of("matmul", shape)
     a, b = rng.standard_normal((M, K)).astype(real), rng.standard_normal((N, K)).astype(real)
