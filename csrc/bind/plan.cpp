@@ -261,6 +261,9 @@ void bind_plan(py::module_ &m) {
         .def_property_readonly("workspace_bytes", &Measure::workspace_bytes,
                                "Bytes of the largest workspace of a call, with the number of threads at that time.");
     m.def(
+        "plan_in_use", [] { return current.measure || current.plan; },
+        "Whether a plan records or lends its memory in this thread, or a step is measured: no other plan runs then.");
+    m.def(
         "plan_is_recording", [] { return current.measure || (current.plan && current.recording); },
         "Whether this thread's kernel calls are recorded, or measured.");
 }

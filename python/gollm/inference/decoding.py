@@ -13,7 +13,8 @@ from gollm.nn.plan import Plan
 
 
 class RecordedDecoding:
-    """Decoder.next_logits() of sequences of one pool, recorded where each has one new token; the bits are the same."""
+    """Decoder.next_logits() of sequences of one pool, recorded where each has one new token, and run by Python inside
+    another plan's memory, as samples of a training run are; the bits are the same."""
 
     def __init__(self, model: Decoder, pool: PagePool) -> None:
         self.model = model
@@ -31,7 +32,7 @@ class RecordedDecoding:
 
         They hold until the next call."""
         batch = next_batch(sequences, tokens)
-        if len(batch.tokens) > len(sequences):
+        if len(batch.tokens) > len(sequences) or self.model.parameters.kernels.plan_in_use():
             return self.model.next_logits(batch)
         cache = batch.cache
         assert cache is not None

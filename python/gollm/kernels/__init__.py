@@ -37,6 +37,7 @@ class Kernels:
     Measure       finds out what a plan of this thread's calls between begin() and end() would take: the calls are
                   checked but not run, and arrays take no memory
     is_recording  whether this thread's calls are being recorded
+    plan_in_use   whether a plan records or lends its memory in this thread, so that no other one can run
     """
 
     def __init__(self, device: str, native: ModuleType) -> None:
@@ -45,6 +46,7 @@ class Kernels:
         self.Plan = native.Plan
         self.Measure = native.Measure
         self.is_recording: Callable[[], bool] = native.plan_is_recording
+        self.plan_in_use: Callable[[], bool] = native.plan_in_use
         for name in native.contracts():
             setattr(self, name, getattr(native, name))
 
