@@ -29,13 +29,13 @@ def run(options: Options) -> None:
     import os
 
     from gollm import formats
-    from gollm.quantisation import dtype_named
+    from gollm.quantisation import DTYPES
 
     names = {"head": "head", "embedding": "token_embedding"}
     with formats.open_model(options.model, options.tokenizer) as model:
         keep = {names[part] for part in options.keep}
         if model.config.tied_head and keep:
             keep = {"token_embedding"}
-        narrow = model.quantised(dtype_named(options.weights), options.group, keep)
+        narrow = model.quantised(DTYPES[options.weights], options.group, keep)
         formats.save(narrow, options.target, overwrite=options.overwrite)
     print(f"{options.target}: {os.path.getsize(options.target) / 1e6:.1f} MB")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -97,9 +98,14 @@ class Source(AbstractContextManager["Source"]):
         for parameter in Decoder(config).parameters.values():
             yield parameter, self.values(parameter)
 
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        """Of the parameters that this model has."""
+        return frozenset(Decoder(self.config).parameters)
+
     def values(self, parameter: Parameter) -> Array:
         """Of a parameter of this model, or of one that has more biases, which are zeros."""
-        if parameter.name in Decoder(self.config).parameters:
+        if parameter.name in self._names:
             return self.array(parameter.name, parameter.shape)
         return np.zeros(parameter.shape, FLOAT32)
 

@@ -1,11 +1,11 @@
-"""Quantised weights: how numbers become codes, and how codes lie in memory and in files.
+"""Packed weights, of 16 bits or quantised to 8 or 4: how numbers are rounded, and how they lie in memory and in files.
 
 rounding    quantise(), from float32; dequantise(), back
-panels      the packed layout that kernels read: pack() and unpack() of codes and scales
+panels      the packed layout that kernels read: pack() and unpack() of codes and scales, and of halves
 """
 
 from gollm.quantisation.panels import GROUPS, Codes, joined, pack, packed_shape, unpack
-from gollm.quantisation.rounding import DTYPES, checked_group, dequantise, dtype_named, quantise
+from gollm.quantisation.rounding import DTYPES, checked_group, dequantise, quantise
 
 __all__ = [
     "DTYPES",
@@ -13,7 +13,6 @@ __all__ = [
     "Codes",
     "checked_group",
     "dequantise",
-    "dtype_named",
     "joined",
     "pack",
     "packed_shape",

@@ -22,13 +22,6 @@ DTYPES = {dtype.name: dtype for dtype in GROUPS} | {"bf16": dtypes.bfloat16, "fp
 _ROWS = 1 << 21  # numbers that are rounded at a time, in whole rows
 
 
-def dtype_named(name: str) -> DType:
-    """Raises ConfigError for a name that is none of DTYPES."""
-    if name not in DTYPES:
-        raise ConfigError(f"the weights are to be {name!r}; they can be {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
 def checked_group(dtype: DType, group: int | None) -> int:
     """The dtype's usual size of groups unless another is given. Raises ConfigError for one that it does not have."""
     allowed = GROUPS.get(dtype, (1,))
@@ -38,8 +31,8 @@ def checked_group(dtype: DType, group: int | None) -> int:
 
 
 def quantise(w: Array, dtype: DType, group: int | None = None) -> Storage:
-    """w (N, K) float32 as packed codes. Raises ConfigError for a group that the dtype does not have, and for numbers
-    that are not finite or beyond float16's largest, 65504."""
+    """w (N, K) float32 as a packed weight. Raises ConfigError for a group that the dtype does not have, and for numbers
+    beyond float16's largest, 65504, or not finite where the dtype has scales; bfloat16 holds all."""
     group = checked_group(dtype, group)
     if dtype in HALVES:
         return pack_halves(_halves(w, dtype), dtype)
@@ -64,7 +57,8 @@ def quantise(w: Array, dtype: DType, group: int | None = None) -> Storage:
             q, scale = _int4(x)
         else:
             q, scale, low = _int4_min(x)
-            minimums[part] = low[..., 0]  # type: ignore[index]
+            assert minimums is not None
+            minimums[part] = low[..., 0]
         scales[part] = scale[..., 0]
         codes[part] = q.reshape(part.stop - begin, -1)[:, :K]
     return pack(Codes(dtype, group, codes, scales, minimums))
