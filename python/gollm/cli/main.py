@@ -25,7 +25,7 @@ COMMANDS = {
     "encode": ("encode", "the same as tokenizer encode"),
     "pull": ("pull", "fetch a model from the Hugging Face hub"),
     "convert": ("convert", "turn a model into another format"),
-    "quantize": ("quantize", "store a model's weights in 8 or 4 bits"),
+    "quantize": ("quantize", "store a model's weights in 16, 8 or 4 bits"),
     "info": ("info", "show what a model's file or folder contains"),
     "gradcheck": ("gradcheck", "compare a model's gradients with finite differences"),
     "bench": ("bench", "measure gollm's speed against PyTorch and the machine's limits"),
