@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from gollm import num_threads
+from gollm.inference.decoding import RecordedDecoding
+from gollm.inference.pages import CachedSequence, PagePool, pages_for
 from gollm.kernels import Array, cpu
+from gollm.language_model import load
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn.optimizer import AdamW
@@ -142,6 +145,56 @@ def training(batch_size: int, **shape: Any) -> Prepared:
         optimizer.step(1e-3)
 
     return step, ROTATED_BYTES
+
+
+# -- a model that generates
+
+
+@cache
+def loaded(path: str) -> Decoder:
+    return load(path).decoder
+
+
+def sequences(model: Decoder, batch: int, depth: int, room: int) -> tuple[list[CachedSequence], RecordedDecoding]:
+    """`batch` sequences with room for `depth` + `room` tokens, keys and values of 0, and what computes the next."""
+    pool = PagePool(model.config, batch * pages_for(depth + room), model.parameters.dtype)
+    for pages in (pool.k_pages, pool.v_pages):
+        pages.fill(0)
+    return [CachedSequence(pool) for _ in range(batch)], RecordedDecoding(model, pool)
+
+
+def start_over(growing: Iterable[CachedSequence], depth: int) -> None:
+    for sequence in growing:
+        sequence.clear()
+        sequence.extend(depth)
+
+
+def prefill(path: str, depth: int, tokens: int) -> Prepared:
+    """Another `tokens` tokens at once, after `depth`."""
+    model = loaded(path)
+    growing, next_logits = sequences(model, 1, depth, tokens)
+    prompt = RNG.integers(0, model.config.vocab_size, tokens).tolist()
+
+    def call() -> None:
+        start_over(growing, depth)
+        next_logits(growing, [prompt])
+
+    return call, ROTATED_BYTES
+
+
+def decoding(path: str, batch: int, depth: int, tokens: int) -> Prepared:
+    """One token more for each of `batch` sequences; after `tokens` of them they start over at `depth`."""
+    model = loaded(path)
+    growing, next_logits = sequences(model, batch, depth, tokens)
+    new = RNG.integers(0, model.config.vocab_size, (batch, 1)).tolist()
+    start_over(growing, depth)
+
+    def call() -> None:
+        if growing[0].length == depth + tokens:
+            start_over(growing, depth)
+        next_logits(growing, new)
+
+    return call, ROTATED_BYTES
 
 
 # -- what is no product

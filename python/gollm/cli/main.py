@@ -29,6 +29,7 @@ COMMANDS = {
     "info": ("info", "show what a model's file or folder contains"),
     "gradcheck": ("gradcheck", "compare a model's gradients with finite differences"),
     "bench": ("bench", "measure gollm's speed against PyTorch and the machine's limits"),
+    "bench inference": ("bench_inference", "measure a model's prefill and decoding speed, and llama.cpp's beside it"),
     "doctor": ("doctor", "show how gollm was built and what this machine can do"),
 }
 
@@ -55,15 +56,14 @@ def _dispatch(words: list[str]) -> int:
     if words[0] in ("--version", "-V"):
         print(f"gollm {gollm.__version__}")
         return 0
-    members = [name for name in COMMANDS if name.startswith(words[0] + " ")]
-    n = 2 if members else 1  # words in the name
+    members = [] if words[0] in COMMANDS else [name for name in COMMANDS if name.startswith(words[0] + " ")]
     if members and words[1:2] in (["-h"], ["--help"]):
         print(overview(members), end="")
         return 0
-    name = " ".join(words[:n])
-    if name not in COMMANDS:
+    n = 2 if " ".join(words[:2]) in COMMANDS and words[1:] else 1  # words in the name
+    if " ".join(words[:n]) not in COMMANDS:
         raise Usage(_unknown(words, [member.split()[1] for member in members]))
-    return _run(name, words[n:])
+    return _run(" ".join(words[:n]), words[n:])
 
 
 def _unknown(words: list[str], members: list[str]) -> str:
