@@ -12,7 +12,7 @@ from gollm import formats, tokenizers
 from gollm.errors import CheckpointError, FormatError, GenerationError, TokenizerError
 from gollm.inference.generate import generate_tokens
 
-NO_PATHS: list[Any] = [None, 3, b"x", True, [], 1.5, object()]
+NO_PATHS: list[Any] = [None, 3, b"x", True, [], 1.5, pytest.param(object(), id="object")]
 
 
 @pytest.fixture(scope="module")

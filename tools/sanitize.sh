@@ -21,7 +21,7 @@ if [ $# = 0 ]; then
     # one, amx, whose packers the other shares.
     values="test_values or test_accumulation or test_nan_and_infinity_go or test_gradients_are or test_fifty_steps"
     values+=" or test_what_is_masked or (test_a_row_has_the_same_bits and not 20) or avx512bf16"
-    tests=(-m "not slow" -k "not ($values)" tests/kernels tests/test_binding.py tests/test_header.py tests/test_plan.py
+    tests=(-n 2 -m "not slow" -k "not ($values)" tests/kernels tests/test_binding.py tests/test_header.py tests/test_plan.py
         tests/test_threads.py tests/tokenizer)
 fi
 
