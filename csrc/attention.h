@@ -11,6 +11,7 @@
 #define GOLLM_ATTENTION_H
 
 #include "gemm_pack.h" /* pack_panel, microkernel_rows, MR, NR */
+#include "half.h"      /* enum number_format, load_as */
 #include "rope.h"
 #include "summation_order.h" /* KEY_BLOCK, MAX_HEAD_DIM, KEYS, QUERIES */
 
@@ -21,15 +22,17 @@ struct attention {
     real scale;
     const real *rotations; // (A, D), a row for each position (rope.c); NULL: nothing is rotated
     const real *q;         // row n, head h at q + n * q_stride + h * D
-    const real *k, *v;     // token t, key/value head g at k + t * kv_stride + g * D
+    const real *k, *v;     // without pages: token t, key/value head g at k + t * kv_stride + g * D
     int64_t q_stride, kv_stride;
     real *y;   // (N, H, D)
     real *lse; // (S, H, T) or NULL
 
     /* Pages: sequence s has the rows query_offsets[s] ... query_offsets[s + 1] - 1, which are the last of its lengths[s]
-     * tokens; position j is token page_table[s][j / Z] * Z + j % Z, and its key has been rotated. Without a table, the
+     * tokens; position j is slot j % Z of page page_table[s][j / Z], and its key has been rotated. Without a table, the
      * sequence has the rows and tokens s * T ... (s + 1) * T - 1. */
     const int32_t *query_offsets, *lengths, *page_table; // (S + 1), (S), (S, L)
+    const void *k_pages, *v_pages;                       // (R, G, D, Z), (R, G, Z, D)
+    enum number_format format;                           // of the pages
     int64_t L, Z;
 };
 
@@ -40,12 +43,12 @@ struct attention {
     .q = (args)->qkv, .k = (args)->qkv + (args)->H * (args)->D,                                                        \
     .v = (args)->qkv + ((args)->H + (args)->G) * (args)->D, .q_stride = ((args)->H + 2 * (args)->G) * (args)->D,       \
     .kv_stride = ((args)->H + 2 * (args)->G) * (args)->D
-#define ATTENTION_OVER_PAGES(args)                                                                                     \
+#define ATTENTION_OVER_PAGES(args, format_)                                                                            \
     .S = (args)->S, .N = (args)->N, .H = (args)->H, .G = (args)->G, .D = (args)->D,                                    \
-    .T = times_i64((args)->L, (args)->Z), .rotations = (args)->rotations, .q = (args)->qkv, .k = (args)->k_pages,      \
-    .v = (args)->v_pages, .q_stride = ((args)->H + 2 * (args)->G) * (args)->D, .kv_stride = (args)->G * (args)->D,     \
-    .query_offsets = (args)->query_offsets, .lengths = (args)->lengths, .page_table = (args)->page_table,              \
-    .L = (args)->L, .Z = (args)->Z
+    .T = times_i64((args)->L, (args)->Z), .rotations = (args)->rotations, .q = (args)->qkv,                            \
+    .q_stride = ((args)->H + 2 * (args)->G) * (args)->D, .query_offsets = (args)->query_offsets,                       \
+    .lengths = (args)->lengths, .page_table = (args)->page_table, .k_pages = (args)->k_pages,                          \
+    .v_pages = (args)->v_pages, .format = format_, .L = (args)->L, .Z = (args)->Z
 
 /* Whether the heads fit together, and a row of q, k and v is no longer than a size may be. */
 static inline int attention_heads_are_good(int64_t H, int64_t G, int64_t D) {
@@ -83,11 +86,14 @@ static inline struct sequence sequence_at(const struct attention *a, int64_t s) 
     return (struct sequence){s, a->query_offsets[s], queries, a->lengths[s] - queries};
 }
 
-/* Where key/value head g of the token at `position` begins, in k and in v. */
+/* Without pages: where key/value head g of the token at `position` begins, in k and in v. */
 static inline int64_t key_offset(const struct attention *a, const struct sequence *s, int64_t g, int64_t position) {
-    const int64_t token = a->page_table ? a->page_table[s->index * a->L + position / a->Z] * a->Z + position % a->Z
-                                        : s->index * a->T + position;
-    return token * a->kv_stride + g * a->D;
+    return (s->index * a->T + position) * a->kv_stride + g * a->D;
+}
+
+/* Where key/value head g of the page of `position` begins, in k_pages and in v_pages. */
+static inline int64_t page_offset(const struct attention *a, const struct sequence *s, int64_t g, int64_t position) {
+    return (a->page_table[s->index * a->L + position / a->Z] * a->G + g) * a->Z * a->D;
 }
 
 /* Head h of query i in (N, H, D), and in (S, H, T). */
@@ -141,15 +147,21 @@ static inline void prefetch_row(const real *row, int64_t D) {
 
 /* One step of [panel of NR columns][height][NR]: a row of D values, filled up with zeros. Returns zeros, or NaN in lanes
  * where a value is not finite. */
-static inline vec pack_step(real *to, int64_t height, const real *row, int64_t D) {
+static inline __attribute__((always_inline)) vec pack_step_of(const enum number_format format, real *to, int64_t height,
+                                                              const void *row, int64_t D) {
     vec zeros = vec_set(0);
     for (int64_t d = 0; d < D; d += NR, to += height * NR) {
-        const vec x0 = vec_load_n(row + d, D - d), x1 = D - d > VL ? vec_load_n(row + d + VL, D - d - VL) : vec_set(0);
+        const vec x0 = load_as_n(format, row, d, D - d);
+        const vec x1 = D - d > VL ? load_as_n(format, row, d + VL, D - d - VL) : vec_set(0);
         zeros += (x0 - x0) + (x1 - x1);
         vec_store(to, x0);
         vec_store(to + VL, x1);
     }
     return zeros;
+}
+
+static inline vec pack_step(real *to, int64_t height, const real *row, int64_t D) {
+    return pack_step_of(REALS, to, height, row, D);
 }
 
 /* A packed block of keys and values; NULL for what is not wanted. */
@@ -161,8 +173,8 @@ struct packed {
     real *rotated; // (NR, D), for the rows being packed
 };
 
-/* Rows `first` ... `first` + NR - 1 of k, past `end` the last one again: rotated, if they are not yet. `offset` is where they
- * begin in k and v; rotated ones lie in `rotated` (NR, D). */
+/* Without pages: rows `first` ... `first` + NR - 1 of k, past `end` the last one again, rotated where there are rotations;
+ * rotated ones lie in `rotated` (NR, D). `offset` is where they begin in k and v. */
 static inline void key_rows(const struct attention *a, const struct sequence *s, int64_t g, int64_t first, int64_t end,
                             const real **k, int64_t *offset, real *rotated) {
     int64_t position[NR];
@@ -171,12 +183,12 @@ static inline void key_rows(const struct attention *a, const struct sequence *s,
         offset[r] = key_offset(a, s, g, position[r]);
         k[r] = a->k + offset[r];
     }
-    if (!a->page_table) rope_rotate_rows(a->rotations, a->D, NR, k, position, rotated);
+    rope_rotate_rows(a->rotations, a->D, NR, k, position, rotated);
 }
 
 /* Packs the keys and values at positions `keys` of a sequence. Rows are far apart, which the hardware's prefetcher does
  * not see through: while a panel is packed, the rows of the next one are fetched. */
-static inline void pack_keys(const struct attention *a, const struct sequence *s, int64_t g, struct range keys,
+static inline void pack_rows(const struct attention *a, const struct sequence *s, int64_t g, struct range keys,
                              struct packed *b) {
     const int64_t D = a->D;
     vec zeros = vec_set(0);
@@ -196,6 +208,59 @@ static inline void pack_keys(const struct attention *a, const struct sequence *s
         }
     }
     b->steps_are_finite = vec_sum(zeros) == 0;
+}
+
+/* In pages, a panel of NR keys from position `first`, a multiple of NR, on: whether it lies in one page, so that step d of
+ * it is NR neighbours there. Those past the end of the sequence are undefined. */
+static inline int panels_lie_in_pages(const struct attention *a) { return a->Z % NR == 0; }
+
+/* Gathers one that does not, up to position `end`: to [D][NR]. */
+static inline __attribute__((always_inline)) void gather_panel(const enum number_format format,
+                                                               const struct attention *a, const struct sequence *s,
+                                                               int64_t g, int64_t first, int64_t end, real *to) {
+    for (int64_t r = 0; r < NR; r++) {
+        const int64_t position = min_i64(first + r, end - 1), at = page_offset(a, s, g, position) + position % a->Z;
+        for (int64_t d = 0; d < a->D; d++) to[d * NR + r] = value_as(format, a->k_pages, at + d * a->Z);
+    }
+}
+
+/* As pack_rows, k_lines and v_steps alone, from pages. */
+static inline __attribute__((always_inline)) void pack_pages(const enum number_format format, const struct attention *a,
+                                                             const struct sequence *s, int64_t g, struct range keys,
+                                                             struct packed *b) {
+    const int64_t D = a->D, Z = a->Z;
+    vec zeros = vec_set(0);
+    for (int64_t first = keys.begin; first < keys.end; first += NR) {
+        real *to = b->k_lines + (first - keys.begin) * D;
+        if (panels_lie_in_pages(a)) {
+            const int64_t at = page_offset(a, s, g, first) + first % Z;
+            for (int64_t d = 0; d < D; d++, to += NR) {
+                vec_store(to, load_as(format, a->k_pages, at + d * Z));
+                vec_store(to + VL, load_as(format, a->k_pages, at + d * Z + VL));
+            }
+        } else {
+            gather_panel(format, a, s, g, first, keys.end, to);
+        }
+    }
+    for (int64_t first = keys.begin, end; first < keys.end; first = end) { // a page at a time
+        end = min_i64(keys.end, (first / Z + 1) * Z);
+        int64_t at = page_offset(a, s, g, first) + first % Z * D;
+        for (int64_t r = first - keys.begin; r < end - keys.begin; r++, at += D)
+            zeros += pack_step_of(format, b->v_steps + r * NR, b->height, address_of(format, a->v_pages, at), D);
+    }
+    b->steps_are_finite = vec_sum(zeros) == 0;
+}
+
+static inline void pack_keys(const struct attention *a, const struct sequence *s, int64_t g, struct range keys,
+                             struct packed *b) {
+    if (!a->page_table)
+        pack_rows(a, s, g, keys, b);
+    else if (a->format == REALS)
+        pack_pages(REALS, a, s, g, keys, b);
+    else if (a->format == BF16)
+        pack_pages(BF16, a, s, g, keys, b);
+    else
+        pack_pages(F16, a, s, g, keys, b);
 }
 
 /* to (rows, NR) = a (rows, steps) b (steps, NR), on the microkernel for 1, 2, 3, 4 or MR rows, at least `rows`. */

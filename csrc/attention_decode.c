@@ -1,12 +1,12 @@
 /* Attention of sequences with few queries: decoding, which is bound by reading K and V.
  *
- * The unit of work is a block of keys of a sequence, for a range of key/value heads. Rows of k and v are read once each, in
- * the order of memory: a few tokens at a time, all heads of the range, and for each head all queries of its group. The
- * scores of all heads wait in between. Blocks are independent (attention_forward.c states the rule), so threads split
- * them, and after a barrier they split the rows that blocks are merged into.
+ * The unit of work is a block of keys of a sequence, for a key/value head: its keys are read once, from front to back, then
+ * its values, each for all queries of the group. Blocks are independent (attention_forward.c states the rule), so threads
+ * split them, and after a barrier they split the rows that blocks are merged into. A sequence of one block needs neither.
  *
- * Products are the same chains of multiply-adds as for many queries: scores by the microkernel, on a panel of NR keys that
- * has just been packed into L1; o by adding a few rows of v at a time to what is there.
+ * Products are the same chains of multiply-adds as for many queries: scores step by step of D, NR keys side by side, which
+ * is how they lie in a page; o by adding rows of v to what is there. Budget with AVX-512 and ROWS = 4, for a line of keys or
+ * of values: 4 FMA, 4 broadcasts, 1 load (and, where they are narrow, 1 or 2 instructions that widen).
  *
  * Whether a sequence is decoded depends on its queries and keys alone; its bits do not depend on it. Memory: each block
  * leaves a state and an o for each of its rows ("parts"). Sequences are decoded in rounds, so that there are never
@@ -18,9 +18,9 @@
 enum {
     FEW_QUERIES = 4,
     MOST_PARTS = 1 << 16,
-    ROUND = 64,  // sequences of a round
-    ROWS = 4,    // heads of a group that are computed together
-    TOKENS = 16, // rows of v between two visits to o
+    ROUND = 64,                        // sequences of a round
+    ROWS = 4,                          // heads of a group that are computed together
+    VECTORS = VEC_BYTES == 64 ? 4 : 2, // of o that a row has in registers: ROWS * VECTORS accumulators
 };
 
 static int64_t blocks_of(int64_t keys) { return keys / KEY_BLOCK + (keys % KEY_BLOCK != 0); }
@@ -45,7 +45,7 @@ static struct decoded decoded_at(const struct attention *a, int64_t index) {
 
 int attention_decodes(const struct attention *a, const struct sequence *s) { return decoded_at(a, s->index).parts > 0; }
 
-/* One thread's workspace. Row (g, i, head of the group) of a unit is at index ((g - first g) * queries + i) * group + head. */
+/* One thread's workspace. Row (query, head of the group) of a unit is at index query * group + head. */
 struct buffers {
     real *panel;   // [D][NR]: keys
     real *scores;  // row, [panel of NR keys][rows of the tile][NR]
@@ -62,7 +62,7 @@ struct parts {
 
 /* As in attention_forward.c: the parts of the sequences of a round, then each thread's buffers. */
 static int64_t lay_out(const struct attention *a, void *workspace, int thread, struct buffers *w, struct parts *parts) {
-    const int64_t D = a->D, rows = FEW_QUERIES * a->H;
+    const int64_t D = a->D, rows = FEW_QUERIES * (a->H / a->G);
     const int64_t most_queries = a->Z ? min_i64(a->N, times_i64(FEW_QUERIES, a->S)) : a->T <= FEW_QUERIES ? a->N : 0;
     const int64_t n = min_i64(MOST_PARTS, times_i64(times_i64(most_queries, a->H), blocks_of(a->T)));
     struct carve at = {workspace, 0};
@@ -85,82 +85,153 @@ int64_t attention_decode_size(const struct attention *a, int n_threads) {
     return lay_out(a, NULL, n_threads - 1, &w, &parts);
 }
 
-/* o (rows, D), o_row apart, += p (rows, n), KEY_BLOCK apart, times rows of v. */
-static inline __attribute__((always_inline)) void add_values(const int rows, const int vectors, int64_t n,
-                                                             const real *p, const real *const *v, real *o,
-                                                             int64_t o_row, int64_t D) {
+/* scores (rows, NR) = q [D][rows] times a panel of keys [D][NR], whose steps are `step` apart. */
+static inline __attribute__((always_inline)) void score_panel(const enum number_format format, const int rows,
+                                                              int64_t D, const real *q, const void *keys, int64_t step,
+                                                              real *scores) {
+    vec c[ROWS][2];
+    UNROLL
+    for (int r = 0; r < rows; r++) c[r][0] = c[r][1] = vec_set(0);
+    for (int64_t d = 0; d < D; d++) {
+        const vec k0 = load_as(format, keys, d * step), k1 = load_as(format, keys, d * step + VL);
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            const vec x = vec_set(q[d * rows + r]);
+            c[r][0] += x * k0;
+            c[r][1] += x * k1;
+        }
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        vec_store(scores + r * NR, c[r][0]);
+        vec_store(scores + r * NR + VL, c[r][1]);
+    }
+}
+
+/* o (rows, up to `vectors` vectors: `columns`), o_row apart, += p (rows, n), KEY_BLOCK apart, times rows of v, v_row apart. */
+static inline __attribute__((always_inline)) void add_columns(const enum number_format format, const int rows,
+                                                              const int vectors, int64_t columns, int64_t n,
+                                                              const real *p, const void *v, int64_t v_row, real *o,
+                                                              int64_t o_row) {
+    vec c[ROWS][VECTORS];
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int i = 0; i < vectors; i++) c[r][i] = vec_load(o + r * o_row + i * VL);
+    }
+    for (int64_t k = 0; k < n; k++) {
+        vec x[VECTORS];
+        UNROLL
+        for (int i = 0; i < vectors; i++) x[i] = load_as_n(format, v, k * v_row + i * VL, columns - i * VL);
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            const vec weight = vec_set(p[r * KEY_BLOCK + k]);
+            UNROLL
+            for (int i = 0; i < vectors; i++) c[r][i] += weight * x[i];
+        }
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int i = 0; i < vectors; i++) vec_store(o + r * o_row + i * VL, c[r][i]);
+    }
+}
+
+/* The same for all D columns. */
+static inline __attribute__((always_inline)) void add_values(const enum number_format format, const int rows, int64_t D,
+                                                             int64_t n, const real *p, const void *v, int64_t v_row,
+                                                             real *o, int64_t o_row) {
     int64_t d = 0;
-    vec c[ROWS][4];
-    for (; d + vectors * VL <= D; d += vectors * VL) {
-        UNROLL
-        for (int r = 0; r < rows; r++) {
-            UNROLL
-            for (int i = 0; i < vectors; i++) c[r][i] = vec_load(o + r * o_row + d + i * VL);
-        }
-        for (int64_t k = 0; k < n; k++) {
-            UNROLL
-            for (int i = 0; i < vectors; i++) {
-                const vec x = vec_load(v[k] + d + i * VL);
-                UNROLL
-                for (int r = 0; r < rows; r++) c[r][i] += vec_set(p[r * KEY_BLOCK + k]) * x;
-            }
-        }
-        UNROLL
-        for (int r = 0; r < rows; r++) {
-            UNROLL
-            for (int i = 0; i < vectors; i++) vec_store(o + r * o_row + d + i * VL, c[r][i]);
-        }
-    }
-    for (; d < D; d += VL)
-        for (int r = 0; r < rows; r++) {
-            vec sum = vec_load(o + r * o_row + d);
-            for (int64_t k = 0; k < n; k++) sum += vec_set(p[r * KEY_BLOCK + k]) * vec_load_n(v[k] + d, D - d);
-            vec_store(o + r * o_row + d, sum);
-        }
+    for (; d + VECTORS * VL <= D; d += VECTORS * VL)
+        add_columns(format, rows, VECTORS, VECTORS * VL, n, p, address_of(format, v, d), v_row, o + d, o_row);
+    for (; d + VL <= D; d += VL) add_columns(format, rows, 1, VL, n, p, address_of(format, v, d), v_row, o + d, o_row);
+    if (d < D) add_columns(format, rows, 1, D - d, n, p, address_of(format, v, d), v_row, o + d, o_row);
 }
 
-static void add_tokens(int rows, int64_t n, const real *p, const real *const *v, real *o, int64_t o_row, int64_t D) {
-    switch (rows) {
-    case 1: add_values(1, 4, n, p, v, o, o_row, D); break;
-    case 2: add_values(2, 4, n, p, v, o, o_row, D); break;
-    case 3: add_values(3, 2, n, p, v, o, o_row, D); break;
-    default: add_values(4, 2, n, p, v, o, o_row, D);
+/* Calls a function of (format, rows, ...) with both as constants. */
+#define WITH_ROWS(function, format, rows, ...)                                                                         \
+    switch (rows) {                                                                                                    \
+    case 1: function(format, 1, __VA_ARGS__); break;                                                                   \
+    case 2: function(format, 2, __VA_ARGS__); break;                                                                   \
+    case 3: function(format, 3, __VA_ARGS__); break;                                                                   \
+    default: function(format, 4, __VA_ARGS__);                                                                         \
     }
-}
+#define WITH_CONSTANTS(function, format, rows, ...)                                                                    \
+    switch (format) {                                                                                                  \
+    case REALS: WITH_ROWS(function, REALS, rows, __VA_ARGS__); break;                                                  \
+    case BF16: WITH_ROWS(function, BF16, rows, __VA_ARGS__); break;                                                    \
+    case F16: WITH_ROWS(function, F16, rows, __VA_ARGS__);                                                             \
+    }
 
-/* A block of keys of a sequence, for key/value heads `heads`. */
-struct unit {
-    const struct decoded *d;
-    struct range keys, heads;
-    int64_t block, tiles; // its number among the sequence's; tiles of a key/value head
+/* Where NR keys lie: [D][NR], `step` apart. */
+struct panel {
+    enum number_format format;
+    const void *keys;
+    int64_t step;
 };
 
-/* Up to ROWS heads of a group, for one query. */
+/* The panel of keys from position `first` on: where it lies in a page, or made in the buffers. */
+static struct panel panel_at(const struct attention *a, const struct sequence *s, int64_t g, int64_t first, int64_t end,
+                             const struct buffers *w) {
+    if (!a->page_table) {
+        const real *k[NR];
+        int64_t offset[NR];
+        key_rows(a, s, g, first, end, k, offset, w->rotated);
+        pack_panel(w->panel, NR, k, a->D);
+    } else if (panels_lie_in_pages(a)) {
+        const int64_t at = page_offset(a, s, g, first) + first % a->Z;
+        return (struct panel){a->format, address_of(a->format, a->k_pages, at), a->Z};
+    } else {
+        gather_panel(a->format, a, s, g, first, end, w->panel);
+    }
+    return (struct panel){REALS, w->panel, NR};
+}
+
+/* Rows of v, `row` apart, from position `first` on: those up to `end`, or to the end of a page. */
+struct rows {
+    enum number_format format;
+    const void *values;
+    int64_t row, end;
+};
+
+static struct rows rows_at(const struct attention *a, const struct sequence *s, int64_t g, int64_t first, int64_t end) {
+    if (!a->page_table) return (struct rows){REALS, a->v + key_offset(a, s, g, first), a->kv_stride, end};
+    const int64_t at = page_offset(a, s, g, first) + first % a->Z * a->D;
+    return (struct rows){a->format, address_of(a->format, a->v_pages, at), a->D,
+                         min_i64(end, (first / a->Z + 1) * a->Z)};
+}
+
+/* Up to ROWS heads of a group, for one query: rows of a unit. */
 struct heads {
-    int64_t i, h, row, part; // of the first head: query, number, row in the buffers, part of the sequence's
+    int64_t i, h, row; // of the first head: query, number, row in the buffers
     int rows;
     struct range seen; // keys of the block
 };
 
-/* Tile x of the unit, head by head. */
-static struct heads tile_at(const struct attention *a, const struct unit *u, int64_t x) {
-    const struct sequence *s = &u->d->s;
-    const int64_t group = a->H / a->G, tiles = u->tiles / s->queries, i = x % u->tiles / tiles, g = x / u->tiles;
-    const int64_t first = x % tiles * ROWS, h = (u->heads.begin + g) * group + first;
+/* Tile x of the block of keys `keys` for key/value head g. */
+static struct heads tile_at(const struct attention *a, const struct sequence *s, int64_t g, struct range keys,
+                            int64_t x) {
+    const int64_t group = a->H / a->G, tiles = (group + ROWS - 1) / ROWS, i = x / tiles, first = x % tiles * ROWS;
     return (struct heads){.i = i,
-                          .h = h,
-                          .row = (g * s->queries + i) * group + first,
-                          .part = (i * a->H + h) * u->d->blocks + u->block,
+                          .h = g * group + first,
+                          .row = i * group + first,
                           .rows = (int)min_i64(ROWS, group - first),
-                          .seen = within(u->keys, keys_seen(a, s->past + i))};
+                          .seen = within(keys, keys_seen(a, s->past + i))};
 }
 
-/* The parts of a unit, among those of its sequence. */
-static void attend(const struct attention *a, const struct unit *u, struct buffers *w, struct parts parts) {
-    const struct sequence *s = &u->d->s;
-    const int64_t D = a->D, columns = round_up(D, NR), n_heads = u->heads.end - u->heads.begin;
-    for (int64_t x = 0; x < n_heads * u->tiles; x++) {
-        const struct heads t = tile_at(a, u, x);
+/* Block number `block` of a sequence for key/value head g: its parts, among those of the sequence. */
+static void attend(const struct attention *a, const struct decoded *decoded, int64_t block, int64_t g,
+                   struct buffers *w, struct parts parts) {
+    const struct sequence *s = &decoded->s;
+    const int64_t D = a->D, columns = round_up(D, NR), group = a->H / a->G;
+    const int64_t n_tiles = s->queries * ((group + ROWS - 1) / ROWS);
+    const int64_t part_row = decoded->blocks; // from a head's part to the next one's
+    const int64_t begin = (decoded->first_block + block) * KEY_BLOCK;
+    const struct range keys = {begin, min_i64(begin + KEY_BLOCK, s->past + s->queries)};
+    const int64_t first_seen = within(keys, keys_seen(a, s->past)).begin;
+
+    for (int64_t x = 0; x < n_tiles; x++) {
+        const struct heads t = tile_at(a, s, g, keys, x);
         const real *q = a->q + (s->first_row + t.i) * a->q_stride + t.h * D;
         real *to = w->q + t.row * D;
         for (int r = 0; r < t.rows; r++, q += D) {
@@ -171,26 +242,21 @@ static void attend(const struct attention *a, const struct unit *u, struct buffe
     }
 
     // 1. scores = q k^T
-    for (int64_t first = u->keys.begin; first < u->keys.end; first += NR)
-        for (int64_t g = 0; g < n_heads; g++) {
-            const int64_t at = first - u->keys.begin;
-            const real *k[NR];
-            int64_t offset[NR];
-            key_rows(a, s, u->heads.begin + g, first, u->keys.end, k, offset, w->rotated);
-            pack_panel(w->panel, NR, k, D);
-            for (int64_t x = g * u->tiles; x < (g + 1) * u->tiles; x++) {
-                const struct heads t = tile_at(a, u, x);
-                if (at < t.seen.end)
-                    block_product(t.rows, D, w->q + t.row * D, 1, t.rows, w->panel,
-                                  w->scores + t.row * KEY_BLOCK + at * t.rows);
-            }
+    for (int64_t at = first_seen / NR * NR; at < keys.end - begin; at += NR) {
+        const struct panel k = panel_at(a, s, g, begin + at, keys.end, w);
+        for (int64_t x = 0; x < n_tiles; x++) {
+            const struct heads t = tile_at(a, s, g, keys, x);
+            if (at < t.seen.end)
+                WITH_CONSTANTS(score_panel, k.format, t.rows, D, w->q + t.row * D, k.keys, k.step,
+                               w->scores + t.row * KEY_BLOCK + at * t.rows);
         }
+    }
 
     // 2. m, p and l
-    for (int64_t x = 0; x < n_heads * u->tiles; x++) {
-        const struct heads t = tile_at(a, u, x);
+    for (int64_t x = 0; x < n_tiles; x++) {
+        const struct heads t = tile_at(a, s, g, keys, x);
         for (int r = 0; r < t.rows && t.seen.begin < t.seen.end; r++) {
-            const int64_t part = t.part + r * u->d->blocks;
+            const int64_t part = (t.i * a->H + t.h + r) * part_row + block;
             parts.states[part] = attention_exponentials(w->scores + t.row * KEY_BLOCK + r * NR, t.rows * NR, t.seen,
                                                         t.seen, a->scale, w->p + (t.row + r) * KEY_BLOCK);
             clear(parts.o + part * columns, 0, columns);
@@ -198,35 +264,22 @@ static void attend(const struct attention *a, const struct unit *u, struct buffe
     }
 
     // 3. o = p v
-    for (int64_t first = 0; first < u->keys.end - u->keys.begin; first += TOKENS)
-        for (int64_t g = 0; g < n_heads; g++) {
-            const real *v[TOKENS];
-            for (int64_t j = 0; j < TOKENS; j++)
-                v[j] = a->v + key_offset(a, s, u->heads.begin + g, min_i64(u->keys.begin + first + j, u->keys.end - 1));
-            for (int64_t x = g * u->tiles; x < (g + 1) * u->tiles; x++) {
-                const struct heads t = tile_at(a, u, x);
-                const int64_t from = max_i64(first, t.seen.begin), to = min_i64(first + TOKENS, t.seen.end);
-                if (from < to)
-                    add_tokens(t.rows, to - from, w->p + t.row * KEY_BLOCK + from, v + (from - first),
-                               parts.o + t.part * columns, u->d->blocks * columns, D);
-            }
+    for (int64_t first = begin + first_seen; first < keys.end;) {
+        const struct rows v = rows_at(a, s, g, first, keys.end);
+        for (int64_t x = 0; x < n_tiles; x++) {
+            const struct heads t = tile_at(a, s, g, keys, x);
+            const int64_t from = max_i64(first - begin, t.seen.begin), to = min_i64(v.end - begin, t.seen.end);
+            if (from < to)
+                WITH_CONSTANTS(add_values, v.format, t.rows, D, to - from, w->p + t.row * KEY_BLOCK + from,
+                               address_of(v.format, v.values, (from - (first - begin)) * v.row), v.row,
+                               parts.o + ((t.i * a->H + t.h) * part_row + block) * columns, part_row * columns);
         }
+        first = v.end;
+    }
 }
 
 static struct parts parts_from(const struct attention *a, struct parts parts, int64_t part) {
     return (struct parts){parts.states + part, parts.o + part * round_up(a->D, NR)};
-}
-
-/* Unit x of a sequence, whose key/value heads are cut into `shares`. */
-static void decode_unit(const struct attention *a, const struct decoded *d, int64_t x, int64_t shares,
-                        struct buffers *w, struct parts parts) {
-    const int64_t group = a->H / a->G, block = x / shares, first = (d->first_block + block) * KEY_BLOCK;
-    const struct unit u = {.d = d,
-                           .keys = {first, min_i64(first + KEY_BLOCK, d->s.past + d->s.queries)},
-                           .heads = split(a->G, 1, x % shares, shares),
-                           .block = block,
-                           .tiles = d->s.queries * ((group + ROWS - 1) / ROWS)};
-    attend(a, &u, w, parts_from(a, parts, d->part));
 }
 
 /* 4. y of row x = (query, head) of a sequence, from its parts. */
@@ -251,17 +304,16 @@ void attention_decode(const struct attention *a, const struct gollm_team *team) 
             if (end.part + d.parts > MOST_PARTS) break;
             if (d.parts == 0) continue;
             d.unit = end.unit, d.row = end.row, d.part = end.part;
-            end.unit += d.blocks, end.row += d.rows, end.part += d.parts;
+            end.unit += d.blocks * a->G, end.row += d.rows, end.part += d.parts;
             round[n++] = d;
         }
         if (n == 0) break;
         if (rounds++ > 0) gollm_team_wait(team); // the last round's parts have been merged
-        // A few units for each thread: where there are not enough blocks, their heads are split.
-        const int64_t shares = min_i64(a->G, 4 * team->n_threads / end.unit + 1);
-        const struct range mine = thread_range(end.unit * shares, 1, team), rows = thread_range(end.row, 1, team);
+        const struct range mine = thread_range(end.unit, 1, team), rows = thread_range(end.row, 1, team);
         for (const struct decoded *d = round; d < round + n; d++) {
-            const struct range some = within((struct range){d->unit * shares, (d->unit + d->blocks) * shares}, mine);
-            for (int64_t x = some.begin; x < some.end; x++) decode_unit(a, d, x, shares, &w, parts);
+            const struct range some = within((struct range){d->unit, d->unit + d->blocks * a->G}, mine);
+            for (int64_t x = some.begin; x < some.end; x++)
+                attend(a, d, x / a->G, x % a->G, &w, parts_from(a, parts, d->part));
         }
         gollm_team_wait(team);
         for (const struct decoded *d = round; d < round + n; d++) {

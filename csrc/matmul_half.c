@@ -25,14 +25,8 @@ enum {
         PANEL / VL < 8 ? PANEL / VL : 8 /* vectors of outputs of a tile of one row: as many as registers allow */
 };
 
-enum format { BF16, F16 };
-
-static inline vec load_weights(const enum format format, const uint16_t *p) {
-    return format == BF16 ? load_bf16(p) : load_f16(p);
-}
-
 /* `rows` rows of c from m on, times `width` vectors of the panel `b` from output `first` of it. */
-static inline __attribute__((always_inline)) void multiply_part(const struct gemm *g, const enum format format,
+static inline __attribute__((always_inline)) void multiply_part(const struct gemm *g, const enum number_format format,
                                                                 const int rows, const int width, int64_t m, int64_t n,
                                                                 const uint16_t *b, int first) {
     vec sums[MR][WIDTH_MAX];
@@ -56,7 +50,7 @@ static inline __attribute__((always_inline)) void multiply_part(const struct gem
             if (first == 0) __builtin_prefetch((const char *)step + AHEAD);
             vec w[WIDTH_MAX];
             UNROLL
-            for (int j = 0; j < width; j++) w[j] = load_weights(format, step + first + j * VL);
+            for (int j = 0; j < width; j++) w[j] = load_as(format, step, first + j * VL);
             UNROLL
             for (int i = 0; i < rows; i++) {
                 const vec ai = vec_set(a[i][k]);
@@ -86,8 +80,8 @@ static inline __attribute__((always_inline)) void multiply_part(const struct gem
     }
 }
 
-static inline __attribute__((always_inline)) void multiply_few_rows(const struct gemm *g, const enum format format,
-                                                                    const uint16_t *b, struct range columns) {
+static inline __attribute__((always_inline)) void
+multiply_few_rows(const struct gemm *g, const enum number_format format, const uint16_t *b, struct range columns) {
     const int width = g->M == 1 ? WIDTH_MAX : NR / VL;
     for (int64_t n = columns.begin; n < columns.end; n += PANEL)
         for (int first = 0; first < PANEL; first += width * VL) {
@@ -137,8 +131,9 @@ static int64_t workspace(const struct gemm *g, int n_threads) {
     return g->M <= MR ? 0 : times_i64(n_threads, plus_i64(strip_bytes(g), part_workspace(g)));
 }
 
-static inline __attribute__((always_inline)) void multiply_many_rows(const struct gemm *g, const enum format format,
-                                                                     const uint16_t *b, const struct gollm_team *team) {
+static inline __attribute__((always_inline)) void multiply_many_rows(const struct gemm *g,
+                                                                     const enum number_format format, const uint16_t *b,
+                                                                     const struct gollm_team *team) {
     const int64_t panels = (g->N + PANEL - 1) / PANEL;
     const int across = (int)max_i64(1, min_i64(team->n_threads, panels)), down = team->n_threads / across;
     if (team->thread >= across * down) return;
@@ -151,13 +146,13 @@ static inline __attribute__((always_inline)) void multiply_many_rows(const struc
     for (int64_t n = columns.begin; n < columns.end && rows.begin < rows.end; n += strip_columns(g)) {
         const int64_t end = min_i64(columns.end, n + strip_columns(g));
         const int64_t count = round_up(end - n, PANEL) * g->K;
-        for (int64_t i = 0; i < count; i += VL) vec_store(strip + i, load_weights(format, b + n * g->K + i));
+        for (int64_t i = 0; i < count; i += VL) vec_store(strip + i, load_as(format, b + n * g->K, i));
         const struct gemm part = part_of(g, rows, (struct range){n, end}, strip);
         gemm_run(&part, &alone, mine, bytes);
     }
 }
 
-static inline __attribute__((always_inline)) int multiply(const struct gemm *g, const enum format format,
+static inline __attribute__((always_inline)) int multiply(const struct gemm *g, const enum number_format format,
                                                           const uint16_t *b, const struct gollm_team *team) {
     if (g->M > MR)
         multiply_many_rows(g, format, b, team);

@@ -406,8 +406,8 @@ def test_attention_over_no_sequences():
     for rows in (0, 5):
         call = heads | {
             "qkv": np.zeros((rows, 16), np.float32),
-            "k_pages": np.zeros((3, 2, 4), np.float32),
-            "v_pages": np.zeros((3, 2, 4), np.float32),
+            "k_pages": np.zeros((3, 1, 4, 2), np.float32),
+            "v_pages": np.zeros((3, 1, 2, 4), np.float32),
             "query_offsets": np.zeros(1, np.int32),
             "lengths": np.zeros(0, np.int32),
             "page_table": np.zeros((0, 3), np.int32),

@@ -6,6 +6,7 @@ import pytest
 from gollm import _native
 from gollm.errors import KernelError, ShapeError
 from kernels.harness import FLOAT_BUILDS, real_of, using
+from kernels.references.half import bits, values
 
 S, T = 2, 530  # two blocks of 256 keys, and a bit
 
@@ -28,11 +29,17 @@ def scale_of(D, scale):
     return D**-0.5 if scale is None else scale
 
 
-def through_pages(qkv, rotations, H, G, D, window, Z, chunks, scale=None):
-    """The same through pages of Z tokens: chunks[i][s] tokens of sequence s in the i-th call."""
-    L, W, rng = -(-T // Z), G * D, np.random.default_rng(3)
+def poisoned_pages(kind, R, G, D, Z, real):
+    """Of keys and of values, filled with NaN."""
+    shapes = (R, G, D, Z), (R, G, Z, D)
+    return [np.full(shape, 0x7FFF, np.uint16) if kind else np.full(shape, np.nan, real) for shape in shapes]
+
+
+def through_pages(qkv, rotations, H, G, D, window, Z, chunks, scale=None, kind=""):
+    """The same through pages of Z tokens, of a kernel's `kind`: chunks[i][s] tokens of sequence s in the i-th call."""
+    L, rng = -(-T // Z), np.random.default_rng(3)
     R = S * L + 1
-    pages = np.full((2, R, Z, W), np.nan, qkv.dtype)
+    pages = poisoned_pages(kind, R, G, D, Z, qkv.dtype)
     table = rng.permutation(R)[: S * L].reshape(S, L).astype(np.int32)
     y = np.zeros((S, T, H * D), qkv.dtype)
     done = np.zeros(S, np.int32)
@@ -52,9 +59,9 @@ def through_pages(qkv, rotations, H, G, D, window, Z, chunks, scale=None):
             "G": G,
             "D": D,
         }
-        _native.kv_cache_write(**call)
+        getattr(_native, "kv_cache_write" + kind)(**call)
         rows = np.empty((offsets[-1], H * D), qkv.dtype)
-        _native.attention_paged(y=rows, scale=scale_of(D, scale), window=window, **call)
+        getattr(_native, "attention_paged" + kind)(y=rows, scale=scale_of(D, scale), window=window, **call)
         for s, part in enumerate(parts):
             y[s, part] = rows[offsets[s] : offsets[s + 1]]
     assert (done == T).all()
@@ -93,6 +100,64 @@ def test_a_row_has_the_same_bits_in_any_chunk_through_any_pages(build, window, h
         assert got.tobytes() == want.tobytes(), f"pages of {Z}, {threads} threads"
 
 
+def stored(kind, x):
+    """Numbers as pages of this kind hold them, in float64."""
+    return values(kind[1:], bits(kind[1:], x.astype(np.float32)))
+
+
+@pytest.mark.parametrize("build", FLOAT_BUILDS)
+@pytest.mark.parametrize("window", [0, 270])
+@pytest.mark.parametrize("heads", [(4, 2, 16), (6, 2, 20), (7, 1, 12)], ids=str)
+@pytest.mark.parametrize("kind", ["_bf16", "_f16"])
+def test_a_row_has_the_same_bits_in_any_chunk_through_narrow_pages(build, window, heads, kind):
+    """Those of a whole text without pages, whose turned keys and values have been rounded."""
+    (H, G, D), (qkv, rotations) = heads, make(build, *heads)
+    with using(build, 1):
+        pages = [np.zeros((S, G, D, T), qkv.dtype), np.zeros((S, G, T, D), qkv.dtype)]
+        offsets, lengths = np.arange(S + 1, dtype=np.int32) * T, np.full(S, T, np.int32)
+        table = np.arange(S, dtype=np.int32)[:, None]
+        call = {"query_offsets": offsets, "lengths": lengths, "page_table": table, "rotations": rotations}
+        _native.kv_cache_write(k_pages=pages[0], v_pages=pages[1], qkv=qkv.reshape(S * T, -1), H=H, G=G, D=D, **call)
+        rounded = [stored(kind, page).astype(qkv.dtype) for page in pages]
+        want = np.zeros((S * T, H * D), qkv.dtype)
+        _native.attention_paged(
+            y=want, k_pages=rounded[0], v_pages=rounded[1], qkv=qkv.reshape(S * T, -1), H=H, G=G, D=D,
+            scale=scale_of(D, None), window=window, **call,
+        )  # fmt: skip
+    want = want.reshape(S, T, H * D)
+    for how, (threads, Z) in zip(CHUNKS, [(1, 64), (2, 7), (3, 32), (9, 64)], strict=True):
+        with using(build, threads):
+            got = through_pages(qkv, rotations, H, G, D, window, Z, CHUNKS[how], kind=kind)
+        assert got.tobytes() == want.tobytes(), f"{how}, pages of {Z}, {threads} threads"
+
+
+@pytest.mark.parametrize("build", FLOAT_BUILDS)
+@pytest.mark.parametrize("kind", ["_bf16", "_f16"])
+def test_every_number_is_rounded_to_the_nearest(build, kind):
+    """Each number of 2 bytes, the middle between it and the next, and what lies beside the middle."""
+    every = np.arange(2**16, dtype=np.uint16)
+    with np.errstate(invalid="ignore", over="ignore"):
+        exact = values(kind[1:], every)
+        middle = ((exact + values(kind[1:], (every + 1) & 0xFFFF)) / 2).astype(np.float32)
+        x = np.concatenate(
+            [exact.astype(np.float32), middle, np.nextafter(middle, -np.inf), np.nextafter(middle, np.inf)]
+        )
+        x = np.concatenate([x, np.float32([65519.9, 65520, 65536, 1e30, 3.4e38, 1e-8, 1e-45, 2.0**-25, 0])])
+        want = bits(kind[1:], x)
+    x = x[:, None].repeat(3, axis=1).astype(real_of(build))  # q, k and v of one number
+    N = len(x)
+    pages = np.zeros((2, N, 1, 1, 1), np.uint16)
+    with using(build, 2):
+        getattr(_native, "kv_cache_write" + kind)(
+            k_pages=pages[0], v_pages=pages[1], qkv=x, query_offsets=np.array([0, N], np.int32),
+            lengths=np.array([N], np.int32), page_table=np.arange(N, dtype=np.int32)[None], H=1, G=1, D=1,
+        )  # fmt: skip
+    number = ~np.isnan(x[:, 0])
+    for page in pages.reshape(2, N):
+        np.testing.assert_array_equal(page[number], want[number])
+        assert np.isnan(values(kind[1:], page[~number])).all()
+
+
 @pytest.mark.parametrize("build", FLOAT_BUILDS)
 @pytest.mark.parametrize("window", [0, 100])
 def test_how_many_queries_come_at_once_and_how_many_pages_there_could_be_do_not_change_a_bit(build, window):
@@ -100,7 +165,7 @@ def test_how_many_queries_come_at_once_and_how_many_pages_there_could_be_do_not_
     (H, G, D, Z), rng, real = (12, 4, 8, 16), np.random.default_rng(11), real_of(build)
     lengths = rng.integers(8, 700, 90).astype(np.int32)
     used = -(-lengths // Z)  # pages
-    pages = rng.standard_normal((2, used.sum(), Z, G * D)).astype(real)
+    pages = [rng.standard_normal((used.sum(), G, *shape)).astype(real) for shape in ((D, Z), (Z, D))]
     qkv = rng.standard_normal((len(lengths), 8, (H + 2 * G) * D)).astype(real)  # of the last 8 tokens of each
 
     def last(n, L, threads=2):
@@ -244,8 +309,8 @@ def paged_call():
     rng, (H, G, D, Z, R) = np.random.default_rng(2), (2, 1, 4, 8, 6)
     return {
         "qkv": rng.standard_normal((5, (H + 2 * G) * D), np.float32),
-        "k_pages": rng.standard_normal((R, Z, G * D), np.float32),
-        "v_pages": rng.standard_normal((R, Z, G * D), np.float32),
+        "k_pages": rng.standard_normal((R, G, D, Z), np.float32),
+        "v_pages": rng.standard_normal((R, G, Z, D), np.float32),
         "query_offsets": np.array([0, 2, 5], np.int32),
         "lengths": np.array([2, 20], np.int32),
         "page_table": np.array([[0, 99, 99], [5, 1, 2]], np.int32),  # pages past the length are not looked at

@@ -20,7 +20,7 @@ from typing import Any
 from gollm.benchmarks.cases import FMA, loop
 from gollm.benchmarks.turns import HERE, Case, Contestant, Result
 from gollm.errors import ConfigError
-from gollm.inference.pages import PAGE_SIZE, PagePool, pages_for
+from gollm.inference.pages import PAGE_SIZE, PagePool, cache_dtype_of, pages_for
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.system.machine import SUMMED_BYTES
@@ -125,8 +125,8 @@ def weight_bytes(model: Decoder) -> int:
 
 def bytes_of_a_token(model: Decoder) -> int:
     """Of its keys and values in the cache."""
-    pool = PagePool(model.config, 1, model.parameters.dtype)
-    return int(pool.k_pages.nbytes + pool.v_pages.nbytes) // PAGE_SIZE
+    pool = PagePool(model.config, 1, cache_dtype_of(model))
+    return int(pool.k_pages.array.nbytes + pool.v_pages.array.nbytes) // PAGE_SIZE
 
 
 def bytes_read(model: Decoder, batch: int, length: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gollm import num_threads
 from gollm.inference.decoding import RecordedDecoding
-from gollm.inference.pages import CachedSequence, PagePool, pages_for
+from gollm.inference.pages import CachedSequence, PagePool, cache_dtype_of, pages_for
 from gollm.kernels import Array, cpu
 from gollm.language_model import load
 from gollm.model.config import ModelConfig
@@ -123,7 +123,7 @@ def decode(H: int, G: int, D: int, tokens: int) -> Prepared:
     pages = tokens // 64
     return prepared(
         cpu.attention_paged, y=filled(1, H * D), qkv=random(1, (H + 2 * G) * D),
-        k_pages=random(pages, 64, G * D), v_pages=random(pages, 64, G * D),
+        k_pages=random(pages, G, D, 64), v_pages=random(pages, G, 64, D),
         query_offsets=np.array([0, 1], np.int32), lengths=np.array([tokens], np.int32),
         page_table=RNG.permutation(pages).astype(np.int32)[None], H=H, G=G, D=D, scale=D**-0.5, window=0,
     )  # fmt: skip
@@ -157,9 +157,9 @@ def loaded(path: str) -> Decoder:
 
 def sequences(model: Decoder, batch: int, depth: int, room: int) -> tuple[list[CachedSequence], RecordedDecoding]:
     """`batch` sequences with room for `depth` + `room` tokens, keys and values of 0, and what computes the next."""
-    pool = PagePool(model.config, batch * pages_for(depth + room), model.parameters.dtype)
+    pool = PagePool(model.config, batch * pages_for(depth + room), cache_dtype_of(model))
     for pages in (pool.k_pages, pool.v_pages):
-        pages.fill(0)
+        pages.array.fill(0)
     return [CachedSequence(pool) for _ in range(batch)], RecordedDecoding(model, pool)
 
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from gollm.errors import DTypeError, GenerationError, ShapeError, TokenizerError
 from gollm.inference.decoding import RecordedDecoding
-from gollm.inference.pages import CachedSequence, PagePool, pages_for
+from gollm.inference.pages import CachedSequence, CacheDType, PagePool, cache_dtype_of, pages_for
 from gollm.kernels import Array
 from gollm.model.decoder import Decoder
+from gollm.nn.dtypes import DType
 from gollm.system.strict_json import shorten
 
 
@@ -99,9 +100,11 @@ def generate_tokens(
     seed: int = 0,
     stop: Sequence[int] = (),
     vocab_size: int | None = None,
+    cache_dtype: CacheDType = "float32",
 ) -> Iterator[int]:
     """Yields up to max_new_tokens token ids that continue the prompt; ends before a token of `stop`. Only ids below
-    vocab_size are drawn, where it is given: a model may have rows of padding that no text is.
+    vocab_size are drawn, where it is given: a model may have rows of padding that no text is. Keys and values are
+    kept as `cache_dtype`.
 
     The same arguments give the same tokens, whatever the number of threads; seed is from 0 to 2^64 - 1. Raises
     GenerationError for an empty prompt, one that is longer than the context, or a sampling option outside its
@@ -128,7 +131,8 @@ def generate_tokens(
         stop_ids = frozenset(map(operator.index, stop))
     except TypeError:
         raise GenerationError(f"stop is {shorten(stop)}; it must be a list of token ids") from None
-    return _generate(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, stop_ids, vocab_size)
+    pool_dtype = cache_dtype_of(model, cache_dtype)
+    return _generate(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, stop_ids, vocab_size, pool_dtype)
 
 
 def _generate(
@@ -141,12 +145,13 @@ def _generate(
     seed: int,
     stop_ids: frozenset[int],
     vocab_size: int | None,
+    pool_dtype: DType,
 ) -> Iterator[int]:
     """The loop of generate_tokens. A generator runs at its first token only: the checks come before it."""
     generator = np.random.Generator(np.random.Philox(seed))
     context = model.config.context
     n_pages = pages_for(min(context, len(tokens) + max_new_tokens))
-    sequence = CachedSequence(PagePool(model.config, n_pages, model.parameters.dtype))
+    sequence = CachedSequence(PagePool(model.config, n_pages, pool_dtype))
     next_logits = RecordedDecoding(model, sequence.pool)
     new = tokens
     for _ in range(max_new_tokens):

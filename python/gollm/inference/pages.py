@@ -2,23 +2,31 @@
 
 A pool has pages of PAGE_SIZE tokens, for all layers at once. A sequence takes them as it grows; sequences may share
 those of a common beginning. The attention kernel reads keys and values through a table of pages, in blocks anchored at
-position 0, so that a token's output has the same bits as without a cache. The pool's memory never moves.
+position 0, so that a token's output does not depend on the chunks that its text came in; in pages of the model's own
+dtype it has the bits that it has without a cache. Narrower pages hold keys and values rounded, for prefill and decoding
+alike: half the memory, and half of what a long text has to read for each token. The pool's memory never moves.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal, get_args
 
 import numpy as np
 
-from gollm.errors import GenerationError
+from gollm.errors import ConfigError, GenerationError
 from gollm.model.batch import Batch, Cache
 from gollm.model.config import ModelConfig
-from gollm.nn.tensor import FLOAT32, empty
+from gollm.model.decoder import Decoder
+from gollm.nn import dtypes
+from gollm.nn.dtypes import DType
+from gollm.nn.storage import Storage
+from gollm.nn.tensor import empty
 
-PAGE_SIZE = 64  # tokens
+PAGE_SIZE = 64  # tokens; a multiple of 32, so that kernels read keys from where they lie
+
+CacheDType = Literal["float32", "bfloat16", "float16"]
 
 
 def pages_for(n_tokens: int) -> int:
@@ -30,14 +38,27 @@ def pages_for(n_tokens: int) -> int:
     return -(-n_tokens // PAGE_SIZE)
 
 
+def cache_dtype_of(model: Decoder, cache_dtype: CacheDType = "float32") -> DType:
+    """The dtype of a pool for a model: "float32" is that of its activations, which in tests is float64.
+
+    Raises ConfigError for another name."""
+    if cache_dtype not in get_args(CacheDType):
+        raise ConfigError(f"cache_dtype is {cache_dtype!r}; it must be one of {', '.join(get_args(CacheDType))}")
+    own = dtypes.float64 if model.parameters.dtype == np.float64 else dtypes.float32
+    return {"float32": own, "bfloat16": dtypes.bfloat16, "float16": dtypes.float16}[cache_dtype]
+
+
 class PagePool:
-    """n_pages pages, each free or used by as many as have taken or shared it.
+    """n_pages pages, each free or used by as many as have taken or shared it. Keys and values are rounded to `dtype`:
+    float32 (float64 for a model of float64), bfloat16 or float16.
 
-    k_pages, v_pages: (n_layers, n_pages, PAGE_SIZE, n_kv_heads * head_dim)"""
+    k_pages: (n_layers, n_pages, n_kv_heads, head_dim, PAGE_SIZE)
+    v_pages: (n_layers, n_pages, n_kv_heads, PAGE_SIZE, head_dim)"""
 
-    def __init__(self, config: ModelConfig, n_pages: int, dtype: np.dtype[Any] = FLOAT32) -> None:
-        shape = (config.n_layers, n_pages, PAGE_SIZE, config.n_kv_heads * config.head_dim)
-        self.k_pages, self.v_pages = empty(shape, dtype), empty(shape, dtype)
+    def __init__(self, config: ModelConfig, n_pages: int, dtype: DType = dtypes.float32) -> None:
+        G, D = config.n_kv_heads, config.head_dim
+        self.k_pages = Storage(empty((config.n_layers, n_pages, G, D, PAGE_SIZE), dtype.array), dtype)
+        self.v_pages = Storage(empty((config.n_layers, n_pages, G, PAGE_SIZE, D), dtype.array), dtype)
         self.pages_of_a_sequence = min(n_pages, pages_for(config.context))  # at most
         self._users = [0] * n_pages
         self._free = list(range(n_pages - 1, -1, -1))  # the lowest number is taken first

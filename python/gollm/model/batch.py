@@ -9,28 +9,30 @@ import numpy as np
 from gollm.errors import ShapeError
 from gollm.kernels import Array
 from gollm.nn.ops import Pages
+from gollm.nn.storage import Storage
 
 
 @dataclass(frozen=True)
 class Cache:
     """Where the keys and values of S sequences lie, for kernels that add those of new rows: csrc/attention_paged.c
 
-    k_pages, v_pages  (n_layers, pages, tokens of a page, n_kv_heads * head_dim)
+    k_pages           (n_layers, pages, n_kv_heads, head_dim, tokens of a page)
+    v_pages           (n_layers, pages, n_kv_heads, tokens of a page, head_dim)
     page_table        (S, L) int32: the pages of each sequence
     lengths           (S) int32: how many tokens each has, the new ones included
     query_offsets     (S + 1) int32: sequence s has the rows query_offsets[s] to query_offsets[s + 1] - 1
     """
 
-    k_pages: Array
-    v_pages: Array
+    k_pages: Storage
+    v_pages: Storage
     page_table: Array
     lengths: Array
     query_offsets: Array
 
     def of_layer(self, layer: int) -> Pages:
         return {
-            "k_pages": self.k_pages[layer],
-            "v_pages": self.v_pages[layer],
+            "k_pages": self.k_pages.at(layer),
+            "v_pages": self.v_pages.at(layer),
             "page_table": self.page_table,
             "lengths": self.lengths,
             "query_offsets": self.query_offsets,
@@ -65,4 +67,4 @@ class Batch:
         """How many positions a sequence could have in these arrays: what a recorded pass must be prepared for."""
         if self.cache is None:
             return int(self.tokens.shape[1])
-        return int(self.cache.page_table.shape[1] * self.cache.k_pages.shape[2])
+        return int(self.cache.page_table.shape[1] * self.cache.k_pages.shape[-1])

@@ -14,7 +14,7 @@ import numpy as np
 
 from gollm.errors import GollmError, ShapeError
 from gollm.kernels import Array
-from gollm.nn import products
+from gollm.nn import dtypes, products
 from gollm.nn.storage import Storage
 from gollm.nn.tape import Destinations, Kept, Op
 from gollm.nn.tensor import Tensor
@@ -39,8 +39,8 @@ class Pages(TypedDict):
     """Where the keys and values of one layer lie, as the kernels take it (csrc/attention_paged.c): S sequences, each in
     pages of Z tokens."""
 
-    k_pages: Array  # (pages, Z, G D)
-    v_pages: Array
+    k_pages: Storage  # (pages, G, D, Z)
+    v_pages: Storage  # (pages, G, Z, D)
     page_table: Array  # (S, L) int32: the pages of each sequence
     lengths: Array  # (S) int32: its tokens, the new ones included
     query_offsets: Array  # (S + 1) int32: where its rows begin
@@ -237,17 +237,22 @@ class _Attention(Op):
 attention = _Attention.apply
 
 
+_OF_PAGES = {dtypes.bfloat16: "_bf16", dtypes.float16: "_f16"}  # the kernels for pages of these
+
+
 class _CachedAttention(Op):
-    """Adds the rows' keys and values to the pages, and attends to all of each sequence: the same bits as attention has
-    for its last rows. There is no backward pass through the pages.  qkv: (N, (H + 2G) D) -> (N, H D)"""
+    """Adds the rows' keys and values to the pages, and attends to all of each sequence: where pages have the dtype of
+    the model, the same bits as attention has for its last rows. There is no backward pass through the pages.
+    qkv: (N, (H + 2G) D) -> (N, H D)"""
 
     def forward(self, qkv: Storage, *, rotations: Array | None, heads: Heads, pages: Pages) -> Storage:
         if self.recording:
             raise GollmError("there is no gradient through cached keys and values; use no_grad()")
         y = qkv.new((qkv.shape[0], heads["H"] * heads["D"]))
         shape = {name: heads[name] for name in ("H", "G", "D")}
-        self.kernels.kv_cache_write(qkv=qkv, rotations=rotations, **pages, **shape)
-        self.kernels.attention_paged(y=y, qkv=qkv, rotations=rotations, **pages, **heads)
+        suffix = _OF_PAGES.get(pages["k_pages"].dtype, "")
+        getattr(self.kernels, "kv_cache_write" + suffix)(qkv=qkv, rotations=rotations, **pages, **shape)
+        getattr(self.kernels, "attention_paged" + suffix)(y=y, qkv=qkv, rotations=rotations, **pages, **heads)
         return y
 
 

@@ -42,6 +42,10 @@ class Storage:
         """The same memory in another shape."""
         return Storage(self.array.reshape(shape), self.dtype, self.layout, self.kernels)
 
+    def at(self, index: int) -> Storage:
+        """Part `index` along the first axis, in the same memory."""
+        return Storage(self.array[index], self.dtype, self.layout, self.kernels)
+
     def new(self, shape: tuple[int, ...], dtype: DType | None = None) -> Storage:
         """Undefined contents on the same device, of the same dtype unless another is given; float32 where this one is
         packed."""

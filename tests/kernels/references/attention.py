@@ -3,6 +3,7 @@
 import numpy as np
 
 from kernels.harness import kernel
+from kernels.references.half import bits, values
 
 
 def case(B, T, H, G, D, window=0, positions=None, scale=None):
@@ -60,6 +61,8 @@ PAGED = [
     paged_case(4, 2, 16, 64, 5, [(1, 300), (100, 200), (3, 255)], window=13, scale=-1.0),
     paged_case(2, 2, 9, 16, 20, [(2, 290), (30, 255)], window=40, scale=0.0),
     paged_case(2, 1, 4, 16, 3, [(1, 30), (9, 3)], window=5, scale=-0.0),
+    paged_case(8, 4, 8, 64, 6, [(1, 63), (1, 0), (2, 300), (40, 290)]),
+    paged_case(14, 2, 80, 32, 12, [(1, 350), (4, 255), (9, 31)]),
 ]
 
 
@@ -133,8 +136,20 @@ def attention_backward(dy, qkv, y, lse, rotations, H, G, D, scale, window):
     return {"dqkv": np.concatenate([dq, dk, dv], axis=1).transpose(0, 2, 1, 3).reshape(qkv.shape)}
 
 
+def rows_of(k_pages, v_pages):
+    """Pages of keys (R, G, D, Z) and of values (R, G, Z, D) as rows of tokens, (R Z, G D) each."""
+    rows = [k_pages.transpose(0, 3, 1, 2), v_pages.transpose(0, 2, 1, 3)]
+    return [x.reshape(x.shape[0] * x.shape[1], -1) for x in rows]
+
+
+def pages_of(k, v, G, D, Z):
+    """The other way round."""
+    k, v = (rows.reshape(-1, Z, G, D) for rows in (k, v))
+    return np.ascontiguousarray(k.transpose(0, 2, 3, 1)), np.ascontiguousarray(v.transpose(0, 2, 1, 3))
+
+
 def slots(s, lengths, page_table, Z):
-    """Where the tokens of sequence s lie in the pages, seen as one list of tokens."""
+    """Where the tokens of sequence s lie among the rows of the pages."""
     positions = np.arange(lengths[s])
     return page_table[s, positions // Z] * Z + positions % Z
 
@@ -150,29 +165,73 @@ def turned_heads(rows, rotations, positions, D):
     )
 
 
+def narrow(kind):
+    """Inputs of pages of 2-byte numbers."""
+    shapes = {"k_pages": lambda s: (s.R, s.G, s.D, s.Z), "v_pages": lambda s: (s.R, s.G, s.Z, s.D)}
+    return PAGES | {
+        name: lambda rng, s, shape=shape: bits(kind, rng.standard_normal(shape(s)).astype(np.float32))
+        for name, shape in shapes.items()
+    }
+
+
 @kernel("kv_cache_write", shapes=PAGED, inputs=PAGES, empty=["N"])
 def kv_cache_write(k_pages, v_pages, qkv, query_offsets, lengths, page_table, rotations, G, D, Z):
-    k_pages, v_pages, W = k_pages.copy(), v_pages.copy(), G * D
+    k_rows, v_rows = (rows.copy() for rows in rows_of(k_pages, v_pages))
     for s in range(len(lengths)):
         rows = qkv[query_offsets[s] : query_offsets[s + 1]]
         positions = np.arange(lengths[s] - len(rows), lengths[s])
         at = slots(s, lengths, page_table, Z)[positions]
-        k, v = np.split(rows[:, -2 * W :], 2, axis=1)
-        k_pages.reshape(-1, W)[at], v_pages.reshape(-1, W)[at] = turned_heads(k, rotations, positions, D), v
+        k, v = np.split(rows[:, -2 * G * D :], 2, axis=1)
+        k_rows[at], v_rows[at] = turned_heads(k, rotations, positions, D), v
+    k_pages, v_pages = pages_of(k_rows, v_rows, G, D, Z)
     return {"k_pages": k_pages, "v_pages": v_pages}
 
 
 @kernel("attention_paged", shapes=PAGED, inputs=PAGES, empty=["N"], summands=lambda s: s.L * s.Z + s.D)
 def attention_paged(qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, Z, scale, window):
-    P, W = H * D, G * D
+    P = H * D
     y = np.zeros((len(qkv), P))
+    k_rows, v_rows = rows_of(k_pages, v_pages)
     for s in range(len(lengths)):
         rows, at = slice(query_offsets[s], query_offsets[s + 1]), slots(s, lengths, page_table, Z)
         queries, past = qkv[rows, :P], len(at) - (query_offsets[s + 1] - query_offsets[s])
         queries = turned_heads(queries, rotations, np.arange(past, len(at)), D)
-        k, v = (pages.reshape(-1, W)[at] for pages in (k_pages, v_pages))
         # as one causal sequence, in which the tokens before have queries of 0; in the pages, keys have been turned
         q = np.concatenate([np.zeros((past, P)), queries])
-        tokens = np.concatenate([q, k, v], axis=1)[None]
+        tokens = np.concatenate([q, k_rows[at], v_rows[at]], axis=1)[None]
         y[rows] = attention_forward(tokens, None, H, G, D, scale, window)["y"][0, past:]
     return {"y": y}
+
+
+@kernel("attention_paged_bf16", shapes=PAGED, inputs=narrow("bf16"), empty=["N"], summands=lambda s: s.L * s.Z + s.D)
+def attention_paged_bf16(
+    qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, Z, scale, window
+):
+    k_pages, v_pages = values("bf16", k_pages), values("bf16", v_pages)
+    return attention_paged(
+        qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, Z, scale, window
+    )
+
+
+@kernel("kv_cache_write_bf16", shapes=PAGED, inputs=narrow("bf16"), empty=["N"])
+def kv_cache_write_bf16(k_pages, v_pages, qkv, query_offsets, lengths, page_table, rotations, G, D, Z):
+    pages = values("bf16", k_pages), values("bf16", v_pages)
+    out = kv_cache_write(*pages, qkv, query_offsets, lengths, page_table, rotations, G, D, Z)
+    return {name: bits("bf16", pages.astype(np.float32)) for name, pages in out.items()}
+
+
+@kernel("attention_paged_f16", shapes=PAGED, inputs=narrow("f16"), empty=["N"], summands=lambda s: s.L * s.Z + s.D)
+def attention_paged_f16(
+    qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, Z, scale, window
+):
+    k_pages, v_pages = values("f16", k_pages), values("f16", v_pages)
+    return attention_paged(
+        qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, Z, scale, window
+    )
+
+
+@kernel("kv_cache_write_f16", shapes=PAGED, inputs=narrow("f16"), empty=["N"])
+def kv_cache_write_f16(k_pages, v_pages, qkv, query_offsets, lengths, page_table, rotations, G, D, Z):
+    pages = values("f16", k_pages), values("f16", v_pages)
+    out = kv_cache_write(*pages, qkv, query_offsets, lengths, page_table, rotations, G, D, Z)
+    return {name: bits("f16", pages.astype(np.float32)) for name, pages in out.items()}
