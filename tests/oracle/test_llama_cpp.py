@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import os
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import gollm
+from gollm.benchmarks import with_llama_cpp
 from gollm.formats import format_named, open_model, open_tokenizer
 from gollm.formats.gguf import block_types as gguf_blocks
 from gollm.formats.gguf.pretokenizers import RULES as RULES_BY_NAME
@@ -28,8 +26,8 @@ from gollm.tokenizers.files.gpt2 import to_vocab
 from gollm.tokenizers.files.piece_scores import merges_of
 from gollm.tokenizers.sentencepiece import PieceType
 from horrors import TEXTS
+from llama import Model, functions, ggml, quantise
 
-llama_cpp = pytest.importorskip("llama_cpp")
 pytest.importorskip("gguf")
 pytestmark = pytest.mark.slow
 
@@ -72,23 +70,9 @@ def random_source(config: ModelConfig, seed: int = 0) -> Source:
     return Source(config, lambda name, out: np.copyto(out, arrays[name]))
 
 
-@contextlib.contextmanager
-def opened(path: Path, **options: Any) -> Iterator[Any]:
-    """The file in llama.cpp, with a cache in float32 and one thread."""
-    with open(os.devnull, "w") as quiet, contextlib.redirect_stderr(quiet):
-        model = llama_cpp.Llama(
-            str(path), n_ctx=64, n_batch=64, n_threads=1, logits_all=True, verbose=False, type_k=0, type_v=0, **options
-        )
-        try:
-            yield model
-        finally:
-            model.close()
-
-
 def llama_logits(path: Path, ids: list[int]) -> np.ndarray:
-    with opened(path) as model:
-        model.eval(ids)
-        return np.array(model.scores[: len(ids)])
+    with Model(path) as model:
+        return model.logits(ids)
 
 
 # Of the largest logit. llama.cpp looks GELU up in a table of float16, and quantises activations for Q8_0 and Q4_0.
@@ -115,18 +99,30 @@ def test_greedy_text_is_the_same(tmp_path, make):
     )
     format_named("gguf").write(source, tmp_path / "model.gguf", "f32")
     ours = gollm.load(tmp_path / "model.gguf")
-    with opened(tmp_path / "model.gguf") as model:
-        assert model.metadata["tokenizer.chat_template"] == source.defaults.chat_template
+    with Model(tmp_path / "model.gguf") as model:
+        assert model.value("tokenizer.chat_template") == source.defaults.chat_template
         for prompt in ("The cat", "naïve 12", "It's"):
-            ids = model.tokenize(prompt.encode())
+            ids = model.tokenize(prompt)
             assert ids == ours.tokenizer.encode(prompt).tolist()
-            out = []
-            for token in model.generate(ids, temp=0.0, repeat_penalty=1.0):
-                if len(out) == 24 or token == model.token_eos():
-                    break
-                out.append(token)
             text = ours.generate(prompt, max_new_tokens=24, temperature=0.0)
-            assert text == ours.tokenizer.decode(out)
+            assert text == ours.tokenizer.decode(model.greedy(ids, 24))
+
+
+def test_the_benchmark_computes_the_tokens_that_it_counts(tmp_path, monkeypatch):
+    """Two sequences that share their beginning, each with another token after it; then a prompt, again and again."""
+    format_named("gguf").write(random_source(llama()), tmp_path / "model.gguf", "f32")
+    path = str(tmp_path / "model.gguf")
+    monkeypatch.setattr(with_llama_cpp, "library", functions)
+    sequences = with_llama_cpp.Sequences(path, 1, 2, 5, 3, 1)
+    sequences.run(sequences.next, 5, 1)
+    found = functions().llama_get_logits(sequences.context)
+    found = np.array([found[i] for i in range(2 * 300)]).reshape(2, 300)
+    for token, logits in enumerate(found):
+        expected = llama_logits(tmp_path / "model.gguf", [0, 1, 2, 3, 4, token])[-1]
+        assert np.abs(logits - expected).max() <= 1e-2 * np.abs(expected).max()  # keys and values in half precision
+    for call, _ in (with_llama_cpp.prefill(path, 1, 9, 4), with_llama_cpp.decoding(path, 1, 3, 9, 2)):
+        for _ in range(5):
+            call()
 
 
 # llama.cpp spells o200k's pattern without marks, and with the letters of ASCII alone as upper and lower case.
@@ -171,13 +167,13 @@ def test_every_name_of_a_pre_tokenizer_cuts_as_there(tmp_path, name):
     writer.write_kv_data_to_file()
     writer.close()
     tokenizer = open_tokenizer(tmp_path / "vocab.gguf")
-    with opened(tmp_path / "vocab.gguf", vocab_only=True) as model:
+    with Model(tmp_path / "vocab.gguf", vocab_only=True) as model:
 
         @settings(max_examples=200, deadline=None)
         @given(ASCII if name in APPROXIMATE else TEXTS.map(lambda text: unicodedata.normalize("NFC", text)))
         @example(CORPUS)
         def same(text: str) -> None:
-            theirs = model.tokenize(text.encode(), add_bos=True)
+            theirs = model.tokenize(text)
             assert theirs == tokenizer.encode(text, add_special_tokens=True).tolist()
 
         same()
@@ -231,13 +227,13 @@ def check_ids(path: Path, tokenizer: Tokenizer, texts: st.SearchStrategy[str]) -
     source.tokenizer = tokenizer
     format_named("gguf").write(source, path, "f32")
     back = gollm.load(path).tokenizer
-    with opened(path, vocab_only=True) as model:
+    with Model(path, vocab_only=True) as model:
 
         @settings(max_examples=300, deadline=None)
         @given(texts)
         @example(CORPUS)
         def same(text: str) -> None:
-            theirs = model.tokenize(text.encode(), add_bos=True)
+            theirs = model.tokenize(text)
             assert theirs == tokenizer.encode(text, add_special_tokens=True).tolist()
             assert theirs == back.encode(text, add_special_tokens=True).tolist()
 
@@ -275,11 +271,6 @@ def test_blocks_are_decoded_as_by_its_c(tmp_path, name):
     assert ((ours.view(np.uint32) == theirs.view(np.uint32)) | (np.isnan(ours) & np.isnan(theirs))).all()
 
 
-def ggml() -> ctypes.CDLL:
-    folder = Path(llama_cpp.__file__).parent / "lib"
-    return ctypes.CDLL(str(next(iter(sorted(folder.glob("libggml-base.*"))))))
-
-
 def pointer(array: np.ndarray) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
@@ -292,11 +283,7 @@ def test_what_its_quantiser_writes_is_read(tmp_path, file_type):
     source = random_source(config)
     source.tokenizer = tokenizer
     format_named("gguf").write(source, tmp_path / "f32.gguf", "f32")
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{file_type}")
-    params.nthread = 1
-    paths = (tmp_path / "f32.gguf", tmp_path / "model.gguf")
-    assert llama_cpp.llama_model_quantize(*(str(path).encode() for path in paths), params) == 0
+    quantise(tmp_path / "f32.gguf", tmp_path / "model.gguf", file_type)
     model = gollm.load(tmp_path / "model.gguf")
     assert model.config == config
     assert model.tokenizer.encode(CORPUS).tolist() == tokenizer.encode(CORPUS).tolist()

@@ -140,10 +140,9 @@ def installed_llama_cpp() -> tuple[bool, str]:
     if not any(importlib.util.find_spec(name) for name in BINDINGS):
         return False, "not installed (llama-cpp-python, or llama-cpp-py-sync)"
     program = [sys.executable, str(HERE / "with_llama_cpp.py")]
-    done = subprocess.run(program, capture_output=True, text=True, errors="replace")
-    if done.returncode == 0:
-        return True, done.stdout.strip()
-    return False, "it does not run: " + (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+    done = subprocess.run(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace")
+    said = done.stdout.strip()
+    return (True, said) if done.returncode == 0 else (False, f"it does not run: {said or f'status {done.returncode}'}")
 
 
 # -- in words

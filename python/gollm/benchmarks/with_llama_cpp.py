@@ -14,7 +14,8 @@ AT_ONCE = 2048  # tokens of a batch at most
 
 @functools.cache
 def library():
-    """llama.cpp's C functions, with the same names in both packages."""
+    """llama.cpp's C functions, with the same names in both packages. It says a lot, which nobody reads."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
         import llama_cpp as functions
     except ImportError:
@@ -42,7 +43,9 @@ class Sequences:
         options.n_ctx = batch * (256 * -(-(depth + room) // 256))  # each sequence has as much, in whole blocks
         options.n_seq_max, options.n_batch = batch, max(AT_ONCE, batch * new)
         options.n_threads = options.n_threads_batch = threads
-        self.context = lib.llama_init_from_model(loaded(path), options)
+        model = loaded(path)
+        self.n_ids = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
+        self.context = lib.llama_init_from_model(model, options)
         if not self.context:
             raise MemoryError(f"llama.cpp has no memory for {batch} sequences of {depth + room} tokens")
         weakref.finalize(self, lib.llama_free, self.context)
@@ -61,7 +64,7 @@ class Sequences:
         weakref.finalize(self, self.lib.llama_batch_free, made)
         made.n_tokens = batch * new
         for i in range(batch * new):
-            made.token[i], made.n_seq_id[i], made.seq_id[i][0] = 1 + i % 100, 1, i // new
+            made.token[i], made.n_seq_id[i], made.seq_id[i][0] = i % self.n_ids, 1, i // new
             made.logits[i] = i % new == new - 1
         return made
 
@@ -120,6 +123,8 @@ def describe():
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder, whose files are not to be imported by their short names
-    print(describe())
-else:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # it says a lot
+    try:
+        print(describe())
+    except Exception as failure:
+        print(f"{type(failure).__name__}: {failure}")
+        sys.exit(1)
