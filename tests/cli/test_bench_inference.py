@@ -160,12 +160,17 @@ def test_a_depth_holds_numbers() -> None:
 
 def test_llama_cpp_that_is_not_there_or_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "BINDINGS", ("no_such_binding",))
-    assert inference.installed_llama_cpp() == (False, "not installed (llama-cpp-python, or llama-cpp-py-sync)")
+    assert inference.installed_llama_cpp(model) == (
+        False,
+        "not installed (llama-cpp-python, or llama-cpp-py-sync)",
+    )
     (tmp_path / "llama_cpp.py").write_text("raise OSError('no AVX here')")
     monkeypatch.setattr(inference, "BINDINGS", ("llama_cpp",))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert inference.installed_llama_cpp() == (False, "it does not run: OSError: no AVX here")
+    assert inference.installed_llama_cpp(model) == (False, "it does not run: OSError: no AVX here")
+    (tmp_path / "llama_cpp.py").write_text("import os; os.kill(os.getpid(), 4)")
+    assert inference.installed_llama_cpp(model) == (False, "it does not run: SIGILL")
 
 
 def test_a_machine_that_is_not_quiet_is_named() -> None:

@@ -9,6 +9,7 @@ A depth is filled with keys and values of 0, which take as long as any others. D
 from __future__ import annotations
 
 import importlib.util
+import signal
 import statistics
 import subprocess
 import sys
@@ -135,14 +136,23 @@ def bytes_read(model: Decoder, batch: int, length: float) -> float:
     return weight_bytes(model) + batch * of_a_layer * seen(model.config, length - 1)
 
 
-def installed_llama_cpp() -> tuple[bool, str]:
-    """Whether there is a llama.cpp that runs, and which it is and what it was built for; or why there is none."""
+def installed_llama_cpp(model: Path) -> tuple[bool, str]:
+    """Whether there is a llama.cpp that runs the model; which it is and what it was built for, or why there is none."""
     if not any(importlib.util.find_spec(name) for name in BINDINGS):
         return False, "not installed (llama-cpp-python, or llama-cpp-py-sync)"
-    program = [sys.executable, str(HERE / "with_llama_cpp.py")]
+    program = [sys.executable, str(HERE / "with_llama_cpp.py"), str(model)]
     done = subprocess.run(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace")
     said = done.stdout.strip()
-    return (True, said) if done.returncode == 0 else (False, f"it does not run: {said or f'status {done.returncode}'}")
+    return (True, said) if done.returncode == 0 else (False, f"it does not run: {said or ending(done.returncode)}")
+
+
+def ending(status: int) -> str:
+    """What ended a process that said nothing.
+
+    >>> ending(-4), ending(3)
+    ('SIGILL', 'exit status 3')
+    """
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 
 # -- in words

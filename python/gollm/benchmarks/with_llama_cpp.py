@@ -1,6 +1,6 @@
 """What llama.cpp does in its turn, through llama-cpp-python or llama-cpp-py-sync, with the settings of llama-bench: the
-cache in half precision, flash attention where llama.cpp chooses it, at most 512 tokens at once. As a program, prints
-which llama.cpp this is and the instruction sets that it was built for."""
+cache in half precision, flash attention where llama.cpp chooses it, at most 512 tokens at once. As a program, computes
+a prompt of the model that it is given, and prints which llama.cpp this is and what it was built for."""
 
 import functools
 import importlib.metadata
@@ -124,6 +124,7 @@ def describe():
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder, whose files are not to be imported by their short names
     try:
+        prefill(sys.argv[1], 1, 0, 64)[0]()
         print(describe())
     except Exception as failure:
         print(f"{type(failure).__name__}: {failure}")

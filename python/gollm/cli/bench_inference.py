@@ -51,7 +51,7 @@ def run(options: Options) -> None:
     )
     grid.check(model)
     if formats.recognise(options.model).name == "gguf":
-        takes_part, llama_cpp = inference.installed_llama_cpp()
+        takes_part, llama_cpp = inference.installed_llama_cpp(options.model)
     else:
         takes_part, llama_cpp = False, "it takes GGUF files only"
     progress, rows = sys.stderr if options.json else sys.stdout, []
