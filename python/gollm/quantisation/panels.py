@@ -77,11 +77,12 @@ def pack(weight: Codes) -> Storage:
     if codes.shape != (panels * PANEL, groups * group):
         codes = np.full((panels * PANEL, groups * group), _ZERO[dtype], np.uint8)
         codes[:N, :K] = weight.codes
+    fours: Array = np.ascontiguousarray(codes).view(np.uint32)  # bytes at a time
     if dtype is not dtypes.int8:
-        halves = codes.reshape(-1, 2, 4)
-        codes = halves[:, 0] | halves[:, 1] << 4
-    # Four bytes at a time: (panels, rows, groups, fours) -> (panels, groups, fours, rows)
-    fours = np.ascontiguousarray(codes).view(np.uint32).reshape(panels, PANEL, groups, -1)
+        fours = fours.reshape(-1, 2)
+        fours = fours[:, 0] | fours[:, 1] << 4
+    # (panels, rows, groups, fours) -> (panels, groups, fours, rows)
+    fours = fours.reshape(panels, PANEL, groups, -1)
     packed = np.empty((panels, groups, block), np.uint8)
     at = 0
     for values in (weight.scales, weight.minimums):

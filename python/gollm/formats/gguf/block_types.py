@@ -88,7 +88,11 @@ def _scale(blocks: Bytes, start: int) -> Array:
 
 def _nibbles(packed: Bytes) -> Bytes:
     """The low halves of bytes (n, m), then the high ones.  (n, 2 m)"""
-    return np.concatenate([packed & 15, packed >> 4], axis=1)
+    n, m = packed.shape
+    halves = np.empty((n, 2 * m), np.uint8)
+    np.bitwise_and(packed, 15, out=halves[:, :m])
+    np.right_shift(packed, 4, out=halves[:, m:])
+    return halves
 
 
 def _fifth_bits(blocks: Bytes, start: int) -> Bytes:

@@ -38,6 +38,8 @@ _MAX_HEAD = 1 << 27  # bytes
 _SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 10: "<u8", 11: "<i8", 12: "<f8"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 
+_SHORTER = "it has become shorter while it was read"
+
 T = TypeVar("T")
 
 
@@ -73,7 +75,7 @@ class GGUFHeader:
         value = self.values[key]
         if type(value) is not kind:
             raise FormatError(f"its {key} is {_describe(value)}; it must be {_KINDS[kind]}")
-        if isinstance(value, list) and not all(isinstance(text, str) for text in value):
+        if isinstance(value, list) and set(map(type, value)) - {str}:
             raise FormatError(f"its {key} has a text that is not UTF-8")
         return value
 
@@ -115,7 +117,7 @@ class _Cursor:
             raise FormatError(f"its head has more than {_MAX_HEAD:,} bytes; gollm reads no such file")
         data = self._file.read(n)
         if len(data) != n:
-            raise OSError("it has become shorter while it was read")
+            raise OSError(_SHORTER)
         self.position += n
         return data
 
@@ -138,6 +140,27 @@ class _Cursor:
             return data.decode()
         except UnicodeDecodeError:
             return data
+
+    def texts(self, n: int, what: str) -> list[str | bytes]:
+        """text() n times. A vocabulary has so many that the calls below it would take most of the time."""
+        read, end, position = self._file.read, min(self.size, _MAX_HEAD), self.position
+        found: list[str | bytes] = []
+        for _ in range(n):
+            length = int.from_bytes(read(8), "little")
+            if 8 + length > end - position:
+                self._file.seek(position)
+                self.position = position
+                self.text(what)  # says what is wrong
+            data = read(length)
+            if len(data) != length:
+                raise OSError(_SHORTER)
+            position += 8 + length
+            try:
+                found.append(data.decode())
+            except UnicodeDecodeError:
+                found.append(data)
+        self.position = position
+        return found
 
     def name(self, what: str) -> str:
         name = self.text(f"the name of {what}")
@@ -169,7 +192,7 @@ class _Cursor:
                 raise FormatError(f"{what} has {n:,} texts; gollm reads up to {_MAX_STRINGS:,} in all")
             if 8 * n > self.size - self.position:
                 raise FormatError(f"{what} has {n:,} texts, more than the file's bytes can hold: it is damaged")
-            return [self.text(what) for _ in range(n)]
+            return self.texts(n, what)
         if kind != _BOOL and kind not in _SCALARS:
             raise FormatError(f"{what} is an array of the type {kind}; gollm reads arrays of numbers and of texts")
         dtype = np.dtype("u1" if kind == _BOOL else _SCALARS[kind])
