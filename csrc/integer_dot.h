@@ -1,16 +1,16 @@
 /* Integer products of quantised weights and activations: in each lane of 32 bits, four inputs of one output.
  *
- *     dot_int8    sum + w0 a0 + w1 a1 + w2 a2 + w3 a3       codes 0 ... 255, activations -127 ... 127
- *     dot_int4    the same with codes 0 ... 15; a group's sum is finished by end_int4
+ *     dot_int8    sum + w0 a0 + w1 a1 + w2 a2 + w3 a3       codes 0 ... 255, activations -32767 ... 32767, as 0 2 1 3
+ *     dot_int4    the same with codes 0 ... 15, activations -127 ... 127; a group's sum is finished by end_int4
  *
- * Each group's sum begins with an offset (begin_...), which makes up for codes being unsigned. All sums are exact:
+ * Each group's sum begins with an offset (begin_...), which makes up for codes being unsigned: -128 or -8 times the sum of
+ * the group's activations. All sums are exact; those of int8 stay below 128 * (255 + 128) * 32767 < 2^31.
  *
- *     AVX-512 VNNI              vpdpbusd for both: 64 products an instruction
- *     AVX-512BW, AVX2, SSSE3    int8: even and odd codes widened to 16 bits, vpmaddwd (32, 16, 8 products), since sums of
- *                               vpmaddubsw would saturate
- *                               int4: vpmaddubsw (64, 32, 16), added in 16 bits over a group, which is safe: at most
- *                               8 * 2 * 15 * 127 = 30480; then one vpmaddwd
- *     others, double            32-bit multiply-adds, by the compiler
+ *     int8    even and odd codes widened to 16 bits: vpdpwssd (AVX-512 VNNI), vpmaddwd and an addition (AVX-512BW, AVX2,
+ *             SSSE3): 32, 16, 8 products an instruction
+ *     int4    vpdpbusd: 64 products; without it vpmaddubsw (64, 32, 16), added in 16 bits over a group, which is safe: at
+ *             most 8 * 2 * 15 * 127 = 30480; then one vpmaddwd
+ *     both    32-bit multiply-adds, by the compiler, for others and in double
  */
 #ifndef GOLLM_INTEGER_DOT_H
 #define GOLLM_INTEGER_DOT_H
@@ -41,18 +41,7 @@ static inline ints everywhere(const void *p) { // a word of 32 bits
 #endif
 }
 
-#if defined(__AVX512VNNI__) && VEC_BYTES == 64 && !defined(GOLLM_F64)
-
-enum { INT8_BYTES = 1 }; // of an activation
-
-static inline ints dot_int8(ints sum, words codes, const char *a) {
-    return (ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, (__m512i)everywhere(a));
-}
-static inline ints begin_int4(const void *offset) { return everywhere(offset); }
-static inline ints dot_int4(ints sum, words codes, const char *a) { return dot_int8(sum, codes, a); }
-static inline ints end_int4(ints sum, const void *offset) { return (void)offset, sum; }
-
-#elif defined(__SSSE3__) && !defined(GOLLM_F64)
+#if defined(__SSSE3__) && !defined(GOLLM_F64)
 
 #if VEC_BYTES == 64
 #define MADD_I16(a, b) (ints) _mm512_madd_epi16((__m512i)(a), (__m512i)(b))
@@ -65,6 +54,7 @@ static inline ints end_int4(ints sum, const void *offset) { return (void)offset,
 #define MADD_U8_I8(a, b) _mm_maddubs_epi16((__m128i)(a), (__m128i)(b))
 #endif
 typedef int16_t shorts __attribute__((vector_size(VEC_BYTES)));
+typedef uint16_t unsigned_shorts __attribute__((vector_size(VEC_BYTES)));
 
 /* With 16 registers: sums stay in theirs, in the order written, and broadcasts are loaded again rather than kept. Compilers
  * would keep all broadcasts and move sums to memory, at half the speed. */
@@ -74,16 +64,27 @@ typedef int16_t shorts __attribute__((vector_size(VEC_BYTES)));
 #define SETTLE(sum) (void)0
 #endif
 
-enum { INT8_BYTES = 2 }; // of an activation: four lie as 0 2 1 3
-
-static inline ints dot_int8(ints sum, words codes, const char *a) {
-    const words even = codes & 0x00ff00ff, odd = codes >> 8 & 0x00ff00ff;
-    sum += MADD_I16(even, everywhere(a));
-    SETTLE(sum);
-    sum += MADD_I16(odd, everywhere(a + 4));
+static inline ints add_products(ints sum, words codes, const char *a) { // two of 16 bits in each lane
+#if defined(__AVX512VNNI__) && VEC_BYTES == 64
+    return (ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)codes, (__m512i)everywhere(a));
+#else
+    sum += MADD_I16(codes, everywhere(a));
     SETTLE(sum);
     return sum;
+#endif
 }
+static inline ints dot_int8(ints sum, words codes, const char *a) {
+    sum = add_products(sum, codes & 0x00ff00ff, a);
+    return add_products(sum, (words)((unsigned_shorts)codes >> 8), a + 4);
+}
+
+#if defined(__AVX512VNNI__) && VEC_BYTES == 64
+static inline ints begin_int4(const void *offset) { return everywhere(offset); }
+static inline ints dot_int4(ints sum, words codes, const char *a) {
+    return (ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, (__m512i)everywhere(a));
+}
+static inline ints end_int4(ints sum, const void *offset) { return (void)offset, sum; }
+#else
 static inline ints begin_int4(const void *offset) { return (void)offset, (ints){0}; }
 static inline ints dot_int4(ints sum, words codes, const char *a) {
     sum = (ints)((shorts)sum + (shorts)MADD_U8_I8(codes, everywhere(a)));
@@ -94,18 +95,22 @@ static inline ints end_int4(ints sum, const void *offset) {
     static const int16_t ones[2] = {1, 1};
     return MADD_I16(sum, everywhere(ones)) + everywhere(offset);
 }
+#endif
 
 #else
 
-enum { INT8_BYTES = 1 };
-
 static inline ints dot_int8(ints sum, words codes, const char *a) {
+    int16_t q[4];
+    memcpy(q, a, sizeof q);
+    return sum + (ints)(codes & 0xff) * q[0] + (ints)(codes >> 16 & 0xff) * q[1] + (ints)(codes >> 8 & 0xff) * q[2] +
+           (ints)(codes >> 24) * q[3];
+}
+static inline ints begin_int4(const void *offset) { return everywhere(offset); }
+static inline ints dot_int4(ints sum, words codes, const char *a) {
     const int8_t *q = (const int8_t *)a;
     return sum + (ints)(codes & 0xff) * q[0] + (ints)(codes >> 8 & 0xff) * q[1] + (ints)(codes >> 16 & 0xff) * q[2] +
            (ints)(codes >> 24) * q[3];
 }
-static inline ints begin_int4(const void *offset) { return everywhere(offset); }
-static inline ints dot_int4(ints sum, words codes, const char *a) { return dot_int8(sum, codes, a); }
 static inline ints end_int4(ints sum, const void *offset) { return (void)offset, sum; }
 
 #endif

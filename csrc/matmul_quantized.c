@@ -2,18 +2,20 @@
  *
  *   int8, int4, int4_min      c (M, N) = f(a (M, K) w (N, K)^T + bias) * factor + residual     w as quantized.h lays it out
  *
- * The activations a are quantised to 8 bits, row by row, in the same groups of inputs as the weights: with the group's
- * largest |x|,
+ * The activations a are quantised row by row, in the same groups of inputs as the weights, to Q = 32767 steps for int8 and
+ * Q = 127 for int4 and int4_min: with the group's largest |x|,
  *
- *     scale_a = largest / 127         q_a = x * (127 / largest), rounded to nearest, ties to even
+ *     scale_a = largest / Q           q_a = x * (Q / largest), rounded to nearest, ties to even
  *
- * A group of zeros (or one so small that 127 / largest is infinite) has scale_a = 0; one with NaN or infinity scale_a = NaN.
+ * A group of zeros (or one so small that Q / largest is infinite) has scale_a = 0; one with NaN or infinity scale_a = NaN.
  * Then, over the groups in ascending order,
  *
- *     sum += (sum of q_a q_w) * (scale_a * scale_w)              the inner sum is an exact integer
+ *     sum += (sum of q_a q_w) * (scale_a * scale_w)              the inner sum is an exact integer, rounded to a real
  *     sum += minimum_w * (scale_a * (sum of q_a))                int4_min alone
  *
  * by one multiply-add each (fused where the instruction set has it). Nothing here depends on M, N, the tile or the threads.
+ * With 127 steps, activations would lose more than weights of int8 do, up to three times as much (docs/performance.md);
+ * rounding weights to 4 bits costs a hundred times that.
  *
  * Method. Activations are quantised once, into the workspace, in the order in which a tile reads them: [tile of at most MR
  * rows][group] and there [scale of each row][correction of each row][4 inputs][row]. The correction makes up for the
@@ -24,18 +26,22 @@
  * Budget of a tile of AVX-512 VNNI, 8 rows x 32 outputs, group 32:
  *
  *     2 x 8 sums of integers in registers; the 2 x 8 sums of floats are in L1 once a group
- *     128 vpdpbusd, 64 broadcasts and 16 loads of codes; for 16 sums each a conversion, a product, a multiply-add
+ *     int8    256 vpdpwssd, 128 broadcasts, 16 loads of codes that 32 instructions widen
+ *     int4    128 vpdpbusd, 64 broadcasts, 8 loads of codes, each widened by 3 instructions
+ *     for 16 sums each a conversion, a product, a multiply-add
  *
- * Many rows are bound by vpdpbusd (vpmaddwd, vpmaddubsw); few rows by reading w once, from front to back: group + 2, or
- * group / 2 + 2 bytes (int4_min: 4) a group and output. One thread of a Sapphire Rapids at 2.35 GHz, 96 x 512 x 1152:
+ * Many rows are bound by vpdpwssd (vpdpbusd, vpmaddwd, vpmaddubsw); few rows by reading w once, from front to back:
+ * group + 2, or group / 2 + 2 bytes (int4_min: 4) a group and output. One thread of a Sapphire Rapids at 2.35 GHz,
+ * 96 x 512 x 1152:
  *
  *     GMAC/s           float32     int8 of group 32, 64, 128     int4
- *     AVX-512 VNNI     70          165  208  211                 164
- *     AVX-512BW        70           57   65   66                 101
- *     AVX2             38           42   44   46                  69
+ *     AVX-512 VNNI     66           95   98  102                 153
+ *     AVX-512BW        65           61   64   66                  98
+ *     AVX2             37           43   45   47                  66
  *
  * Without VNNI, int8 takes two multiplications and two additions where float32 takes four multiply-adds: it gains only where
- * integer operations have more ports than those.
+ * integer operations have more ports than those. Activations of 8 bits would take half of the multiplications with VNNI
+ * (vpdpbusd: 163, 210, 222 GMAC/s), and nothing less without it.
  */
 #include "epilogue.h"
 #include "integer_dot.h"
@@ -56,9 +62,11 @@ struct product {
     struct epilogue epilogue;
 };
 
-/* The quantised activations of a group in a tile: [scale][rows], [correction][rows], codes [group/4][rows][4]. */
+/* The quantised activations of a group in a tile: [scale][rows], [correction][rows], codes [group/4][rows][4] of int8, of
+ * int16 for int8 weights. */
 static inline int64_t codes_of(int rows) { return rows * 2 * (int64_t)sizeof(real); }
-static inline int64_t activation_bytes(enum format format) { return format == INT8 ? INT8_BYTES : 1; }
+static inline int64_t activation_bytes(enum format format) { return format == INT8 ? 2 : 1; }
+static inline real steps_of(enum format format) { return format == INT8 ? 32767 : 127; }
 static inline int64_t record_bytes(enum format format, int64_t group, int rows) {
     return codes_of(rows) + rows * group * activation_bytes(format);
 }
@@ -119,7 +127,8 @@ static inline ints round_to_ints(vec v) {
 }
 
 /* x (count)  ->  q (group), zeros from `count` on, its sum and its scale */
-static real quantize_group(const real *x, int64_t count, int64_t group, int8_t *restrict q, int32_t *restrict sum) {
+static real quantize_group(const real *x, int64_t count, int64_t group, real steps, int32_t *restrict q,
+                           int32_t *restrict sum) {
     real padded[GROUP_MAX];
     if (count < group) {
         memset(padded, 0, sizeof padded);
@@ -133,38 +142,32 @@ static real quantize_group(const real *x, int64_t count, int64_t group, int8_t *
     const ireal bits = largest_lane(most);
     real largest;
     memcpy(&largest, &bits, sizeof largest);
-    const real inverse = 127 / largest;
+    const real inverse = steps / largest;
     if (!(inverse > 0 && inverse <= (sizeof(real) == 4 ? (real)FLT_MAX : (real)DBL_MAX))) {
-        memset(q, 0, (size_t)group);
+        memset(q, 0, (size_t)group * sizeof *q);
         *sum = 0;
         return largest * 0; // 0, or NaN
     }
     ints total = {0};
-    int32_t codes[GROUP_MAX];
     for (int64_t i = 0; i < group; i += VL) {
         const ints rounded = round_to_ints(vec_load(x + i) * vec_set(inverse));
-        memcpy(codes + i, &rounded, sizeof rounded);
+        memcpy(q + i, &rounded, sizeof rounded);
         total += rounded;
     }
-    for (int64_t i = 0; i < group; i++) q[i] = (int8_t)codes[i];
     *sum = sum_of_lanes(total);
-    return largest / 127;
+    return largest / steps;
 }
 
-/* q (group)  ->  a word for each 4 codes, `rows` words apart, of one byte each, or of two in the order 0 2 1 3 (integer_dot.h) */
-static inline void store_codes(char *to, const int8_t *q, int64_t group, int rows, int64_t bytes) {
-    if (bytes == 1) {
-        for (int64_t s = 0; s < group / 4; s++) memcpy(to + s * rows * 4, q + 4 * s, 4);
-        return;
-    }
-    int16_t even[GROUP_MAX / 2], odd[GROUP_MAX / 2];
-    for (int64_t i = 0; i < group / 2; i++) {
-        even[i] = q[2 * i];
-        odd[i] = q[2 * i + 1];
-    }
-    for (int64_t s = 0; s < group / 4; s++) {
-        memcpy(to + s * rows * 8, even + 2 * s, 4);
-        memcpy(to + s * rows * 8 + 4, odd + 2 * s, 4);
+/* q (group)  ->  of each 4 codes, `rows` words apart: 4 bytes; for int8 two words of 2, in the order 0 2 1 3 (integer_dot.h) */
+static inline void store_codes(char *to, const int32_t *q, enum format format, int64_t group, int rows) {
+    for (int64_t i = 0; i < group; i += 4, q += 4) {
+        if (format == INT8) {
+            const int16_t codes[4] = {(int16_t)q[0], (int16_t)q[2], (int16_t)q[1], (int16_t)q[3]};
+            memcpy(to + i * rows * 2, codes, sizeof codes);
+        } else {
+            const int8_t codes[4] = {(int8_t)q[0], (int8_t)q[1], (int8_t)q[2], (int8_t)q[3]};
+            memcpy(to + i * rows, codes, sizeof codes);
+        }
     }
 }
 
@@ -177,10 +180,10 @@ static void quantize(const struct product *p, enum format format, char *to, stru
         char *record =
             to + first * groups * record_bytes(format, group, 1) + unit % groups * record_bytes(format, group, rows);
         for (int i = 0; i < rows; i++) {
-            int8_t q[GROUP_MAX];
-            int32_t sum;
+            int32_t q[GROUP_MAX], sum;
             const int64_t m = min_i64(first + i, p->M - 1);
-            const real scale = quantize_group(p->a + m * p->K + k, min_i64(group, p->K - k), group, q, &sum);
+            const real scale =
+                quantize_group(p->a + m * p->K + k, min_i64(group, p->K - k), group, steps_of(format), q, &sum);
             memcpy(record + i * sizeof(real), &scale, sizeof scale);
             const real of_minimum = scale * (real)sum;
             const int32_t of_codes = sum * (format == INT8 ? -128 : -8);
@@ -188,8 +191,7 @@ static void quantize(const struct product *p, enum format format, char *to, stru
                 memcpy(record + (rows + i) * sizeof(real), &of_minimum, sizeof of_minimum);
             else
                 memcpy(record + (rows + i) * sizeof(real), &of_codes, sizeof of_codes);
-            store_codes(record + codes_of(rows) + i * 4 * activation_bytes(format), q, group, rows,
-                        activation_bytes(format));
+            store_codes(record + codes_of(rows) + i * 4 * activation_bytes(format), q, format, group, rows);
         }
     }
 }
@@ -214,8 +216,7 @@ static inline __attribute__((always_inline)) void multiply_group(const int rows,
             const words w = load_codes(codes + s * STEP + j * (int)sizeof(words));
             if (format == INT8) {
                 UNROLL
-                for (int i = 0; i < rows; i++)
-                    sums[i][j] = dot_int8(sums[i][j], w, a + (s * rows + i) * 4 * INT8_BYTES);
+                for (int i = 0; i < rows; i++) sums[i][j] = dot_int8(sums[i][j], w, a + (s * rows + i) * 8);
             } else {
                 const words low = w & 0x0f0f0f0f, high = w >> 4 & 0x0f0f0f0f;
                 UNROLL

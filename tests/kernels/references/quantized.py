@@ -16,6 +16,7 @@ from kernels.references.activation import KINDS
 from kernels.references.embedding import IDS
 
 HALVES = {"int8": 1, "int4": 1, "int4_min": 2}  # scales, and minimums
+STEPS = {"int8": 32767, "int4": 127, "int4_min": 127}  # the largest code of an activation
 
 
 def block_bytes(kind, group):
@@ -49,28 +50,28 @@ def unpack(kind, packed, group):
     return codes, halves[0], halves[1] if kind == "int4_min" else np.zeros_like(halves[0])
 
 
-def random_activations(rng, M, K, group):
-    """(M, K), in groups, each with a scale of its own: near whole multiples of it, the first one 127"""
-    groups = (K + group - 1) // group
-    codes = rng.integers(-126, 127, (M, groups, group)) + rng.uniform(-0.3, 0.3, (M, groups, group))
-    codes[:, :, 0] = rng.choice([-127, 127], (M, groups))
-    scales = np.exp(rng.standard_normal((M, groups, 1))) / 74
+def random_activations(kind, rng, M, K, group):
+    """(M, K), in groups, each with a scale of its own: near whole multiples of it, the first one the largest"""
+    groups, steps = (K + group - 1) // group, STEPS[kind]
+    codes = rng.integers(1 - steps, steps, (M, groups, group)) + rng.uniform(-0.3, 0.3, (M, groups, group))
+    codes[:, :, 0] = rng.choice([-steps, steps], (M, groups))
+    scales = np.exp(rng.standard_normal((M, groups, 1))) / (0.58 * steps)  # the deviation of a code
     return (codes * scales).reshape(M, groups * group)[:, :K]
 
 
-def quantize(a, group):
+def quantize(kind, a, group):
     """(M, K)  ->  codes (M, groups, group), scales (M, groups)"""
     M, K = a.shape
     x = np.pad(a, [(0, 0), (0, -K % group)]).reshape(M, (K + group - 1) // group, group)
     largest = np.abs(x).max(-1, initial=0)
-    inverse = 127 / np.where(largest > 0, largest, 1)
+    inverse = STEPS[kind] / np.where(largest > 0, largest, 1)
     finite = np.isfinite(largest)
     codes = np.rint(np.where(finite[..., None], x * inverse[..., None], 0))
-    return codes, np.where(finite, largest / 127, np.nan)
+    return codes, np.where(finite, largest / STEPS[kind], np.nan)
 
 
 def product(kind, a, b, bias, factor, residual, activation, N, group):
-    q, scales = quantize(a, group)
+    q, scales = quantize(kind, a, group)
     codes, weight_scales, minimums = unpack(kind, b, group)
     c = np.zeros((len(a), N))
     for g in range(b.shape[1]):
@@ -96,7 +97,7 @@ GROUPS = [{"group": group} for group in (32, 64, 128)]
 
 def inputs(kind, group=None):
     return {
-        "a": lambda rng, s: random_activations(rng, s.M, s.K, group or s.group),
+        "a": lambda rng, s: random_activations(kind, rng, s.M, s.K, group or s.group),
         "b": lambda rng, s: random_weight(kind, rng, s.N, s.K, group or s.group),
     }
 
