@@ -1,13 +1,14 @@
 """From float32 to codes and scales, and back.
 
-int8       the scale is max |w| / 127 of a group, as float16; w / scale is rounded to the nearest, halves to even
-int4       of several scales around the one that makes the largest number the code -8 or 7, the one whose rounded
-           numbers are nearest to w (least squares)
+int8       of several scales, those that make the largest number of a group the code 127, 126 ... 111, and
+int4       of those that make it about -8 or 7, the one whose rounded numbers are nearest to w (least squares)
 int4_min   codes 0 ... 15 from the smallest number of a group to the largest
 bf16, fp16  to the nearest, ties to even
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -110,28 +111,41 @@ def _divided(x: Array, scale: Array) -> Array:
 
 
 def _int8(x: Array) -> tuple[Array, Array]:
-    scale = _half(np.abs(x).max(-1, keepdims=True) / np.float32(127))
-    q = np.clip(np.rint(_divided(x, scale)), -127, 127)
+    extreme = np.abs(x).max(-1, keepdims=True)
+    q, scale = _nearest(x, extreme, _INT8_DIVISORS, -127, 127)
     return (q + 128).astype(np.uint8), scale
 
 
 def _int4(x: Array) -> tuple[Array, Array]:
     extreme = np.take_along_axis(x, np.abs(x).argmax(-1)[..., None], axis=-1)
-    best_error = np.full(extreme.shape, np.inf, np.float32)
-    best_scale, best_q = np.zeros_like(extreme), np.zeros_like(x)
-    for divisor in _DIVISORS:
+    q, scale = _nearest(x, extreme, _INT4_DIVISORS, -8, 7)
+    return (q + 8).astype(np.uint8), scale
+
+
+def _nearest(x: Array, extreme: Array, divisors: Sequence[float], lowest: int, highest: int) -> tuple[Array, Array]:
+    """Codes and scales with the least squares, of the codes that the scales extreme / divisor give.
+
+    The best scale for codes q is s = (x q) / (q q), sums over a group; it leaves the error x x - s (x q)."""
+
+    def codes(scale: Array) -> tuple[Array, Array, Array]:
+        q = x * _divided(np.ones_like(scale), scale)
+        np.clip(np.rint(q, out=q), lowest, highest, out=q)
+        xq, qq = (np.einsum("ngk,ngk->ng", one, q)[..., None] for one in (x, q))
+        return q, xq, _divided(xq, qq)
+
+    most, best = np.full(extreme.shape, -1, np.float32), np.zeros_like(extreme)
+    for divisor in divisors:
         scale = _half(extreme / np.float32(divisor))
-        q = np.clip(np.rint(_divided(x, scale)), -8, 7)
-        square = (q * q).sum(-1, keepdims=True)
-        scale = _half(_divided((x * q).sum(-1, keepdims=True), square))  # the best for these codes
-        error = np.square(x - scale * q).sum(-1, keepdims=True)
-        better = error < best_error
-        best_error = np.where(better, error, best_error)
-        best_scale, best_q = np.where(better, scale, best_scale), np.where(better, q, best_q)
-    return (best_q + 8).astype(np.uint8), best_scale
+        _, xq, s = codes(scale)
+        better = s * xq > most
+        most, best = np.where(better, s * xq, most), np.where(better, scale, best)
+    q, _, s = codes(best)
+    return q, _half(s)
 
 
-_DIVISORS = (-8.5, -8.0, -7.5, -7.0, -6.5, 7.5, 7.0)  # what the largest number of a group is divided by
+# What the number of a group with the largest magnitude is divided by
+_INT8_DIVISORS = tuple(range(127, 110, -1))
+_INT4_DIVISORS = (-8.5, -8.0, -7.5, -7.0, -6.5, 7.5, 7.0)
 
 
 def _int4_min(x: Array) -> tuple[Array, Array, Array]:
