@@ -75,10 +75,11 @@ def test_the_table_has_a_line_for_each_row(run: Run, model: Path) -> None:
     ]
 
 
-def test_prefill_or_decoding_alone(run: Run, model: Path) -> None:
-    for flag, others in (("--prompts", {"decoding"}), ("--batch-sizes", {"prefill 64"})):
-        result = run("bench", "inference", model, "--turns", 1, "--json", flag)
-        assert {row["test"] for row in json.loads(result.out)["rows"]} == others
+@pytest.mark.parametrize(("empty", "others"), [("prompts", {"decoding"}), ("batch_sizes", {"prefill 64"})])
+def test_an_empty_list_has_no_rows(empty: str, others: set[str], run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "options.json").write_text(json.dumps({empty: []}))
+    result = run("bench", "inference", model, "--turns", 1, "--json", "--config", tmp_path / "options.json")
+    assert {row["test"] for row in json.loads(result.out)["rows"]} == others
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,10 @@ class Options:
     in a process of its own. Nothing else should run meanwhile."""
 
     model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
-    # lengths of prompts (default: 512, at most the context); an empty list measures decoding alone
-    prompts: tuple[PositiveInt, ...] | None = None
+    prompts: tuple[PositiveInt, ...] | None = None  # lengths of prompts (default: 512, at most the context)
     new_tokens: PositiveInt = 32  # tokens that each sequence grows by in decoding before it starts over
     threads: tuple[PositiveInt, ...] | None = None  # numbers of threads (default: the one that gollm uses)
-    # sequences that are decoded together; an empty list measures prefill alone
-    batch_sizes: tuple[PositiveInt, ...] = (1, 8, 32)
+    batch_sizes: tuple[PositiveInt, ...] = (1, 8, 32)  # sequences that are decoded together
     # tokens that sequences have before (default: 0, and 2048 where the model's context has room for it)
     depths: tuple[NonNegativeInt, ...] | None = None
     turns: PositiveInt = 7  # turns of each contestant in a row; the median is reported
