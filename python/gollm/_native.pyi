@@ -359,6 +359,20 @@ def attention_paged_f16(
     page_table: _Buffer,
     rotations: _Buffer | None = None,
 ) -> None: ...
+def sample(
+    *,
+    tokens: _Buffer,
+    logits: _Buffer,
+    temperature: _Buffer,
+    top_k: _Buffer,
+    top_p: _Buffer,
+    min_p: _Buffer,
+    seed: _Buffer,
+    choice: _Buffer,
+    position: _Buffer,
+    vocab_size: int,
+) -> None: ...
+def log_sum_exp(*, lse: _Buffer, logits: _Buffer) -> None: ...
 def add(*, c: _Buffer, a: _Buffer, b: _Buffer) -> None: ...
 def fill(*, y: _Buffer, value: float) -> None: ...
 def copy(*, y: _Buffer, x: _Buffer) -> None: ...
