@@ -21,9 +21,9 @@
  * the cut cannot lie, leaves out all blocks of tokens whose largest logit is below it.
  *
  * The same draw in every variant: this file is compiled without contraction, so that a weight is the same number with and
- * without FMA, and sums of weights are double precision in LANES partial sums. Rows are split among threads. Bound by the
- * exponentials: V of them, four passes over V reals in the caches, and with a truncation one or two passes of scattered
- * additions over the blocks above the floor.
+ * without FMA, and sums of weights are double precision in LANES partial sums. Rows are split among threads. After a
+ * cut only the live blocks, which have tokens that can be drawn, are looked at. Bound by the exponentials of these, and with
+ * top_p by one scattered addition for each token of the blocks above the floor.
  */
 #include "summation_order.h" /* LANES */
 #include "softmax.h"         /* row_max, vec_exp */
@@ -41,23 +41,34 @@ struct row {
     int64_t V;     // of the vocabulary
     real max;      // of the logits
     real *largest; // (blocks) logit of each block
-    real *w;       // (V) weights; 0 for tokens that are not kept
-    double *sums;  // (blocks) of weights
-    int32_t *ids;  // (V) candidates of a cut, in ascending order
-    uint16_t *bin; // (V) of each candidate
-    double *bins;  // (BINS)
+    int32_t *live; // (n_live) the blocks that have tokens to draw, in ascending order
+    int64_t n_live;
+    real *w;      // (V) weights; 0 for tokens that are not kept, undefined outside of the live blocks
+    double *sums; // (blocks) of their weights
+    /* The candidates of a cut: at most V */
+    real *logit, *weight;
+    int32_t *id;   // in ascending order
+    uint16_t *bin; // of its logit
+    double *bins;  // (BINS) what the candidates of each bin add up to
 };
 
 static int64_t blocks_of(int64_t V) { return (V + BLOCK - 1) / BLOCK; }
 
 static void carve_row(struct row *row, int64_t V, struct carve *at) {
     row->largest = carve(at, blocks_of(V), sizeof(real));
-    row->w = carve(at, V, sizeof(real));
+    row->live = carve(at, blocks_of(V), sizeof(int32_t));
     row->sums = carve(at, blocks_of(V), sizeof(double));
-    row->ids = carve(at, V, sizeof(int32_t));
+    row->w = carve(at, V, sizeof(real));
+    row->logit = carve(at, V, sizeof(real));
+    row->weight = carve(at, V, sizeof(real));
+    row->id = carve(at, V, sizeof(int32_t));
     row->bin = carve(at, V, sizeof(uint16_t));
     row->bins = carve(at, BINS, sizeof(double));
 }
+
+/* The tokens of a block: its first, and how many. */
+static int64_t first_of(int64_t block) { return block * BLOCK; }
+static int64_t size_of(const struct row *row, int64_t block) { return min_i64(BLOCK, row->V - first_of(block)); }
 
 /* The largest logit of each block, into row->max the largest of all. Returns whether that is finite and no logit is NaN. */
 static int find_largest(struct row *row) {
@@ -88,12 +99,6 @@ static void weights(real *w, const real *z, int64_t n, double max, double factor
     for (int64_t i = 0; i < n; i += VL) vec_store_n(w + i, vec_exp(vec_load_n(x + i, n - i)), n - i);
 }
 
-static void find_weights(const struct row *row, double temperature) {
-    const double factor = fmin(1 / temperature, DBL_MAX);
-    for (int64_t first = 0; first < row->V; first += BLOCK)
-        weights(row->w + first, row->z + first, min_i64(BLOCK, row->V - first), (double)row->max, factor);
-}
-
 static double sum_of(const real *w, int64_t n) {
     double sums[LANES] = {0}, sum = 0;
     int64_t i = 0;
@@ -104,136 +109,172 @@ static double sum_of(const real *w, int64_t n) {
     return sum;
 }
 
-/* The sum of all weights, by way of row->sums. */
-static double sum_of_blocks(const struct row *row) {
+static void find_weights(const struct row *row, double temperature) {
+    const double factor = fmin(1 / temperature, DBL_MAX);
+    for (int64_t i = 0; i < row->n_live; i++) {
+        const int64_t block = row->live[i], first = first_of(block), n = size_of(row, block);
+        weights(row->w + first, row->z + first, n, (double)row->max, factor);
+        row->sums[block] = sum_of(row->w + first, n);
+    }
+}
+
+static double sum_of_all(const struct row *row) {
     double sum = 0;
-    for (int64_t first = 0; first < row->V; first += BLOCK)
-        sum += row->sums[first / BLOCK] = sum_of(row->w + first, min_i64(BLOCK, row->V - first));
+    for (int64_t i = 0; i < row->n_live; i++) sum += row->sums[row->live[i]];
     return sum;
+}
+
+/* Leaves blocks without a logit of at least `low` out of the live ones. */
+static void drop_blocks(struct row *row, double low) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < row->n_live; i++) {
+        row->live[n] = row->live[i];
+        n += (double)row->largest[row->live[i]] >= low;
+    }
+    row->n_live = n;
 }
 
 /* The tokens up to a cut: those of larger logits, and of equal logits those up to `id`. */
 struct cut {
     real logit;
-    int64_t id;
+    int32_t id;
 };
 
-/* Leaves out ids whose logit is -inf; returns how many remain, and the bounds of their logits. */
-static int64_t finite_ids(const real *z, int32_t *ids, int64_t n, double *low, double *high) {
-    int64_t kept = 0;
-    real smallest = (real)INFINITY, largest = -(real)INFINITY;
-    for (int64_t i = 0; i < n; i++) {
-        const real x = z[ids[i]];
-        ids[kept] = ids[i];
-        kept += x > -(real)INFINITY;
-        if (x > largest) largest = x;
-        if (x > -(real)INFINITY && x < smallest) smallest = x;
+/* The weights of tokens beyond the cut become 0. */
+static void drop_beyond(const struct row *row, struct cut cut) {
+    for (int64_t k = 0; k < row->n_live; k++) {
+        const int64_t block = row->live[k], first = first_of(block), n = size_of(row, block);
+        const real *z = row->z + first;
+        real *w = row->w + first;
+        const int32_t equal = cut.id - (int32_t)first; // the last one of the block that is kept of equal logits
+        for (int32_t i = 0; i < (int32_t)n; i++)
+            w[i] = (z[i] > cut.logit) | ((z[i] == cut.logit) & (i <= equal)) ? w[i] : 0;
+        row->sums[block] = sum_of(w, n);
     }
-    *low = (double)smallest, *high = (double)largest;
-    return kept;
 }
 
-/* Those of the ids whose bin is b, in their order; returns how many. Most groups of 32 have none. */
-static int64_t ids_in_bin(const uint16_t *bin, int b, int32_t *ids, int64_t n) {
+/* Makes all tokens of the live blocks with a logit of at least `low` candidates; returns how many. */
+static int64_t find_candidates(const struct row *row, double low, int weighted) {
+    int64_t count = 0;
+    for (int64_t k = 0; k < row->n_live; k++) {
+        const int64_t block = row->live[k], first = first_of(block), n = size_of(row, block);
+        if ((double)row->largest[block] < low) continue;
+        for (int64_t i = 0; i < n; i++) row->id[count + i] = (int32_t)(first + i);
+        memcpy(row->logit + count, row->z + first, (size_t)n * sizeof(real));
+        if (weighted) memcpy(row->weight + count, row->w + first, (size_t)n * sizeof(real));
+        count += n;
+    }
+    return count;
+}
+
+static void move_candidate(const struct row *row, int64_t to, int64_t from, int weighted) {
+    row->logit[to] = row->logit[from];
+    row->id[to] = row->id[from];
+    if (weighted) row->weight[to] = row->weight[from];
+}
+
+/* Keeps the candidates in bin b; returns how many. Most groups of 32 have none. */
+static int64_t keep_bin(const struct row *row, int b, int64_t n, int weighted) {
     enum { GROUP = 32 };
     int64_t kept = 0;
     for (int64_t first = 0; first < n; first += GROUP) {
         const int64_t end = min_i64(n, first + GROUP);
-        int any = 0;
-        if (end - first == GROUP)
-            for (int i = 0; i < GROUP; i++) any |= bin[first + i] == b;
-        else
-            any = 1;
-        for (int64_t i = first; any && i < end; i++) {
-            ids[kept] = ids[i];
-            kept += bin[i] == b;
-        }
+        int any = end - first < GROUP;
+        if (!any)
+            for (int i = 0; i < GROUP; i++) any |= row->bin[first + i] == b;
+        for (int64_t i = first; any && i < end; i++)
+            if (row->bin[i] == b) move_candidate(row, kept++, i, weighted);
+    }
+    return kept;
+}
+
+/* Keeps the candidates whose logit is not -inf; returns how many, and the bounds of their logits. */
+static int64_t keep_finite(const struct row *row, int64_t n, int weighted, double *low, double *high) {
+    int64_t kept = 0;
+    *low = INFINITY, *high = -INFINITY;
+    for (int64_t i = 0; i < n; i++) {
+        const double z = (double)row->logit[i];
+        if (z == -INFINITY) continue;
+        move_candidate(row, kept++, i, weighted);
+        if (z < *low) *low = z;
+        if (z > *high) *high = z;
     }
     return kept;
 }
 
 /* By falling logits, equal ones in their order. */
-static void sort_few(const real *z, int32_t *ids, int64_t n) {
+static void sort_candidates(const struct row *row, int64_t n, int weighted) {
     for (int64_t i = 1; i < n; i++) {
-        const int32_t id = ids[i];
+        const real logit = row->logit[i], weight = weighted ? row->weight[i] : 0;
+        const int32_t id = row->id[i];
         int64_t at = i;
-        for (; at > 0 && z[ids[at - 1]] < z[id]; at--) ids[at] = ids[at - 1];
-        ids[at] = id;
+        for (; at > 0 && row->logit[at - 1] < logit; at--) move_candidate(row, at, at - 1, weighted);
+        row->logit[at] = logit, row->id[at] = id;
+        if (weighted) row->weight[at] = weight;
     }
 }
 
-/* The cut where the tokens' measures, added from the largest logit downwards, reach `target`; the measure of a token is its
- * weight, or 1 where `measure` is NULL. The n candidates, row->ids, are all tokens of logits from `low` to `high`, and may be
- * others below; low is -inf where it is not known. */
-static struct cut find_cut(const struct row *row, const real *z, const real *measure, double target, double low,
-                           double high, int64_t n) {
-    int32_t *ids = row->ids;
-    double *bins = row->bins, above = 0; // the sum over larger logits than the candidates'
-    if (!(low > -INFINITY)) n = finite_ids(z, ids, n, &low, &high);
+/* The bin of each candidate, the first for `high`, and what the candidates of each add up to. */
+static void fill_bins(const struct row *row, int64_t n, int weighted, double low, double high) {
+    const double scale = fmin((BINS - 1) / (high / 2 - low / 2), DBL_MAX);
+    for (int64_t i = 0; i < n; i++) {
+        const double x = (high / 2 - (double)row->logit[i] / 2) * scale;
+        row->bin[i] = (uint16_t)(int32_t)(x < BINS - 1 ? x : BINS - 1);
+    }
+    memset(row->bins, 0, BINS * sizeof *row->bins);
+    if (weighted)
+        for (int64_t i = 0; i < n; i++) row->bins[row->bin[i]] += (double)row->weight[i];
+    else
+        for (int64_t i = 0; i < n; i++) row->bins[row->bin[i]] += 1;
+}
+
+/* The cut where the n candidates, added from the largest logit downwards, reach `target`: their weights, or their number. They
+ * are all tokens of logits from `low` to `high`, and perhaps others below; low is -inf where it is not known. */
+static struct cut find_cut(const struct row *row, int weighted, double target, double low, double high, int64_t n) {
+    double above = 0; // the sum over larger logits than the candidates'
+    if (low == -INFINITY) n = keep_finite(row, n, weighted, &low, &high);
     while (n > FEW) {
-        const double scale = fmin((BINS - 1) / (high / 2 - low / 2), DBL_MAX);
-        for (int64_t i = 0; i < n; i++) {
-            const double x = (high / 2 - (double)z[ids[i]] / 2) * scale;
-            row->bin[i] = (uint16_t)(x < BINS - 1 ? x : BINS - 1);
-        }
-        memset(bins, 0, BINS * sizeof *bins);
-        if (measure)
-            for (int64_t i = 0; i < n; i++) bins[row->bin[i]] += (double)measure[ids[i]];
-        else
-            for (int64_t i = 0; i < n; i++) bins[row->bin[i]] += 1;
+        fill_bins(row, n, weighted, low, high);
         int b = 0, last = BINS - 1;
-        while (last > 0 && bins[last] == 0) last--;
-        while (b < last && above + bins[b] < target) above += bins[b++];
+        while (last > 0 && row->bins[last] == 0) last--;
+        while (b < last && above + row->bins[b] < target) above += row->bins[b++];
         const int64_t before = n;
-        n = finite_ids(z, ids, ids_in_bin(row->bin, b, ids, n), &low, &high);
+        n = keep_finite(row, keep_bin(row, b, n, weighted), weighted, &low, &high);
         if (low == high || n == before) break; // equal logits, or double precision does not tell them apart
     }
-    if (n <= FEW) sort_few(z, ids, n);
+    if (n <= FEW) sort_candidates(row, n, weighted);
     int64_t i = 0;
     for (; i < n - 1; i++) {
-        above += measure ? (double)measure[ids[i]] : 1;
+        above += weighted ? (double)row->weight[i] : 1;
         if (above >= target) break;
     }
-    return (struct cut){z[ids[i]], ids[i]};
+    return (struct cut){row->logit[i], row->id[i]};
 }
 
-/* row->ids: all tokens of the blocks whose largest logit is at least `low`; returns how many. */
-static int64_t candidates(const struct row *row, double low) {
-    int64_t n = 0;
-    for (int64_t first = 0; first < row->V; first += BLOCK) {
-        if ((double)row->largest[first / BLOCK] < low) continue;
-        const int64_t end = min_i64(row->V, first + BLOCK);
-        for (int64_t i = first; i < end; i++) row->ids[n++] = (int32_t)i;
-    }
-    return n;
-}
-
-/* The weights of all tokens beyond the cut become 0. */
-static void drop_beyond(const struct row *row, struct cut cut) {
-    real *w = row->w;
-    for (int64_t i = 0; i <= cut.id; i++) w[i] = row->z[i] >= cut.logit ? w[i] : 0;
-    for (int64_t i = cut.id + 1; i < row->V; i++) w[i] = row->z[i] > cut.logit ? w[i] : 0;
-}
-
-static void keep_top_k(const struct row *row, int64_t k) {
+static struct cut top_k_cut(const struct row *row, int64_t k) {
     const int64_t blocks = blocks_of(row->V);
     double low = -INFINITY;
-    if (k < blocks) { // of the k blocks with the largest maxima each has a token at least as large as the k-th maximum
-        for (int64_t i = 0; i < blocks; i++) row->ids[i] = (int32_t)i;
-        low = (double)find_cut(row, row->largest, NULL, (double)k, -INFINITY, 0, blocks).logit;
+    if (k < blocks) { // of the k blocks with the largest logits each has one that is at least the k-th block's
+        memcpy(row->logit, row->largest, (size_t)blocks * sizeof(real));
+        low = (double)find_cut(row, 0, (double)k, -INFINITY, 0, blocks).logit;
     }
-    drop_beyond(row, find_cut(row, row->z, NULL, (double)k, low, (double)row->max, candidates(row, low)));
+    return find_cut(row, 0, (double)k, low, (double)row->max, find_candidates(row, low, 0));
 }
 
-/* Tokens of less than (1 - p) / 2V of all weights have less than 1 - p of them together, so the cut is above. */
-static void keep_top_p(const struct row *row, double p, double temperature) {
-    const double total = sum_of_blocks(row);
-    const double low = (double)row->max + temperature * log((1 - p) / 2 * total / (double)row->V);
-    drop_beyond(row, find_cut(row, row->z, row->w, p * total, low, (double)row->max, candidates(row, low)));
+/* Tokens with less than (1 - p) / 2n of all n tokens' weights have less than 1 - p of them together: the cut is above. */
+static struct cut top_p_cut(const struct row *row, double p, double temperature) {
+    const double total = sum_of_all(row), n = (double)row->n_live * BLOCK;
+    const double low = (double)row->max + temperature * log((1 - p) / 2 * total / n);
+    return find_cut(row, 1, p * total, low, (double)row->max, find_candidates(row, low, 1));
 }
 
-static void keep_min_p(const struct row *row, double m) {
-    for (int64_t i = 0; i < row->V; i++) row->w[i] = (double)row->w[i] >= m ? row->w[i] : 0;
+static void drop_below(const struct row *row, double least) {
+    for (int64_t k = 0; k < row->n_live; k++) {
+        const int64_t block = row->live[k], n = size_of(row, block);
+        real *w = row->w + first_of(block);
+        for (int64_t i = 0; i < n; i++) w[i] = (double)w[i] >= least ? w[i] : 0;
+        row->sums[block] = sum_of(w, n);
+    }
 }
 
 /* u from [0, 1), of 53 bits. */
@@ -251,18 +292,27 @@ static double uniform(int64_t seed, int64_t choice, int64_t position) {
     return (double)(((uint64_t)c[0] << 32 | c[1]) >> 11) * 0x1p-53;
 }
 
+/* The last token of the first `count` live blocks that has a weight. */
+static int32_t last_drawn(const struct row *row, int64_t count) {
+    for (int64_t k = count; k-- > 0;) {
+        const int64_t first = first_of(row->live[k]);
+        for (int64_t i = size_of(row, row->live[k]); i-- > 0;)
+            if (row->w[first + i] > 0) return (int32_t)(first + i);
+    }
+    return -1; // not reached: the largest logit has the weight 1
+}
+
 /* The first token at which the sum of the weights exceeds u times their sum. */
 static int32_t draw(const struct row *row, double u) {
-    const double bound = u * sum_of_blocks(row);
+    const double bound = u * sum_of_all(row);
     double sum = 0;
-    int64_t block = 0;
-    while (block < blocks_of(row->V) && sum + row->sums[block] <= bound) sum += row->sums[block++];
-    const int64_t end = min_i64(row->V, (block + 1) * BLOCK);
-    for (int64_t i = block * BLOCK; i < end; i++)
-        if ((sum += (double)row->w[i]) > bound) return (int32_t)i;
-    int64_t i = end - 1; // rounding: it is the last that can be drawn
-    while (row->w[i] == 0) i--;
-    return (int32_t)i;
+    int64_t k = 0;
+    while (k < row->n_live && sum + row->sums[row->live[k]] <= bound) sum += row->sums[row->live[k++]];
+    if (k == row->n_live) return last_drawn(row, k); // rounding
+    const int64_t first = first_of(row->live[k]), n = size_of(row, row->live[k]);
+    for (int64_t i = 0; i < n; i++)
+        if ((sum += (double)row->w[first + i]) > bound) return (int32_t)(first + i);
+    return last_drawn(row, k + 1); // rounding
 }
 
 static int32_t first_of_largest(const struct row *row) {
@@ -273,13 +323,24 @@ static int32_t first_of_largest(const struct row *row) {
 }
 
 static int32_t sample_row(struct row *row, const struct sample_args *args, int64_t s) {
-    const double temperature = args->temperature[s];
+    const double temperature = args->temperature[s], top_p = args->top_p[s], min_p = args->min_p[s];
+    const int64_t top_k = args->top_k[s];
     if (!find_largest(row)) return -1;
     if (temperature == 0) return first_of_largest(row);
+    row->n_live = blocks_of(row->V);
+    for (int64_t block = 0; block < row->n_live; block++) row->live[block] = (int32_t)block;
+    const int cuts = top_k > 0 && top_k < row->V;
+    const struct cut cut = cuts ? top_k_cut(row, top_k) : (struct cut){0, 0};
+    if (cuts) drop_blocks(row, (double)cut.logit);
+    if (min_p > 0 && top_p == 1) drop_blocks(row, (double)row->max + temperature * log(min_p / 2));
     find_weights(row, temperature);
-    if (args->top_k[s] > 0 && args->top_k[s] < row->V) keep_top_k(row, args->top_k[s]);
-    if (args->top_p[s] < 1) keep_top_p(row, args->top_p[s], temperature);
-    if (args->min_p[s] > 0) keep_min_p(row, args->min_p[s]);
+    if (cuts) drop_beyond(row, cut);
+    if (top_p < 1) {
+        const struct cut nucleus = top_p_cut(row, top_p, temperature);
+        drop_blocks(row, (double)nucleus.logit);
+        drop_beyond(row, nucleus);
+    }
+    if (min_p > 0) drop_below(row, min_p);
     return draw(row, uniform(args->seed[s], args->choice[s], args->position[s]));
 }
 
