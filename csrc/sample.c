@@ -238,9 +238,9 @@ static struct cut find_cut(const struct row *row, int weighted, double target, d
         int b = 0, last = BINS - 1;
         while (last > 0 && row->bins[last] == 0) last--;
         while (b < last && above + row->bins[b] < target) above += row->bins[b++];
-        const int64_t before = n;
+        const double range = high - low;
         n = keep_finite(row, keep_bin(row, b, n, weighted), weighted, &low, &high);
-        if (low == high || n == before) break; // equal logits, or double precision does not tell them apart
+        if (low == high || high - low == range) break; // equal logits, or double precision does not tell them apart
     }
     if (n <= FEW) sort_candidates(row, n, weighted);
     int64_t i = 0;
