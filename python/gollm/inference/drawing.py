@@ -95,8 +95,8 @@ def _no_token(logits: Array, processed: Array) -> GenerationError:
     largest = float(logits.max())  # NaN where one of them is
     if np.isfinite(largest):
         return GenerationError(
-            f"the largest logit of the next token is {float(processed.max())} once it was changed by logit_bias or "
-            "processors, so no token can be drawn; leave at least one token a finite logit"
+            f"the largest logit of the next token is {float(processed.max())} once it was changed by logit_bias, "
+            "processors or a structure, so no token can be drawn; leave at least one allowed token a finite logit"
         )
     return GenerationError(
         f"the largest logit of the next token is {largest}, so no token can be drawn; the model's weights are "

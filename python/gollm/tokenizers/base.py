@@ -125,6 +125,11 @@ class Tokenizer(ABC):
         return len(self.vocabulary)
 
     @property
+    def written(self) -> list[bytes]:
+        """(V): how each token is written behind others."""
+        return [self.vocabulary[token] for token in range(self.vocab_size)]
+
+    @property
     def end_of_text(self) -> int | None:
         """The id of the special token that ends a text, if there is one with a usual name."""
         return next((self.special_tokens[name] for name in END_OF_TEXT if name in self.special_tokens), None)

@@ -161,15 +161,14 @@ class WordPieceTokenizer(Tokenizer):
             return b""
         first, *others = np.asarray(ids).tolist()
         return self._tidied(self.vocabulary[first].decode("utf-8", "replace")) + b"".join(
-            [self._behind[token] for token in others]
+            [self.written[token] for token in others]
         )
 
     def _stream_decoder(self) -> _Decoder:
         return _Decoder(self)
 
     @cached_property
-    def _behind(self) -> list[bytes]:
-        """(V): how each token is written behind others."""
+    def written(self) -> list[bytes]:
         texts = [token.decode("utf-8", "replace") for token in self.vocabulary]
         mark = len(CONTINUING)
         return [self._tidied(text[mark:] if text.startswith(CONTINUING) else " " + text) for text in texts]
@@ -196,6 +195,6 @@ class _Decoder(StreamDecoder):
     def _bytes(self, token: int) -> bytes:
         self._vocabulary[token]  # refuses what is no id
         if not self._first:
-            return self._tokenizer._behind[token]
+            return self._tokenizer.written[token]
         self._first = False
         return self._tokenizer.decode_bytes([token])
