@@ -10,12 +10,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from generating import tokens_after
 from gollm.errors import DTypeError, GenerationError, GollmError, ShapeError, TokenizerError
-from gollm.inference.generate import choose, generate_tokens
+from gollm.inference.drawing import Row, draw
+from gollm.inference.sampling import Sampling
 from gollm.language_model import LanguageModel
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
+from gollm.model.generation_defaults import GenerationDefaults
 from gollm.tokenizers import CharacterTokenizer
+from kernels.references.sample import uniform
 
 TOKENIZER = CharacterTokenizer.train("abcdefgh")
 MODEL = LanguageModel(
@@ -29,6 +33,12 @@ logits_of = st.lists(
     min_size=1, max_size=12,
 ).filter(lambda values: max(values) > -math.inf)  # fmt: skip
 temperatures = st.one_of(st.floats(0.01, 100), st.sampled_from([1e-320, 1e-308, 1e-300, 1e-45, 1e-10, 1e10, 1e300]))
+
+
+def drawn_from(logits: np.ndarray[Any, Any], position: int = 3, **options: Any) -> int:
+    sampling = Sampling(**options).resolved(GenerationDefaults())
+    (one,) = draw(logits[None], [Row(sampling, [0] * position, position)])
+    return one.token
 
 
 def reference(logits: np.ndarray[Any, Any], temperature: float, top_k: int) -> tuple[list[int], np.ndarray[Any, Any]]:
@@ -54,14 +64,11 @@ def test_draws_are_those_of_the_reference(
         sums = np.cumsum(p)
         assume(np.abs(sums - top_p).min() > 1e-9)  # else rounding decides
         p = p[: int((sums < top_p).sum()) + 1]
-    ends = np.cumsum(p / p.sum())
-    uniform = np.random.Generator(np.random.Philox(seed)).random()
-    drawn = choose(
-        logits, np.random.Generator(np.random.Philox(seed)), temperature=temperature, top_k=top_k, top_p=top_p
-    )
+    drawn, u = drawn_from(logits, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed), uniform(seed, 0, 3)
     rank = tokens.index(drawn)
     assert rank < len(p) and p[rank] > 0 and logits[drawn] > -math.inf
-    assert (ends[rank - 1] if rank else 0) - 1e-9 <= uniform <= ends[rank] + 1e-9
+    before = sum(p[i] for i in range(len(p)) if tokens[i] < drawn) / p.sum()  # the kept ones lie in order of their ids
+    assert before - 1e-6 <= u <= before + p[rank] / p.sum() + 1e-6
 
 
 @settings(max_examples=200, deadline=None)
@@ -69,14 +76,13 @@ def test_draws_are_those_of_the_reference(
 def test_a_temperature_near_zero_is_greedy(values: list[float], seed: int) -> None:
     logits = np.array(values, np.float32)
     for temperature in (5e-324, 1e-320, 1e-308, 1e-300, 1e-60):
-        drawn = choose(logits, np.random.Generator(np.random.Philox(seed)), temperature=temperature)
-        assert drawn == choose(logits, np.random.Generator(np.random.Philox(seed)), temperature=0) == logits.argmax()
+        drawn = drawn_from(logits, temperature=temperature, seed=seed)
+        assert drawn == drawn_from(logits, temperature=0, seed=seed) == logits.argmax()
 
 
 def test_a_huge_temperature_draws_all_tokens_alike_but_those_of_minus_infinity() -> None:
     logits = np.array([3e38, -math.inf, -3e38, 5, 5], np.float32)
-    generator = np.random.Generator(np.random.Philox(1))
-    drawn = [choose(logits, generator, temperature=1e300) for _ in range(2000)]
+    drawn = [drawn_from(logits, position, temperature=1e300) for position in range(2000)]
     counts = np.bincount(drawn, minlength=5)
     assert counts[1] == 0 and counts[[0, 2, 3, 4]].min() > 400
 
@@ -87,7 +93,7 @@ def test_a_huge_temperature_draws_all_tokens_alike_but_those_of_minus_infinity()
 )
 def test_logits_that_say_nothing_draw_nothing(values: list[float], word: str, temperature: float) -> None:
     with pytest.raises(GenerationError, match=f"the largest logit of the next token is {word}"):
-        choose(np.array(values, np.float32), np.random.Generator(np.random.Philox(0)), temperature=temperature)
+        drawn_from(np.array(values, np.float32), temperature=temperature)
 
 
 def test_a_model_with_nan_in_its_weights_draws_nothing() -> None:
@@ -101,10 +107,10 @@ def test_a_model_with_nan_in_its_weights_draws_nothing() -> None:
     ("name", "value"),
     [
         *[("seed", value) for value in (-1, 2**64, 2**70, 1.5, True, None, "1")],
-        *[("max_new_tokens", value) for value in (-1, 1.5, True, None, "3")],
-        *[("temperature", value) for value in (-1, "x", math.nan, math.inf, None, True, 10**400, 1j, np.array([1, 2]))],
-        *[("top_k", value) for value in (-1, 2.0, None, True, 10**5000 * -1)],
-        *[("top_p", value) for value in (0, -1, 1.5, math.nan, None, True, [0.5])],
+        *[("max_new_tokens", value) for value in (-1, 1.5, True, "3")],
+        *[("temperature", value) for value in (-1, "x", math.nan, math.inf, True, 10**400, 1j, np.array([1, 2]))],
+        *[("top_k", value) for value in (-1, 2.0, True, 10**5000 * -1)],
+        *[("top_p", value) for value in (0, -1, 1.5, math.nan, True, [0.5])],
         *[("prompt", value) for value in (None, b"abc", 3, ["a"])],
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
@@ -113,6 +119,15 @@ def test_an_option_of_another_type_or_range_is_refused_in_one_sentence(name: str
     with pytest.raises(GenerationError, match=f"{name} is .*; it must be ") as caught:
         MODEL.generate(**{"prompt": "abc", "max_new_tokens": 2, name: value})
     assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+
+
+def test_what_nobody_says_is_the_models_recommendation_or_the_default() -> None:
+    said = {"max_new_tokens": 9, "temperature": 3.0, "top_k": 5, "top_p": 0.9}
+    model = LanguageModel(MODEL.decoder, TOKENIZER, GenerationDefaults(**said))
+    nothing = dict.fromkeys(said)
+    assert model.generate("abc") == model.generate("abc", **nothing) == MODEL.generate("abc", **said)
+    default = MODEL.generate("abc", max_new_tokens=200, temperature=0.8, top_k=0, top_p=1)
+    assert MODEL.generate("abc", **nothing) == default != model.generate("abc")
 
 
 def test_numbers_of_numpy_and_extremes() -> None:
@@ -150,9 +165,11 @@ def test_a_prompt_with_a_lone_surrogate_is_refused() -> None:
     ],
 )
 def test_odd_ids_are_refused_in_one_sentence(ids: Any, error: type[GollmError], words: str) -> None:
-    for use in (MODEL.logits, lambda prompt: generate_tokens(MODEL.decoder, prompt, max_new_tokens=1)):
+    with pytest.raises(error, match=words):
+        MODEL.logits(ids)
+    if not isinstance(ids, str):  # which is a prompt
         with pytest.raises(error, match=words):
-            use(ids)
+            tokens_after(MODEL.decoder, ids, max_new_tokens=1)
 
 
 def test_ids_of_every_integer_type() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import gollm
+from generating import tokens_after
 from gollm.errors import GenerationError
-from gollm.inference.generate import generate_tokens
 from gollm.language_model import LanguageModel
 from gollm.model.config import preset
 from gollm.model.decoder import Decoder
@@ -32,7 +32,7 @@ def model(*, prefix: tuple[int, ...] = (), suffix: tuple[int, ...] = (), default
 
 
 def greedy(m: LanguageModel, prompt: list[int], **options: object) -> list[int]:
-    return list(generate_tokens(m.decoder, prompt, max_new_tokens=20, temperature=0, **options))  # type: ignore[arg-type]
+    return tokens_after(m.decoder, prompt, max_new_tokens=20, temperature=0, **options)
 
 
 def test_a_prompt_begins_as_the_tokenizer_says_and_does_not_end_so() -> None:
@@ -69,7 +69,7 @@ def test_the_cache_is_as_large_as_is_needed() -> None:
     beginnings."""
     m = model(defaults=GenerationDefaults())
     prompt = TOKENIZER.encode("hello").tolist()
-    longest = list(generate_tokens(m.decoder, prompt, max_new_tokens=100, temperature=0))
+    longest = tokens_after(m.decoder, prompt, max_new_tokens=100, temperature=0)
     for n in (1, 64 - len(prompt), 65 - len(prompt), 70):
-        assert list(generate_tokens(m.decoder, prompt, max_new_tokens=n, temperature=0)) == longest[:n]
+        assert tokens_after(m.decoder, prompt, max_new_tokens=n, temperature=0) == longest[:n]
     assert np.unique(longest).size > 1

@@ -6,14 +6,20 @@ import gc
 import numpy as np
 import pytest
 
+from generating import tokens_after
 from gollm import _native
 from gollm.errors import GenerationError, KernelError, ShapeError
-from gollm.inference.generate import choose, generate_tokens
+from gollm.inference.drawing import Row, draw
+from gollm.inference.engine import pieces
 from gollm.inference.pages import CachedSequence, PagePool, next_batch
+from gollm.inference.sampling import Sampling
+from gollm.language_model import LanguageModel
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
+from gollm.model.generation_defaults import GenerationDefaults
 from gollm.model.gradcheck import gradcheck
 from gollm.nn.optimizer import AdamW
+from gollm.tokenizers import CharacterTokenizer
 
 BASE = {"n_layers": 2, "n_heads": 4, "d_model": 32, "vocab_size": 61, "context": 150}
 LLAMA = {
@@ -220,19 +226,20 @@ def test_a_sequence_without_a_new_token_has_no_next_logits():
 def test_generation_is_the_same_as_without_a_cache():
     model = make("gpt2", context=32)
     prompt = [1, 2, 3]
-    drawn = list(generate_tokens(model, prompt, max_new_tokens=29, temperature=0.9, top_k=20, top_p=0.9, seed=5))
-    generator = np.random.Generator(np.random.Philox(5))
+    options = {"max_new_tokens": 29, "temperature": 0.9, "top_k": 20, "top_p": 0.9, "seed": 5}
+    drawn = tokens_after(model, prompt, **options)
+    sampling = Sampling(**options).resolved(GenerationDefaults())
     text = list(prompt)
     for token in drawn:
         logits = model.logits(np.array([text], np.int32))[0, -1]
-        assert choose(logits, generator, temperature=0.9, top_k=20, top_p=0.9) == token
+        assert draw(logits[None], [Row(sampling, text, 3)])[0].token == token
         text.append(token)
     assert len(drawn) == 29
 
 
 def test_generation_goes_past_the_context_from_its_last_half():
     model = make("gpt2", context=16)
-    drawn = list(generate_tokens(model, [1, 2, 3], max_new_tokens=40, temperature=0))
+    drawn = tokens_after(model, [1, 2, 3], max_new_tokens=40, temperature=0)
     assert len(drawn) == 40
     text = [1, 2, 3, *drawn]
     # 16 tokens fill the context; the 17th is computed from the last 8 of them and itself... whatever came before is
@@ -243,9 +250,11 @@ def test_generation_goes_past_the_context_from_its_last_half():
 
 def test_ids_that_no_text_is_are_not_drawn():
     model = make("gpt2", context=32)
-    drawn = generate_tokens(model, [1], max_new_tokens=30, temperature=5.0, seed=3)
-    assert max(drawn) >= 7
-    assert max(generate_tokens(model, [1], max_new_tokens=30, temperature=5.0, seed=3, vocab_size=7)) < 7
+    options = {"max_new_tokens": 30, "temperature": 5.0, "seed": 3}
+    assert max(tokens_after(model, [1], **options)) >= 7
+    padded = LanguageModel(model, CharacterTokenizer.train("abcdefg"))
+    assert padded.tokenizer.vocab_size == 7
+    assert max(token for piece in pieces(padded, [1], **options) for token in piece.tokens) < 7
 
 
 def test_generation_refuses_what_it_cannot_do():
@@ -259,14 +268,17 @@ def test_generation_refuses_what_it_cannot_do():
         ({"prompt": [1], "max_new_tokens": -1}, "max_new_tokens is -1"),
     ]:
         with pytest.raises(GenerationError, match=words):
-            generate_tokens(model, **{"max_new_tokens": 3, **arguments})
+            tokens_after(model, **{"max_new_tokens": 3, **arguments})
 
 
 def test_sampling_filters():
-    logits = np.log(np.array([0.5, 0.25, 0.125, 0.125]))
-    draws = [choose(logits, np.random.Generator(np.random.Philox(s)), top_k=3) for s in range(300)]
-    assert set(draws) == {0, 1, 2}
-    draws = [choose(logits, np.random.Generator(np.random.Philox(s)), top_p=0.6) for s in range(300)]
-    assert set(draws) == {0, 1}
-    assert abs(np.mean(np.array(draws) == 0) - 2 / 3) < 0.1
-    assert choose(logits, np.random.Generator(np.random.Philox(0)), temperature=0) == 0
+    logits = np.log(np.array([[0.5, 0.25, 0.125, 0.125]]))
+
+    def draws(**options):
+        sampling = Sampling(**{"temperature": 1.0, **options}).resolved(GenerationDefaults())
+        return [draw(logits, [Row(sampling, [0] * n, n)])[0].token for n in range(300)]
+
+    assert set(draws(top_k=3)) == {0, 1, 2}
+    assert set(draws(top_p=0.6)) == {0, 1}
+    assert abs(np.mean(np.array(draws(top_p=0.6)) == 0) - 2 / 3) < 0.1
+    assert set(draws(temperature=0)) == {0}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import gollm
+from generating import tokens_after
 from gollm import formats, tokenizers
 from gollm.errors import CheckpointError, FormatError, GenerationError, TokenizerError
-from gollm.inference.generate import generate_tokens
 
 NO_PATHS: list[Any] = [None, 3, b"x", True, [], 1.5, pytest.param(object(), id="object")]
 
@@ -50,7 +50,7 @@ def test_formats_and_dtypes(model: gollm.LanguageModel, name: Any, tmp_path: Pat
         assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("stop", [None, 3, "a", [None], ["1"], [1.5], [[1]]], ids=repr)
+@pytest.mark.parametrize("stop", [None, 1.5, [None], [1.5], [[1]], [-1], True], ids=repr)
 def test_stop_tokens(model: gollm.LanguageModel, stop: Any) -> None:
-    with pytest.raises(GenerationError, match=r"stop is .*; it must be a list of token ids"):
-        generate_tokens(model.decoder, [1], max_new_tokens=2, stop=stop)
+    with pytest.raises(GenerationError, match=r"stop is .*; it must be a string, a token id, or a list of them"):
+        tokens_after(model.decoder, [1], max_new_tokens=2, stop=stop)

@@ -33,9 +33,11 @@ except ConfigError as error:
 # name -> the module that defines it
 _LAZY: dict[str, str] = {
     "Decoder": "gollm.model.decoder",
+    "Engine": "gollm.inference.engine",
     "LanguageModel": "gollm.language_model",
     "ModelConfig": "gollm.model.config",
     "Plan": "gollm.nn.plan",
+    "Sampling": "gollm.inference.sampling",
     "Tensor": "gollm.nn.tensor",
     "TrainOptions": "gollm.training.options",
     "Trainer": "gollm.training.trainer",

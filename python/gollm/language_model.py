@@ -15,16 +15,18 @@ import numpy as np
 from gollm import formats
 from gollm.errors import CheckpointError, ConfigError, GenerationError
 from gollm.formats.source import Packed
-from gollm.inference.generate import generate_tokens, token_ids
+from gollm.inference.engine import pieces
+from gollm.inference.sampling import Sampling
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
+from gollm.model.token_ids import token_ids
 from gollm.nn.products import group_of
 from gollm.nn.storage import ROW_MAJOR
 from gollm.system.files import as_path
 from gollm.system.strict_json import shorten
-from gollm.tokenizers import StreamDecoder, Tokenizer
+from gollm.tokenizers import Tokenizer
 
 
 class LanguageModel:
@@ -53,18 +55,10 @@ class LanguageModel:
         TokenizerError for an id outside the vocabulary."""
         return self.decoder.logits(np.atleast_2d(token_ids(ids, self.config.vocab_size)))
 
-    def generate(
-        self,
-        prompt: str,
-        *,
-        max_new_tokens: int = 200,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> str:
-        """The text that continues the prompt (without the prompt). Temperature 0 is greedy; top_k 0 and top_p 1 keep
-        all tokens.
+    def generate(self, prompt: str, sampling: Sampling | None = None, **options: Any) -> str:
+        """The text that continues the prompt (without the prompt). `options` are fields of gollm.Sampling, such as
+        max_new_tokens, temperature, top_k, top_p and seed; they replace those of `sampling`. What neither says is the
+        model's own recommendation.
 
         The prompt is framed as documents are in training: the ids of the tokenizer's `framing.begin`, such as a BOS
         token, come first. Special tokens that are spelled in the prompt are plain text. Generation ends after
@@ -72,54 +66,17 @@ class LanguageModel:
         from `framing.begin`, or else from the model's BOS token or `framing.end`.
         The same seed, from 0 to 2^64 - 1, gives the same text. Raises GenerationError for a prompt that is longer than
         the context or has a token that the model does not, and for logits that are NaN."""
-        return "".join(
-            self.stream(
-                prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-            )
-        )
+        return "".join(self.stream(prompt, sampling, **options))
 
-    def stream(
-        self,
-        prompt: str,
-        *,
-        max_new_tokens: int = 200,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> Iterator[str]:
-        """generate() piece by piece, as tokens come; a character is never split."""
-        if self.tokenizer is None:
-            why = f" ({self.without_tokenizer})" if self.without_tokenizer else ""
-            raise GenerationError(
-                f"this model has no tokenizer{why}; use gollm.inference.generate.generate_tokens with token ids"
-            )
+    def stream(self, prompt: str, sampling: Sampling | None = None, **options: Any) -> Iterator[str]:
+        """generate() piece by piece, as tokens come; a character is never split. Many texts at once, token ids,
+        log-probabilities and more: gollm.Engine."""
         if not isinstance(prompt, str):
             raise GenerationError(f"the prompt is {shorten(prompt)}; it must be text (str)")
-        framing = self.tokenizer.framing
-        ids = [*framing.begin, *self.tokenizer.encode(prompt).tolist()]
-        if not ids:
-            ids = list(framing.start if self.defaults.bos_token is None else [self.defaults.bos_token])
-        if not ids:
-            raise GenerationError("the prompt is empty, and this model has no end-of-text token to start from")
-        largest = max(ids)
-        if largest >= self.config.vocab_size:
-            raise GenerationError(
-                f"the prompt has the token {shorten(self.tokenizer.decode([largest]))} ({largest}), and this model has "
-                f"only the tokens from 0 to {self.config.vocab_size - 1}"
-            )
-        tokens = generate_tokens(
-            self.decoder,
-            ids,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            stop=(*self.defaults.stop_tokens, *framing.end[:1]),
-            vocab_size=self.tokenizer.vocab_size,
-        )
-        return _text_of(tokens, self.tokenizer.decoder(after=ids))
+        chosen = Sampling.of(sampling, options)
+        if chosen.n != 1:
+            raise GenerationError(f"n is {chosen.n}; it must be 1 here: gollm.Engine.submit returns several choices")
+        return (piece.text for piece in pieces(self, prompt, chosen) if piece.text)
 
     def save(self, path: str | Path) -> None:
         """Writes weights, tokenizer and defaults to one *.golm file. Raises CheckpointError."""
@@ -134,15 +91,6 @@ class LanguageModel:
 
         source = formats.Source(self.config, read, self.tokenizer, self.defaults, packed=packed)
         formats.format_named("golm").write(source, as_path(path, CheckpointError), "f32")
-
-
-def _text_of(tokens: Iterator[int], text_decoder: StreamDecoder) -> Iterator[str]:
-    """The text of tokens, in pieces that are not empty."""
-    for token in tokens:
-        if piece := text_decoder.push(token):
-            yield piece
-    if piece := text_decoder.finish():
-        yield piece
 
 
 def load(

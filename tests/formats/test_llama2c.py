@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gollm
+from generating import tokens_after
 from gollm.errors import FormatError
 from gollm.formats import convert, format_named, open_model, recognise
 from gollm.formats.source import Source
-from gollm.inference.generate import generate_tokens
 from gollm.model.config import ModelConfig
 from gollm.tokenizers import Vocabulary
 from gollm.tokenizers.sentencepiece import PieceType, SentencePieceTokenizer
@@ -255,7 +255,7 @@ def reference_logits(arrays: dict[str, np.ndarray], config: ModelConfig, ids: np
 @needs_stories
 def test_stories260k_tells_llama2cs_own_story():
     model = gollm.load(STORIES)  # with the tok512.bin beside it
-    ids = list(generate_tokens(model.decoder, [1], max_new_tokens=200, temperature=0, stop=model.defaults.stop_tokens))
+    ids = tokens_after(model.decoder, [1], max_new_tokens=200, temperature=0, stop=model.defaults.stop_tokens)
     assert ids[:9] == [403, 407, 261, 378, 432, 383, 286, 261, 376] and len(ids) == 200
     assert model.tokenizer.decode(ids).lstrip(" ") == PUBLISHED
     assert model.tokenizer.encode(PUBLISHED, add_special_tokens=True).tolist()[:10] == [1, *ids[:9]]

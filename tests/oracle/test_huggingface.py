@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 import gollm
+from generating import tokens_after
 from gollm.formats import convert, open_model
 from gollm.formats.huggingface import model as huggingface
 from gollm.formats.names import names_of
 from gollm.formats.rotary_order import to_half_split
 from gollm.formats.source import Source
-from gollm.inference.generate import generate_tokens
 from gollm.language_model import LanguageModel
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
@@ -190,8 +190,8 @@ def assert_same(ours: LanguageModel, theirs: Any) -> None:
     prompt = ids[:1, :5]
     with torch.no_grad():
         longer = theirs.generate(prompt, max_new_tokens=40, do_sample=False, eos_token_id=None, pad_token_id=0)
-    tokens = generate_tokens(ours.decoder, prompt[0].tolist(), max_new_tokens=40, temperature=0)
-    assert list(tokens) == longer[0, 5:].tolist()
+    tokens = tokens_after(ours.decoder, prompt[0].tolist(), max_new_tokens=40, temperature=0)
+    assert tokens == longer[0, 5:].tolist()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama3", "qwen2"])

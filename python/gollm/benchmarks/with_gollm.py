@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gollm import num_threads
-from gollm.inference.decoding import RecordedDecoding
+from gollm.inference.decoding import CachedForward
 from gollm.inference.pages import CachedSequence, PagePool, cache_dtype_of, pages_for
 from gollm.kernels import Array, cpu
 from gollm.language_model import load
@@ -155,12 +155,12 @@ def loaded(path: str) -> Decoder:
     return load(path).decoder
 
 
-def sequences(model: Decoder, batch: int, depth: int, room: int) -> tuple[list[CachedSequence], RecordedDecoding]:
+def sequences(model: Decoder, batch: int, depth: int, room: int) -> tuple[list[CachedSequence], CachedForward]:
     """`batch` sequences with room for `depth` + `room` tokens, keys and values of 0, and what computes the next."""
     pool = PagePool(model.config, batch * pages_for(depth + room), cache_dtype_of(model))
     for pages in (pool.k_pages, pool.v_pages):
         pages.array.fill(0)
-    return [CachedSequence(pool) for _ in range(batch)], RecordedDecoding(model, pool)
+    return [CachedSequence(pool) for _ in range(batch)], CachedForward(model, pool, max_recorded_rows=batch)
 
 
 def start_over(growing: Iterable[CachedSequence], depth: int) -> None:
@@ -172,12 +172,12 @@ def start_over(growing: Iterable[CachedSequence], depth: int) -> None:
 def prefill(path: str, depth: int, tokens: int) -> Prepared:
     """Another `tokens` tokens at once, after `depth`."""
     model = loaded(path)
-    growing, next_logits = sequences(model, 1, depth, tokens)
+    growing, forward = sequences(model, 1, depth, tokens)
     prompt = RNG.integers(0, model.config.vocab_size, tokens).tolist()
 
     def call() -> None:
         start_over(growing, depth)
-        next_logits(growing, [prompt])
+        forward(growing, [prompt], [tokens - 1])
 
     return call, ROTATED_BYTES
 
@@ -185,14 +185,14 @@ def prefill(path: str, depth: int, tokens: int) -> Prepared:
 def decoding(path: str, batch: int, depth: int, tokens: int) -> Prepared:
     """One token more for each of `batch` sequences; after `tokens` of them they start over at `depth`."""
     model = loaded(path)
-    growing, next_logits = sequences(model, batch, depth, tokens)
+    growing, forward = sequences(model, batch, depth, tokens)
     new = RNG.integers(0, model.config.vocab_size, (batch, 1)).tolist()
     start_over(growing, depth)
 
     def call() -> None:
         if growing[0].length == depth + tokens:
             start_over(growing, depth)
-        next_logits(growing, new)
+        forward(growing, new, None)
 
     return call, ROTATED_BYTES
 

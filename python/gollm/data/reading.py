@@ -14,19 +14,19 @@ from typing import BinaryIO
 from gollm.errors import DataError
 from gollm.system.plain_text import text_chunks
 from gollm.system.strict_json import shorten
-from gollm.tokenizers.documents import Piece
+from gollm.tokenizers.documents import DocumentPiece
 
 PIECE_CHARACTERS = 1 << 20
 MAX_LINE_CHARACTERS = 64 << 20
 
 
-def on_lines_of_their_own(pieces: Iterator[Piece]) -> Iterator[Piece]:
+def on_lines_of_their_own(pieces: Iterator[DocumentPiece]) -> Iterator[DocumentPiece]:
     """The documents, with a newline behind each that does not end with one, if another follows."""
-    previous: Piece | None = None
+    previous: DocumentPiece | None = None
     for piece in pieces:
         if previous is not None:
             ends = piece.first and not previous.text.endswith("\n")
-            yield Piece(previous.text + "\n", previous.first) if ends else previous
+            yield DocumentPiece(previous.text + "\n", previous.first) if ends else previous
         previous = piece
     if previous is not None:
         yield previous
@@ -34,7 +34,7 @@ def on_lines_of_their_own(pieces: Iterator[Piece]) -> Iterator[Piece]:
 
 def text_pieces(
     stream: BinaryIO, name: str, encoding: str, errors: str, on_read: Callable[[int], None]
-) -> Iterator[Piece]:
+) -> Iterator[DocumentPiece]:
     """One document: the whole stream, decoded as `text_chunks` does.
 
     `on_read` is called with the number of bytes of each read. Raises DataError where the bytes are not text in
@@ -44,15 +44,15 @@ def text_pieces(
     for text in text_chunks(stream, name, DataError, encoding, errors, on_read, named=True):
         rest += text
         if len(rest) >= PIECE_CHARACTERS:
-            yield Piece(rest, first)
+            yield DocumentPiece(rest, first)
             rest, first = "", False
     if rest:
-        yield Piece(rest, first)
+        yield DocumentPiece(rest, first)
 
 
 def json_line_pieces(
     stream: BinaryIO, name: str, field: str, encoding: str, errors: str, on_read: Callable[[int], None]
-) -> Iterator[Piece]:
+) -> Iterator[DocumentPiece]:
     """JSON Lines: each line an object whose `field` holds one document. Blank lines are skipped.
 
     Raises DataError with file and line for a line that is no such object.
@@ -90,10 +90,10 @@ def json_line_pieces(
             yield from split_document(text)
 
 
-def split_document(text: str) -> Iterator[Piece]:
+def split_document(text: str) -> Iterator[DocumentPiece]:
     """A document that is in memory already, cut where it is long."""
     for start in range(0, len(text), PIECE_CHARACTERS):
-        yield Piece(text[start : start + PIECE_CHARACTERS], first=start == 0)
+        yield DocumentPiece(text[start : start + PIECE_CHARACTERS], first=start == 0)
 
 
 def _whole_characters(text: str, where: str, errors: str) -> str:

@@ -26,7 +26,7 @@ from gollm.errors import DataError
 from gollm.system.files import StrPath, open_regular, reason
 from gollm.system.plain_text import make_decoder, standard_input
 from gollm.tokenizers.corpus import safe_cut
-from gollm.tokenizers.documents import Piece, recut
+from gollm.tokenizers.documents import DocumentPiece, recut
 
 OnRead = Callable[[int], None]
 
@@ -54,7 +54,7 @@ class DataSource(ABC):
         """Bytes of input."""
 
     @abstractmethod
-    def pieces(self, on_read: OnRead = _ignore) -> Iterator[Piece]:
+    def pieces(self, on_read: OnRead = _ignore) -> Iterator[DocumentPiece]:
         """The documents in order, long ones cut into pieces.
 
         `on_read` is called with the number of bytes of each read."""
@@ -96,7 +96,7 @@ class Texts(DataSource):
     def size_bytes(self) -> int:
         return sum(map(len, self.documents))
 
-    def pieces(self, on_read: OnRead = _ignore) -> Iterator[Piece]:
+    def pieces(self, on_read: OnRead = _ignore) -> Iterator[DocumentPiece]:
         for document in filter(None, self.documents):
             on_read(len(document))
             yield from split_document(document)
@@ -119,7 +119,7 @@ class _Streams(DataSource):
     def _streams(self) -> Iterator[tuple[str, str | None, BinaryIO]]:
         """(name, field of JSON Lines or None for plain text, open file)"""
 
-    def pieces(self, on_read: OnRead = _ignore) -> Iterator[Piece]:
+    def pieces(self, on_read: OnRead = _ignore) -> Iterator[DocumentPiece]:
         for name, field, stream in self._streams():
             with _readable(name):
                 if field is None:
@@ -283,7 +283,7 @@ class TokenShards(DataSource):
     def newest_change(self) -> float:
         return self._files.newest_change()
 
-    def pieces(self, on_read: OnRead = _ignore) -> Iterator[Piece]:
+    def pieces(self, on_read: OnRead = _ignore) -> Iterator[DocumentPiece]:
         raise DataError(
             f"{self.name} holds token ids and no text; pass the tokenizer that they were made with (--tokenizer)"
         )

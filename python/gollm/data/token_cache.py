@@ -42,7 +42,7 @@ from gollm.errors import DataError
 from gollm.kernels import Array
 from gollm.system.files import StrPath, open_regular, read_regular, reason, replacing, sync_folder, temporary_name
 from gollm.tokenizers.base import Framing, Ids
-from gollm.tokenizers.documents import Piece
+from gollm.tokenizers.documents import DocumentPiece
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class TextTokenizer(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def framing(self) -> Framing: ...
-    def encode_pieces(self, pieces: Iterable[Piece]) -> Iterator[tuple[Ids, bool]]: ...
+    def encode_pieces(self, pieces: Iterable[DocumentPiece]) -> Iterator[tuple[Ids, bool]]: ...
     def to_state(self) -> tuple[Mapping[str, Any], Mapping[str, Array]]: ...
 
 

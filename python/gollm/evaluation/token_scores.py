@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gollm.errors import ConfigError, EvaluationError
-from gollm.inference.generate import token_ids
 from gollm.kernels import Array
 from gollm.model.batch import Batch
 from gollm.model.decoder import Decoder
+from gollm.model.token_ids import token_ids
 from gollm.nn.tape import no_grad
 
 BATCH_TOKENS = 1024  # of a forward pass, for models of a short context

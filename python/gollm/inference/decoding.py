@@ -1,8 +1,9 @@
-"""One token after the other, without Python between the kernels: the forward pass of sequences that have one new token
-each is recorded once (gollm.nn.plan) and replayed for every further token."""
+"""The forward pass of sequences with a cache. Passes of few rows are recorded (gollm.nn.plan) and replayed whenever one
+of the same shape comes again: decoding has no Python between the kernels."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from gollm.inference.pages import CachedSequence, PagePool, next_batch
@@ -12,28 +13,51 @@ from gollm.model.decoder import Decoder
 from gollm.nn.plan import Plan
 
 
-class RecordedDecoding:
-    """Decoder.next_logits() of sequences of one pool, recorded where each has one new token, and run by Python inside
-    another plan's memory, as samples of a training run are; the bits are the same."""
+class CachedForward:
+    """The logits after new tokens of sequences of one pool.
 
-    def __init__(self, model: Decoder, pool: PagePool) -> None:
+    A pass of which every row's logits are wanted is recorded, one recording a shape. A recording keeps its memory, and
+    that grows with its rows; so those used last are kept, up to max_recorded_rows together. Making one costs little
+    more than the pass itself. Inside another plan's memory, where samples of a training run are drawn, nothing is
+    recorded. The bits are the same in every case."""
+
+    def __init__(self, model: Decoder, pool: PagePool, max_recorded_rows: int) -> None:
         self.model = model
+        self.max_recorded_rows = max_recorded_rows
+        self._plans: OrderedDict[tuple[int, int], Plan[Array]] = OrderedDict()  # by rows and sequences
 
-        def one_token_each(
+        def every_row(
             tokens: Array, positions: Array, page_table: Array, lengths: Array, query_offsets: Array
         ) -> Array:
             cache = Cache(pool.k_pages, pool.v_pages, page_table, lengths, query_offsets)
-            return model.next_logits(Batch(tokens, positions, cache))
+            return model.cached_logits(Batch(tokens, positions, cache))
 
-        self._plan = Plan(one_token_each)
+        self._every_row = every_row
 
-    def __call__(self, sequences: Sequence[CachedSequence], tokens: Sequence[Sequence[int]]) -> Array:
-        """The logits after the last new token of each sequence, which is extended by its new tokens.  -> (S, V)
+    def __call__(
+        self, sequences: Sequence[CachedSequence], tokens: Sequence[Sequence[int]], rows: Sequence[int] | None
+    ) -> Array:
+        """Extends each sequence by its new tokens.  -> (R, V): the logits of R of all new tokens' rows; None: of each.
 
         They hold until the next call."""
         batch = next_batch(sequences, tokens)
-        if len(batch.tokens) > len(sequences) or self.model.parameters.kernels.plan_in_use():
-            return self.model.next_logits(batch)
+        if rows is not None:
+            return self.model.cached_logits(batch, rows)
+        n = len(batch.tokens)
+        if n > self.max_recorded_rows or self.model.parameters.kernels.plan_in_use():
+            return self.model.cached_logits(batch)
         cache = batch.cache
         assert cache is not None
-        return self._plan(batch.tokens, batch.positions, cache.page_table, cache.lengths, cache.query_offsets)
+        return self._plan(n, len(sequences))(
+            batch.tokens, batch.positions, cache.page_table, cache.lengths, cache.query_offsets
+        )
+
+    def _plan(self, n_rows: int, n_sequences: int) -> Plan[Array]:
+        shape = (n_rows, n_sequences)
+        plan = self._plans.get(shape)
+        if plan is None:
+            while self._plans and n_rows + sum(rows for rows, _ in self._plans) > self.max_recorded_rows:
+                self._plans.popitem(last=False)
+            plan = self._plans[shape] = Plan(self._every_row)
+        self._plans.move_to_end(shape)
+        return plan

@@ -67,6 +67,13 @@ class PagePool:
     def n_free(self) -> int:
         return len(self._free)
 
+    @property
+    def n_pages(self) -> int:
+        return len(self._users)
+
+    def n_users(self, page: int) -> int:
+        return self._users[page]
+
     def take(self) -> int:
         """A free page, whose contents are undefined. Raises GenerationError where there is none."""
         if not self._free:
@@ -96,20 +103,25 @@ class CachedSequence:
         self.pages: list[int] = []
         self.length = 0
 
-    def extend(self, n_tokens: int) -> None:
-        """Makes room for the next tokens. Raises GenerationError, and changes nothing, where the pool has too few."""
-        missing = pages_for(self.length + n_tokens) - len(self.pages)
+    def reserve(self, n_tokens: int) -> None:
+        """Takes the pages of so many tokens in all. Raises GenerationError, and changes nothing, where the pool has too
+        few."""
+        missing = pages_for(n_tokens) - len(self.pages)
         if missing > self.pool.n_free:
             raise GenerationError(
-                f"a sequence of {self.length + n_tokens} tokens needs {missing} more pages of the cache, and "
-                f"{self.pool.n_free} are free"
+                f"a sequence of {n_tokens} tokens needs {missing} more pages of the cache, and {self.pool.n_free} are "
+                "free"
             )
         self.pages += [self.pool.take() for _ in range(missing)]
+
+    def extend(self, n_tokens: int) -> None:
+        """Makes room for the next tokens, or raises as reserve() does."""
+        self.reserve(self.length + n_tokens)
         self.length += n_tokens
 
     def clear(self) -> None:
-        """Forgets all tokens and gives the pages back."""
-        for page in self.pages:
+        """Forgets all tokens and gives the pages back, the last one first."""
+        for page in reversed(self.pages):
             self.pool.release(page)
         self.pages, self.length = [], 0
 

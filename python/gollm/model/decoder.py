@@ -12,6 +12,7 @@ Shapes: B sequences of T tokens, or N rows in a cache: `...` stands for either; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from functools import partial
 from typing import Any, Literal, get_args
@@ -119,6 +120,16 @@ class Decoder(Module):
         with no_grad(), products_in(self.compute_dtype):
             return ops.linear(Tensor(Storage(np.ascontiguousarray(hidden))), self.head).data
 
+    def cached_logits(self, batch: Batch, rows: Sequence[int] | Array | None = None) -> Array:
+        """The logits of some of a cached batch's N rows, or of each.  -> (R, V) or (N, V)
+
+        Without `rows` all of it is kernels, as a plan records them."""
+        with no_grad(), products_in(self.compute_dtype):
+            hidden = self.hidden(batch)
+            if rows is None:
+                return ops.linear(hidden, self.head).data
+            return self.head_logits(hidden.data[np.asarray(rows, np.int64)])
+
     def next_logits(self, batch: Batch) -> Array:
         """The logits after the last new token of each of S cached sequences.  -> (S, V)
 
@@ -127,8 +138,4 @@ class Decoder(Module):
         offsets = batch.cache.query_offsets
         if (np.diff(offsets) == 0).any():
             raise ShapeError(f"new tokens begin at {offsets.tolist()}; every sequence needs at least one")
-        with no_grad(), products_in(self.compute_dtype):
-            hidden = self.hidden(batch)
-            if len(batch.tokens) > len(offsets) - 1:
-                return self.head_logits(hidden.data[offsets[1:] - 1])
-            return ops.linear(hidden, self.head).data  # no row to be left out: kernels alone, as a plan records them
+        return self.cached_logits(batch, offsets[1:] - 1)

@@ -15,7 +15,7 @@ from gollm import _native
 from gollm.errors import TokenizerError
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.added_tokens import AddedToken, Finder, added_tokens_of
-from gollm.tokenizers.documents import Piece, batches, cut_beside_tokens, recut
+from gollm.tokenizers.documents import DocumentPiece, batches, cut_beside_tokens, recut
 from gollm.tokenizers.state import VERSION, State, arguments_of
 from gollm.tokenizers.vocabulary import Vocabulary
 
@@ -227,7 +227,7 @@ class Tokenizer(ABC):
             batch = [self._joined(text, [next(left) for part in text if isinstance(part, str)]) for text in parts]
         return [self._in_template(ids) for ids in batch] if add_special_tokens else batch
 
-    def encode_pieces(self, pieces: Iterable[Piece]) -> Iterator[tuple[Ids, bool]]:
+    def encode_pieces(self, pieces: Iterable[DocumentPiece]) -> Iterator[tuple[Ids, bool]]:
         """The ids of documents whose text comes in pieces: (text, whether a document begins with it).
 
         The ids come in parts, again with whether a document begins; those of a document together are

@@ -10,14 +10,14 @@ from gollm.tokenizers.added_tokens import AddedToken
 BATCH_CHARACTERS = 4 << 20
 
 
-class Piece(NamedTuple):
+class DocumentPiece(NamedTuple):
     """Part of a document; `first` marks the beginning of one."""
 
     text: str
     first: bool
 
 
-def recut(pieces: Iterable[Piece], cut: Callable[[str], int]) -> Iterator[Piece]:
+def recut(pieces: Iterable[DocumentPiece], cut: Callable[[str], int]) -> Iterator[DocumentPiece]:
     """The same documents in parts that end where `cut` says: the last safe place of a text, whatever follows, or 0.
 
     What is behind that place is held until more has come. A text without one is looked at again when it is twice as
@@ -29,12 +29,12 @@ def recut(pieces: Iterable[Piece], cut: Callable[[str], int]) -> Iterator[Piece]
     for text, begins in pieces:
         if begins:
             if held:
-                yield Piece("".join(held), first)
+                yield DocumentPiece("".join(held), first)
             held, size, wait, first = [], 0, 0, True
         elif held and size >= wait:
             whole = "".join(held)
             if at := cut(whole):
-                yield Piece(whole[:at], first)
+                yield DocumentPiece(whole[:at], first)
                 first = False
             held = [whole[at:]]
             size -= at
@@ -42,12 +42,12 @@ def recut(pieces: Iterable[Piece], cut: Callable[[str], int]) -> Iterator[Piece]
         held.append(text)
         size += len(text)
     if held:
-        yield Piece("".join(held), first)
+        yield DocumentPiece("".join(held), first)
 
 
-def batches(parts: Iterable[Piece]) -> Iterator[list[Piece]]:
+def batches(parts: Iterable[DocumentPiece]) -> Iterator[list[DocumentPiece]]:
     """Runs of parts of about BATCH_CHARACTERS together: enough to spread over threads."""
-    batch: list[Piece] = []
+    batch: list[DocumentPiece] = []
     characters = 0
     for part in parts:
         batch.append(part)

@@ -21,7 +21,7 @@ import numpy as np
 from gollm import tokenizers
 from gollm.data import DataSource, Sampler, TokenDataset, evaluation_batches, open_source, prepare
 from gollm.errors import ConfigError, TrainingError
-from gollm.inference.generate import generate_tokens
+from gollm.inference.engine import pieces
 from gollm.kernels import Array
 from gollm.language_model import LanguageModel
 from gollm.model.decoder import Decoder
@@ -273,14 +273,12 @@ class Trainer:
     def sample(self, prompt: Array) -> str:
         """The text that the model now makes of some tokens, from the same draws each time."""
         options = self.options
+        bare = LanguageModel(self.model)  # no token stops a sample
         with self.forward_backward.lend_memory():
-            tokens = generate_tokens(
-                self.model, prompt, max_new_tokens=options.sample_tokens, temperature=0.8, seed=options.seed
-            )
             text_decoder = self.tokenizer.decoder(after=prompt.tolist())
             text = options.sample_prompt
-            for token in tokens:
-                text += text_decoder.push(token)
+            for piece in pieces(bare, prompt, max_new_tokens=options.sample_tokens, temperature=0.8, seed=options.seed):
+                text += "".join(map(text_decoder.push, piece.tokens))
                 self.interruption.check()
             return text + text_decoder.finish()
 
