@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from gollm.inference.generation import Generation, Piece, generations
 from gollm.inference.sampling import Sampling
 from gollm.inference.scheduler import Scheduler
 from gollm.inference.speculation import Drafter, DraftModel, PromptLookup, check_draft
+from gollm.kernels import Array
 from gollm.language_model import LanguageModel
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
@@ -162,6 +164,26 @@ def test_guesses_grow_with_success_and_shrink_with_failure() -> None:
     assert drafter.limits == [4]  # of the six, one is there, and a pass draws one in any case
     scheduler.end_all()
     assert drafter.ended is text
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_a_constraint_sees_the_text_grow_and_nothing_else(draft: bool) -> None:
+    class Even:
+        def __init__(self) -> None:
+            self.seen: list[list[int]] = []
+
+        def apply(self, generated: Array, logits: Array) -> None:
+            assert self.seen in ([], [generated[:-1].tolist()])
+            self.seen = [generated.tolist()]
+            logits[1::2] = -np.inf
+
+    drafter = DraftModel(MODEL, 20, 64, None, max_recorded_rows=64) if draft else None
+    scheduler = scheduler_of(drafter=drafter)
+    text = add(scheduler, prompt(4), max_new_tokens=30, temperature=1.0)
+    text.row = replace(text.row, constraint=Even())
+    run(scheduler)
+    assert text.error is None and text.n_new == 30
+    assert all(token % 2 == 0 for token in text.tokens[4:])
 
 
 def test_a_draft_with_other_tokens_is_refused() -> None:

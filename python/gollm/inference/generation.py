@@ -10,6 +10,7 @@ from gollm.errors import GenerationError, ShapeError
 from gollm.inference.drawing import Drawn, Row
 from gollm.inference.sampling import Sampling
 from gollm.inference.stopping import StopStrings
+from gollm.inference.structured import structured_text
 from gollm.kernels import Array
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
@@ -92,7 +93,6 @@ class Generation:
         self.tokens = list(prompt)
         self.n_prompt = len(prompt)
         self.sampling = sampling
-        self.row = Row(sampling, self.tokens, self.n_prompt, choice)
         self.start = 0
         self.forgets = sampling.context_full == "forget"
         self.max_new_tokens = sampling.max_new_tokens
@@ -112,6 +112,8 @@ class Generation:
         self._stop_tokens = {*model.defaults.stop_tokens, *(one for one in sampling.stop if not isinstance(one, str))}
         if tokenizer is not None:
             self._stop_tokens.update(tokenizer.framing.end[:1])
+        constraint = structured_text(sampling, tokenizer, sorted(self._stop_tokens))
+        self.row = Row(sampling, self.tokens, self.n_prompt, choice, constraint)
 
     @property
     def finished(self) -> bool:
@@ -218,11 +220,13 @@ def _ids_of_text(model: Model, prompt: str) -> list[int]:
 def generations(
     model: Model, prompt: str | Sequence[int] | Array, sampling: Sampling, deliver: Callable[[Piece | None], None]
 ) -> list[Generation]:
-    """The choices of a request, checked. Raises what prompt_ids raises, and GenerationError for stop strings and other
-    text where the model has no tokenizer."""
+    """The choices of a request, checked. Raises what prompt_ids and structured_text raise, and GenerationError for stop
+    strings where the model has no tokenizer."""
     ids = prompt_ids(model, prompt)
     assert isinstance(sampling.stop, tuple)
     if model.tokenizer is None and any(isinstance(one, str) for one in sampling.stop):
         raise GenerationError("stop has strings, and this model has no tokenizer; give token ids")
+    if sampling.beams > 1:
+        raise GenerationError(f"beams is {sampling.beams}; the engine has no beam search; it must be 1")
     resolved = sampling.resolved(model.defaults)
     return [Generation(model, ids, resolved, choice, deliver) for choice in range(resolved.n)]

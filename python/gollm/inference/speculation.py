@@ -74,8 +74,9 @@ class PromptLookup:
 class _Drafted:
     """What the draft model has in its cache of a text: tokens from `start` on, the last of which may be guesses."""
 
-    def __init__(self, pool: PagePool) -> None:
+    def __init__(self, text: Generation, pool: PagePool) -> None:
         self.sequence = CachedSequence(pool)
+        self.sampling = replace(text.sampling, processors=(), logprobs=None)  # the user's functions see no guesses
         self.start = 0
         self.tokens: list[int] = []
         self.n_sure = 0  # tokens that are the text's
@@ -130,7 +131,7 @@ class DraftModel:
             sequences = [self._drafted[texts[i]].sequence for i in going]
             logits = self._forward(sequences, new, None if n_rows == len(going) else ends)
             try:
-                drawn = draw(logits, [_row_after(texts[i], guesses[i]) for i in going], self.vocab_size)
+                drawn = draw(logits, [self._row(texts[i], guesses[i]) for i in going], self.vocab_size)
             except GenerationError:  # its logits are NaN
                 break
             for i, one, is_ready in zip(going, drawn, ready, strict=True):
@@ -139,10 +140,14 @@ class DraftModel:
             going = [i for i, is_ready in zip(going, ready, strict=True) if is_ready and len(guesses[i]) < limits[i]]
         return guesses
 
+    def _row(self, text: Generation, guesses: list[int]) -> Row:
+        """What the draw after some guesses depends on."""
+        return Row(self._drafted[text].sampling, [*text.tokens, *guesses], text.n_prompt, text.row.choice)
+
     def _prepare(self, text: Generation, limit: int) -> bool:
         """Whether there is room for a text and its guesses."""
         if text not in self._drafted:
-            self._drafted[text] = _Drafted(self.pool)
+            self._drafted[text] = _Drafted(text, self.pool)
         drafted = self._drafted[text]
         drafted.keep(text)
         n_tokens = len(text.tokens) - text.start + limit
@@ -156,12 +161,6 @@ class DraftModel:
         drafted = self._drafted.pop(text, None)
         if drafted is not None:
             drafted.sequence.clear()
-
-
-def _row_after(text: Generation, guesses: list[int]) -> Row:
-    """What the draw after some guesses depends on. Functions of the user's see no guesses."""
-    plain = replace(text.sampling, processors=(), logprobs=None)
-    return Row(plain, [*text.tokens, *guesses], text.n_prompt, text.row.choice)
 
 
 def check_draft(model: Model, draft: Model) -> None:
