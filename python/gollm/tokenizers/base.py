@@ -98,7 +98,7 @@ class Tokenizer(ABC):
         """Special tokens, and others that are looked for in a text before anything else."""
         self.special_tokens = {token.spelling: token.id for token in self.added_tokens if token.special}
         """Spelling -> id."""
-        self._finders: dict[frozenset[str], tuple[Finder | None, Finder | None]] = {}
+        self._finders: dict[frozenset[tuple[str, str]], tuple[Finder | None, Finder | None]] = {}
         for token in self.added_tokens:
             if not 0 <= token.id < len(vocabulary):
                 raise TokenizerError(
@@ -206,6 +206,11 @@ class Tokenizer(ABC):
         ids = self._joined(parts, self._encode_texts([part for part in parts if isinstance(part, str)], threads))
         return self._in_template(ids) if add_special_tokens else ids
 
+    def encode_coded(self, text: str, codes: Mapping[str, str]) -> Ids:
+        """The ids of a text where codes[spelling] stands for a special token; its spelling is plain text."""
+        parts = self._parts(text, self._finders_for(codes))
+        return self._joined(parts, self._encode_texts([part for part in parts if isinstance(part, str)], None))
+
     def encode_batch(
         self,
         texts: Iterable[str],
@@ -299,20 +304,30 @@ class Tokenizer(ABC):
             spellings = frozenset(self.special_tokens if allowed == "all" else ())
         else:
             spellings = frozenset(allowed)
-        if spellings not in self._finders:
-            if not spellings <= self.special_tokens.keys():
-                unknown = min(spellings - self.special_tokens.keys())
+        return self._finders_for({spelling: spelling for spelling in spellings})
+
+    def _finders_for(self, spelled: Mapping[str, str]) -> tuple[Finder | None, Finder | None]:
+        """The same for special tokens that are spelled so in the text."""
+        key = frozenset(spelled.items())
+        if key not in self._finders:
+            if not spelled.keys() <= self.special_tokens.keys():
+                unknown = min(spelled.keys() - self.special_tokens.keys())
                 raise TokenizerError(
                     f"{shorten(unknown)} is no special token of this tokenizer; it has {list(self.special_tokens)}"
                 )
-            wanted = [token for token in self.added_tokens if not token.special or token.spelling in spellings]
-            before = [token for token in wanted if not token.normalized]
-            behind = [token for token in wanted if token.normalized]
-            self._finders[spellings] = (
-                Finder(before, [token.spelling for token in before]) if before else None,
+            looked_for = [
+                (token, spelled.get(token.spelling, token.spelling))
+                for token in self.added_tokens
+                if not token.special or token.spelling in spelled
+            ]
+            # No normalizer is for a code.
+            behind = [token for token, spelling in looked_for if token.normalized and spelling == token.spelling]
+            before = [(token, spelling) for token, spelling in looked_for if token not in behind]
+            self._finders[key] = (
+                Finder([token for token, _ in before], [spelling for _, spelling in before]) if before else None,
                 Finder(behind, [self._normalize(token.spelling) for token in behind]) if behind else None,
             )
-        return self._finders[spellings]
+        return self._finders[key]
 
     # ids -> text
 
