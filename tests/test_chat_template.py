@@ -6,6 +6,7 @@ import re
 import resource
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -147,17 +148,20 @@ def test_keys_without_a_value_are_left_out() -> None:
 
 
 def test_named_templates() -> None:
-    defaults = GenerationDefaults(chat_template="a", chat_templates={"tool_use": "b", "rag": "c"})
+    def model(**templates: object) -> SimpleNamespace:
+        return SimpleNamespace(tokenizer=TOKENIZER, defaults=GenerationDefaults(**templates), without_tokenizer="")
+
+    several = model(chat_template="a", chat_templates={"tool_use": "b", "rag": "c"})
     assert [
-        template_of(defaults, None).source,
-        template_of(defaults, None, tools=True).source,
-        template_of(defaults, None, "rag", tools=True).source,
-        template_of(defaults, None, "default", tools=True).source,
+        template_of(several).source,
+        template_of(several, tools=True).source,
+        template_of(several, "rag", tools=True).source,
+        template_of(several, "default", tools=True).source,
     ] == ["a", "b", "c", "a"]
     with pytest.raises(GenerationError, match="no chat template named 'other'; it has 'tool_use', 'rag', 'default'"):
-        template_of(defaults, None, "other")
+        template_of(several, "other")
     with pytest.raises(GenerationError, match="this model has no chat template, so it was probably not"):
-        template_of(GenerationDefaults(), None)
+        template_of(model())
 
 
 def test_the_template_says_why_it_refuses() -> None:

@@ -11,6 +11,7 @@ import gollm
 from generating import tokens_after
 from gollm.errors import GenerationError
 from gollm.language_model import LanguageModel
+from gollm.model.batch import Batch
 from gollm.model.config import preset
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
@@ -73,3 +74,54 @@ def test_the_cache_is_as_large_as_is_needed() -> None:
     for n in (1, 64 - len(prompt), 65 - len(prompt), 70):
         assert tokens_after(m.decoder, prompt, max_new_tokens=n, temperature=0) == longest[:n]
     assert np.unique(longest).size > 1
+
+
+CHAT = "{% for m in messages %}<begin>{{ m.content }}<end>{% endfor %}{{ tools }}<begin>"
+
+
+def test_chat() -> None:
+    m = model(prefix=(BEGIN,), defaults=GenerationDefaults((END,), chat_template=CHAT, chat_templates={"x": "hello"}))
+    messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "<end>"}]
+    texts = [TOKENIZER.encode(text) for text in ("hello", "<end>", "None")]
+    ids = [BEGIN, *texts[0], END, BEGIN, *texts[1], END, *texts[2], BEGIN]
+    text = m.chat(messages, max_new_tokens=20, temperature=0)
+    with gollm.Engine(m) as engine:
+        assert engine.submit(ids, max_new_tokens=20, temperature=0).result().text == text
+        named = engine.submit(texts[0], max_new_tokens=20, temperature=0).result().text
+    assert m.chat(messages, gollm.Sampling(temperature=0), max_new_tokens=20) == text
+    assert m.chat(messages, template="x", max_new_tokens=20, temperature=0) == named
+    assert m.chat(messages, tools=[{"name": "f"}], max_new_tokens=20, temperature=0) != text
+    assert len(m.chat(messages, temperature=0)) < 2000  # until the context is full
+    with pytest.raises(GenerationError, match="this model has no chat template"):
+        model(defaults=GenerationDefaults()).chat(messages)
+    with pytest.raises(GenerationError, match=r"more than this model's context \(64\)"):
+        m.chat([{"role": "user", "content": "hello " * 40}])
+
+
+def test_embed() -> None:
+    """Each text alone, as a prompt is framed; the pooled output of the last norm."""
+    m = model(prefix=(BEGIN,), defaults=GenerationDefaults())
+    texts = ["hello", "hello world, this is", ""]
+    for pooling, pool in (("mean", lambda h: h.mean(axis=0)), ("last", lambda h: h[-1])):
+        vectors = m.embed(texts, pooling=pooling)
+        assert vectors.shape == (3, m.config.d_model) and vectors.dtype == np.float32
+        for text, vector in zip(texts, vectors, strict=True):
+            ids = np.array([[BEGIN, *TOKENIZER.encode(text)]], np.int32)
+            with gollm.no_grad():
+                hidden = m.decoder.hidden(Batch.of_sequences(ids)).data[0]
+            np.testing.assert_array_equal(vector, pool(hidden))
+            np.testing.assert_array_equal(m.embed(text, pooling=pooling)[0], vector)
+        normalized = m.embed(texts, pooling=pooling, normalize=True)
+        np.testing.assert_allclose(np.linalg.norm(normalized, axis=1), 1, rtol=1e-6)
+        np.testing.assert_allclose(
+            normalized * np.linalg.norm(vectors, axis=1, keepdims=True), vectors, rtol=1e-4, atol=1e-6
+        )
+    assert m.embed([]).shape == (0, m.config.d_model)
+    with pytest.raises(GenerationError, match="pooling is 'max'; it must be 'mean' or 'last'"):
+        m.embed("hello", pooling="max")
+    with pytest.raises(GenerationError, match="a text is 1; it must be text"):
+        m.embed([1])  # type: ignore[list-item]
+    with pytest.raises(GenerationError, match=r"context \(64\)"):
+        m.embed("xyz" * 100)
+    with pytest.raises(GenerationError, match="the prompt is empty"):
+        model(defaults=GenerationDefaults()).embed("")

@@ -32,6 +32,7 @@ except ConfigError as error:
 
 # name -> the module that defines it
 _LAZY: dict[str, str] = {
+    "Conversation": "gollm.inference.chat",
     "Decoder": "gollm.model.decoder",
     "Engine": "gollm.inference.engine",
     "LanguageModel": "gollm.language_model",

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,20 @@ import numpy as np
 from gollm import formats
 from gollm.errors import CheckpointError, ConfigError, GenerationError
 from gollm.formats.source import Packed
+from gollm.inference.chat import chat_sampling
+from gollm.inference.chat_template import Messages, template_of
 from gollm.inference.engine import pieces
+from gollm.inference.generation import prompt_ids
 from gollm.inference.sampling import Sampling
 from gollm.kernels import Array
+from gollm.model.batch import Batch
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
 from gollm.model.token_ids import token_ids
 from gollm.nn.products import group_of
 from gollm.nn.storage import ROW_MAJOR
+from gollm.nn.tape import no_grad
 from gollm.system.files import as_path
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
@@ -77,6 +82,45 @@ class LanguageModel:
         if chosen.n != 1:
             raise GenerationError(f"n is {chosen.n}; it must be 1 here: gollm.Engine.submit returns several choices")
         return (piece.text for piece in pieces(self, prompt, chosen) if piece.text)
+
+    def chat(
+        self,
+        messages: Messages,
+        sampling: Sampling | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        **options: Any,
+    ) -> str:
+        """The assistant's answer to messages such as {"role": "user", "content": "Hello"}, by the model's chat
+        template: the one named `template`, or the default. Special tokens that are spelled in messages are plain text.
+        An answer ends at a stop token, after max_new_tokens (1024 where nobody says), or where the context is full.
+
+        gollm.Conversation keeps the turns and what is computed for them. Raises GenerationError for a model without a
+        chat template, for messages that are not allowed, and for a prompt that is longer than the context."""
+        ids = template_of(self, template, tools=tools is not None).ids(messages, tools=tools)
+        chosen = chat_sampling(self, Sampling.of(sampling, options), len(ids))
+        return "".join(piece.text for piece in pieces(self, ids, chosen))
+
+    def embed(self, texts: str | Sequence[str], *, pooling: str = "mean", normalize: bool = False) -> Array:
+        """One vector for each text, from the last norm's output at its tokens.  -> (B, C) float32
+
+        `pooling` is "mean" over the tokens, or "last", the last token's. With `normalize` each vector has the length 1.
+        A text is framed as a prompt is. Raises GenerationError for an empty text, one that is longer than the context,
+        and another pooling."""
+        if pooling not in ("mean", "last"):
+            raise GenerationError(f"pooling is {shorten(pooling)}; it must be 'mean' or 'last'")
+        vectors = np.empty((1 if isinstance(texts, str) else len(texts), self.config.d_model), np.float32)
+        for row, text in zip(vectors, [texts] if isinstance(texts, str) else texts, strict=True):
+            if not isinstance(text, str):
+                raise GenerationError(f"a text is {shorten(text)}; it must be text (str)")
+            ids = np.array([prompt_ids(self, text)], np.int32)
+            with no_grad():
+                hidden = self.decoder.hidden(Batch.of_sequences(ids)).data[0]  # (T, C)
+            row[:] = hidden[-1] if pooling == "last" else hidden.mean(axis=0)
+        if normalize:
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
     def save(self, path: str | Path) -> None:
         """Writes weights, tokenizer and defaults to one *.golm file. Raises CheckpointError."""

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from gollm.errors import GenerationError
+from gollm.inference.generation import Model
 from gollm.model.generation_defaults import GenerationDefaults
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
@@ -135,14 +136,15 @@ class ChatTemplate:
         )
 
 
-def template_of(
-    defaults: GenerationDefaults, tokenizer: Tokenizer | None, name: str | None = None, *, tools: bool = False
-) -> ChatTemplate:
-    """The template of that name, or as transformers chooses: "tool_use" for a conversation with tools where there is
-    one, else the default. Raises GenerationError where there is none."""
-    templates = dict(defaults.chat_templates)
-    if defaults.chat_template is not None:
-        templates["default"] = defaults.chat_template
+def template_of(model: Model, name: str | None = None, *, tools: bool = False) -> ChatTemplate:
+    """The model's template of that name, or as transformers chooses: "tool_use" for a conversation with tools where
+    there is one, else the default. Raises GenerationError where there is none, and for a model without a tokenizer."""
+    templates = dict(model.defaults.chat_templates)
+    if model.defaults.chat_template is not None:
+        templates["default"] = model.defaults.chat_template
+    if model.tokenizer is None:
+        why = f" ({model.without_tokenizer})" if model.without_tokenizer else ""
+        raise GenerationError(f"this model has no tokenizer{why}, so it cannot chat; load it with one")
     if name is None:
         name = "tool_use" if tools and "tool_use" in templates else "default"
         if name not in templates:
@@ -153,7 +155,7 @@ def template_of(
     if name not in templates:
         known = ", ".join(map(shorten, templates)) or "none"
         raise GenerationError(f"this model has no chat template named {shorten(name)}; it has {known}")
-    return ChatTemplate(templates[name], tokenizer, defaults)
+    return ChatTemplate(templates[name], model.tokenizer, model.defaults)
 
 
 def _token_variables(tokenizer: Tokenizer | None, defaults: GenerationDefaults) -> dict[str, str]:
