@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,132 @@ def test_a_reader_that_leaves_is_no_error(checkpoint: Path) -> None:
     assert child.stderr.read() == b""
     child.stderr.close()
     assert child.wait(timeout=60) == 141
+
+
+def lines_of(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_log_probabilities_and_several_texts(checkpoint: Path, run: Run) -> None:
+    words = ["generate", checkpoint, "--prompt", PROMPT, "--max-new-tokens", 4, "--seed", 2, "--n", 2]
+    found = json.loads(run(*words, "--json", "--logprobs", 3).out)
+    alone = json.loads(run(*words[:-2], "--json").out)
+    assert found["choices"][0]["text"] == found["text"] == alone["text"]
+    assert len({choice["text"] for choice in found["choices"]}) == 2
+    assert len(found["logprobs"]) == 4
+    for one in found["logprobs"]:
+        assert one.keys() == {"token", "id", "logprob", "top"} and len(one["top"]) == 3
+        assert one["logprob"] <= one["top"][0]["logprob"] < 0
+    assert run(*words).out == "".join(PROMPT + choice["text"] + "\n\n" for choice in found["choices"])
+    assert "--logprobs needs --json" in run(*words, "--logprobs", 3).err
+
+
+def test_all_sampling_options_are_heard(checkpoint: Path, run: Run) -> None:
+    words = ["--min-p", 0.1, "--repetition-penalty", 1.5, "--presence-penalty", 0.5, "--frequency-penalty", -0.25]
+    words += ["--logit-bias", "3=2.5", "5=-1", "--stop", "he", "x", "--context-full", "stop", "--max-new-tokens", 30]
+    text = gollm.load(checkpoint).generate(
+        PROMPT, min_p=0.1, repetition_penalty=1.5, presence_penalty=0.5, frequency_penalty=-0.25,
+        logit_bias={3: 2.5, 5: -1}, stop=["he", "x"], context_full="stop", max_new_tokens=30,
+    )  # fmt: skip
+    assert run("generate", checkpoint, "--prompt", PROMPT, "--no-echo", *words) == (0, text + "\n", "")
+    result = run("generate", checkpoint, "--prompt", PROMPT, "--logit-bias", "3")
+    assert (result.status, result.err) == (1, "gollm: --logit-bias has '3'; it must be ID=NUMBER, such as 50256=-2.5\n")
+
+
+PROMPTS = ["hello", "world", "this is", "a text", "ü"]
+
+
+def test_prompts_of_a_file(checkpoint: Path, tmp_path: Path, run: Run) -> None:
+    """In their order, each as it would be alone; text and JSON lines; from a pipe."""
+    (tmp_path / "p.txt").write_text("hello\nworld\r\n\nthis is\na text\nü")
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": p, "id": 7}) + "\n" for p in PROMPTS))
+    words = ["generate", checkpoint, "--max-new-tokens", 12, "--seed", 5]
+    model = gollm.load(checkpoint)
+    expected = [
+        {"prompt": p, "text": model.generate(p, max_new_tokens=12, seed=5), "finish_reason": "length"} for p in PROMPTS
+    ]
+    for name in ("p.txt", "p.jsonl"):
+        result = run(*words, "--prompts", tmp_path / name)
+        assert (result.status, result.err) == (0, "") and lines_of(result.out) == expected
+    assert lines_of(run(*words, "--prompts", "-", stdin=b"hello\nworld\n").out) == expected[:2]
+
+
+def test_an_output_file_is_gone_on_with(checkpoint: Path, tmp_path: Path, run: Run) -> None:
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("\n".join(PROMPTS))
+    words = ["generate", checkpoint, "--max-new-tokens", 12, "--prompts", prompts, "--output", out]
+    assert run(*words) == (0, "", "")
+    whole = out.read_bytes()
+    assert [line["prompt"] for line in lines_of(whole.decode())] == PROMPTS
+    starts = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in (0, 5, starts[0], starts[1] + 3, starts[2] - 1, len(whole) - 1, len(whole)):
+        out.write_bytes(whole[:cut])
+        assert run(*words) == (0, "", "") and out.read_bytes() == whole
+    for more, message in (
+        (["--seed", 1], "out.jsonl, line 1 was made with another model or other options"),
+        (["--top-k", 3], "out.jsonl, line 1 was made with another model or other options"),
+    ):
+        result = run(*words, *more)
+        assert result.status == 1 and message in result.err and out.read_bytes() == whole
+    prompts.write_text("hello\nother\n")
+    result = run(*words)
+    assert result.status == 1 and "line 2 has another prompt than --prompts has there" in result.err
+    prompts.write_text("\n".join([*PROMPTS, "hello"]))  # more prompts
+    assert run(*words).status == 0
+    assert out.read_bytes().startswith(whole) and len(lines_of(out.read_text())) == 6
+
+
+@pytest.mark.parametrize(
+    "text", ["mine", "mine\n", '{"prompt": 1}\n', '{"a": 1}\n', '{"prompt": "hello"}\n', '{"pxompt']
+)
+def test_other_files_are_not_written_to(checkpoint: Path, tmp_path: Path, run: Run, text: str) -> None:
+    (tmp_path / "out").write_text(text)
+    result = run("generate", checkpoint, "--prompts", "-", "--output", tmp_path / "out", stdin=b"hello\n")
+    assert result.status == 1 and "is of another kind of file; write to another file" in result.err
+    assert (tmp_path / "out").read_text() == text
+
+
+def test_an_interrupted_run_is_gone_on_with(checkpoint: Path, tmp_path: Path, run: Run) -> None:
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("hello\n" * 300)
+    words = ["generate", checkpoint, "--max-new-tokens", "60", "--prompts", prompts, "--output", out]
+    child = subprocess.Popen([sys.executable, "-m", "gollm", *map(str, words)], stderr=subprocess.DEVNULL)
+    while not (out.exists() and out.stat().st_size > 2000) and child.poll() is None:
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    done = out.read_bytes().rpartition(b"\n")[0]
+    assert run(*words).status == 0
+    assert out.read_bytes().startswith(done)
+    assert len({json.dumps(line) for line in lines_of(out.read_text())}) == 1 and out.read_text().count("\n") == 300
+
+
+def test_a_prompt_that_cannot_be_continued_does_not_end_the_run(checkpoint: Path, run: Run) -> None:
+    result = run(
+        "generate", checkpoint, "--prompts", "-", "--max-new-tokens", 3, stdin=b"hello\n" + b"h" * 65 + b"\nworld\n"
+    )
+    found = lines_of(result.out)
+    assert result.status == 1
+    assert result.err == 'gollm: 1 of 3 prompts could not be continued; their lines say why as "error"\n'
+    assert [line["prompt"] for line in found] == ["hello", "h" * 65, "world"]
+    assert "more than this model's context (64)" in str(found[1]["error"]) and "text" in found[0] and "text" in found[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "message"),
+    [
+        (["--prompts", "none.txt"], b"", "cannot read none.txt: No such file or directory"),
+        (["--prompts", "-"], b"\n \n", "standard input has no prompts"),
+        (["--prompts", "-", "--prompt", "x"], b"x", "give either --prompt or --prompts, not both"),
+        (["--prompt", "x", "--output", "x.jsonl"], b"", "--output is for the texts of --prompts"),
+    ],
+)
+def test_mistakes_with_prompts(checkpoint: Path, run: Run, words: list[str], stdin: bytes, message: str) -> None:
+    result = run("generate", checkpoint, *words, stdin=stdin)
+    assert result.status == 1 and result.err.startswith(f"gollm: {message}") and result.out == ""
+
+
+def test_json_lines_that_are_none(checkpoint: Path, tmp_path: Path, run: Run) -> None:
+    for text, message in (("{}", 'line 2: the field "prompt" is None'), ("x", "line 2 is not JSON")):
+        (tmp_path / "p.jsonl").write_text('{"prompt": "hello"}\n' + text)
+        assert message in run("generate", checkpoint, "--prompts", tmp_path / "p.jsonl").err

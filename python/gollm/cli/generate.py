@@ -3,56 +3,87 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from gollm.cli.completions import to_json
 from gollm.cli.inputs import text_or_stdin
-from gollm.options import NonNegativeFloat, NonNegativeInt, Positional, PositiveInt, Range
+from gollm.cli.sampling_flags import ModelFlags, SamplingFlags
+from gollm.errors import ConfigError
+from gollm.options import NonNegativeInt, PositiveInt
+
+if TYPE_CHECKING:
+    from gollm.inference.generation import Completion
+    from gollm.inference.sampling import Sampling
+    from gollm.language_model import LanguageModel
 
 
-@dataclass(frozen=True)
-class Options:
-    """Continue a prompt with a trained model of any format. The text is printed as it is generated."""
+@dataclass(frozen=True, kw_only=True)
+class Options(SamplingFlags, ModelFlags):
+    """Continue a prompt with a trained model of any format, or each prompt of a file. The text of one prompt is printed
+    as it is generated."""
 
-    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
     # text to continue, or - for standard input; an empty prompt starts from the model's BOS or end-of-text token
     prompt: str = ""
-    max_new_tokens: NonNegativeInt = 200  # maximum number of tokens to generate
-    temperature: NonNegativeFloat = 0.8  # sampling temperature; 0 always takes the likeliest token
-    top_k: NonNegativeInt = 0  # sample from the k likeliest tokens; 0: from all
-    # nucleus sampling threshold: sample from the fewest tokens whose probabilities sum to this; 1: from all
-    top_p: Annotated[float, Range(above=0, at_most=1)] = 1.0
-    seed: NonNegativeInt = 0  # the same seed gives the same text
-    tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
-    context: PositiveInt | None = None  # maximum length in tokens, prompt included (default: the model's context)
-    # how rotary positions beyond the model's context are scaled; required for a longer context
-    rope_scaling: Literal["linear", "llama3", "none"] | None = None
+    # a file of prompts instead, one a line, or in JSON lines (*.jsonl) the field "prompt"; - for standard input
+    prompts: Path | None = None
+    # the JSON lines file for the texts of --prompts, in their order; a rerun goes on where it ends (default: standard
+    # output)
+    output: Path | None = None
+    n: PositiveInt = 1  # number of texts for each prompt
+    beams: PositiveInt = 1  # beam search with so many beams, which draws nothing; 1: none
+    length_penalty: float = 1.0  # beam search divides the log-probability of a text by its length to this power
+    logprobs: NonNegativeInt | None = None  # with JSON: also log-probabilities, with those of so many likeliest tokens
+    # when the context is full: forget its oldest half and go on, or stop
+    context_full: Literal["forget", "stop"] = "forget"
     echo: bool = True  # print the prompt before its continuation
     json: bool = False  # print one JSON document when done
 
+    HEADINGS: ClassVar[Mapping[str, str]] = {
+        "model": "model",
+        "max_new_tokens": "sampling",
+        "prompt": "prompt and text",
+    }
 
-def run(options: Options) -> None:
-    import gollm
 
-    model = gollm.load(
-        options.model, tokenizer=options.tokenizer, context=options.context, rope_scaling=options.rope_scaling
-    )
+def run(options: Options) -> int | None:
+    more = ("n", "beams", "length_penalty", "logprobs", "context_full")
+    sampling = options.sampling(**{name: getattr(options, name) for name in more})
+    if options.prompts is not None:
+        from gollm.cli.prompt_file import generate_all
+
+        if options.prompt:
+            raise ConfigError("give either --prompt or --prompts, not both")
+        return generate_all(options, options.prompts, options.output, sampling)
+    if options.output is not None:
+        raise ConfigError("--output is for the texts of --prompts; redirect the text of one prompt: > FILE")
+    if options.logprobs is not None and not options.json:
+        raise ConfigError("--logprobs needs --json, which prints them")
+    model = options.load()
     prompt = text_or_stdin(options.prompt)
-    pieces = model.stream(
-        prompt,
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        seed=options.seed,
-    )
     if options.json:
-        print(
-            json.dumps({"model": str(options.model), "prompt": prompt, "text": "".join(pieces), "seed": options.seed})
-        )
-        return
-    if options.echo:
+        names = {"model": str(options.model), "prompt": prompt}
+        print(json.dumps({**names, **to_json(model, completed(model, prompt, sampling)), "seed": options.seed}))
+    elif options.n > 1:
+        for choice in completed(model, prompt, sampling).choices:
+            print((prompt if options.echo else "") + choice.text + "\n")
+    else:
+        _print_as_it_comes(model, prompt, sampling, echo=options.echo)
+    return None
+
+
+def completed(model: LanguageModel, prompt: str, sampling: Sampling) -> Completion:
+    from gollm.inference.engine import Engine
+
+    with Engine(model) as engine:
+        return engine.submit(prompt, sampling).result()
+
+
+def _print_as_it_comes(model: LanguageModel, prompt: str, sampling: Sampling, *, echo: bool) -> None:
+    pieces = model.stream(prompt, sampling)
+    if echo:
         print(prompt, end="", flush=True)
     try:
         for piece in pieces:

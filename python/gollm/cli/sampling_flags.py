@@ -1,0 +1,91 @@
+"""Which model, and how to draw tokens: the options that `gollm generate` and `gollm chat` have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from gollm.errors import ConfigError, GenerationError
+from gollm.options import NonNegativeFloat, NonNegativeInt, Positional, PositiveFloat, PositiveInt, Range
+from gollm.options.types import shown
+from gollm.system.files import read_regular, reason
+
+if TYPE_CHECKING:
+    from gollm.inference.sampling import Sampling
+    from gollm.language_model import LanguageModel
+
+_MAX_FILE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags:
+    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
+    tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
+    context: PositiveInt | None = None  # maximum length in tokens, prompt included (default: the model's context)
+    # how rotary positions beyond the model's context are scaled; required for a longer context
+    rope_scaling: Literal["linear", "llama3", "none"] | None = None
+
+    def load(self) -> LanguageModel:
+        from gollm.language_model import load
+
+        return load(self.model, tokenizer=self.tokenizer, context=self.context, rope_scaling=self.rope_scaling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingFlags:
+    """Fields of gollm.Sampling; None leaves the choice to Sampling, or to what the model's file recommends."""
+
+    # maximum number of tokens to generate (default: the model's recommendation, or 200)
+    max_new_tokens: NonNegativeInt | None = None
+    # sampling temperature; 0 always takes the likeliest token (default: the model's recommendation, or 0.8)
+    temperature: NonNegativeFloat | None = None
+    # sample from the k likeliest tokens; 0: from all (default: the model's recommendation, or 0)
+    top_k: NonNegativeInt | None = None
+    # nucleus sampling threshold: sample from the fewest tokens whose probabilities sum to this; 1: from all (default:
+    # the model's recommendation, or 1)
+    top_p: Annotated[float, Range(above=0, at_most=1)] | None = None
+    # leave out tokens less likely than this fraction of the likeliest one's probability (default: the model's
+    # recommendation, or 0)
+    min_p: Annotated[float, Range(at_least=0, at_most=1)] | None = None
+    # divide the logits of tokens that the text has already by this, above 0 (default: the model's recommendation, or 1)
+    repetition_penalty: PositiveFloat | None = None
+    # subtract this from the logits of tokens that were generated before (default: 0)
+    presence_penalty: float | None = None
+    # subtract this from the logits of tokens for each time that they were generated (default: 0)
+    frequency_penalty: float | None = None
+    seed: NonNegativeInt = 0  # the same seed gives the same text
+    stop: tuple[str, ...] = ()  # strings that end the text; they are left out of it
+    logit_bias: tuple[str, ...] = ()  # numbers to add to the logits of tokens: ID=NUMBER, by token id
+    json_schema: Path | None = None  # a file with the JSON schema that the text must follow
+    regex: str | None = None  # the regular expression that the whole text must match
+    grammar: Path | None = None  # a file with the grammar that the text must follow, in Lark's format
+
+    def sampling(self, **more: object) -> Sampling:
+        """A Sampling with what was given."""
+        from gollm.inference.sampling import Sampling
+
+        given = {name: getattr(self, name) for name in SamplingFlags.__dataclass_fields__} | more
+        given["logit_bias"] = dict(map(_bias, self.logit_bias))
+        for name in ("json_schema", "grammar"):
+            if (path := getattr(self, name)) is not None:
+                given[name] = _text_of(path)
+        return Sampling(**{name: value for name, value in given.items() if value not in (None, (), {})})
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return read_regular(path, _MAX_FILE).decode()
+    except OSError as failure:
+        raise GenerationError(f"cannot read {path}: {reason(failure)}") from None
+    except UnicodeDecodeError as failure:
+        raise GenerationError(f"{path} is not UTF-8 text (byte {failure.start})") from None
+
+
+def _bias(text: str) -> tuple[int, float]:
+    """ "50256=-2.5" -> (50256, -2.5)"""
+    token, _, number = text.partition("=")
+    try:
+        return int(token), float(number)
+    except ValueError:
+        raise ConfigError(f"--logit-bias has {shown(text)}; it must be ID=NUMBER, such as 50256=-2.5") from None
