@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("train", "train a model from raw text, or go on with a run"),
     "pretrain": ("train", "the same as train"),
     "generate": ("generate", "continue a prompt with a trained model"),
+    "chat": ("chat", "talk with a model"),
     "eval": ("eval", "measure a model's perplexity on a text, and compare it with another model"),
     "tokenizer train": ("tokenizer_train", "train a tokenizer from text"),
     "tokenizer encode": ("encode", "turn text into token ids"),
