@@ -39,6 +39,7 @@ class Options(SamplingFlags, ModelFlags):
     json: bool = False
 
     HEADINGS: ClassVar[Mapping[str, str]] = {"model": "model", "max_new_tokens": "sampling", "system": "conversation"}
+    DEFAULTS: ClassVar[Mapping[str, str]] = {"max_new_tokens": "the model's recommendation, or 1024"}
 
 
 def run(options: Options) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from gollm.errors import ConfigError, GenerationError
 from gollm.options import NonNegativeFloat, NonNegativeInt, Positional, PositiveFloat, PositiveInt, Range
@@ -36,8 +37,7 @@ class ModelFlags:
 class SamplingFlags:
     """Fields of gollm.Sampling; None leaves the choice to Sampling, or to what the model's file recommends."""
 
-    # maximum number of tokens to generate (default: the model's recommendation, or 200)
-    max_new_tokens: NonNegativeInt | None = None
+    max_new_tokens: NonNegativeInt | None = None  # maximum number of tokens to generate
     # sampling temperature; 0 always takes the likeliest token (default: the model's recommendation, or 0.8)
     temperature: NonNegativeFloat | None = None
     # sample from the k likeliest tokens; 0: from all (default: the model's recommendation, or 0)
@@ -61,11 +61,13 @@ class SamplingFlags:
     regex: str | None = None  # the regular expression that the whole text must match
     grammar: Path | None = None  # a file with the grammar that the text must follow, in Lark's format
 
+    DEFAULTS: ClassVar[Mapping[str, str]] = {"max_new_tokens": "the model's recommendation, or 200"}
+
     def sampling(self, **more: object) -> Sampling:
         """A Sampling with what was given."""
         from gollm.inference.sampling import Sampling
 
-        given = {name: getattr(self, name) for name in SamplingFlags.__dataclass_fields__} | more
+        given = {field.name: getattr(self, field.name) for field in fields(SamplingFlags)} | more
         given["logit_bias"] = dict(map(_bias, self.logit_bias))
         for name in ("json_schema", "grammar"):
             if (path := getattr(self, name)) is not None:
