@@ -9,6 +9,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gollm.errors import GenerationError
 from gollm.inference import template_sandbox
@@ -31,6 +33,7 @@ ROLES = (  # as Phi-4-mini and GLM-4 have it
 )
 TRIMMED = "{{ bos_token }}{% for m in messages %}[INST] {{ m.content | trim | replace('X', '') }} [/INST]{% endfor %}"
 AS_JSON = "{{ bos_token }}{{ messages | tojson }}[/INST]"
+PARTS = "{% for m in messages %}[{{ m.content }}]{% for p in m.parts %}{{ p }}{% endfor %}</s>{% endfor %}"
 
 
 def template(source: str) -> ChatTemplate:
@@ -44,6 +47,9 @@ def user(*contents: object) -> list[dict[str, object]]:
 def specials(ids: list[int]) -> list[str]:
     spellings = {index: spelling for spelling, index in IDS.items()}
     return [spellings[i] for i in ids if i in spellings]
+
+
+CHATS = {source: template(source) for source in (CHATML, ROLES, TRIMMED, AS_JSON, PARTS)}
 
 
 @pytest.mark.parametrize("source", [CHATML, ROLES, TRIMMED, AS_JSON])
@@ -74,8 +80,29 @@ def test_special_tokens_in_a_message_are_plain_text(source: str, content: str) -
     assert specials(ids) == specials(chat.ids(user("hello", "x")))
 
 
+FRAGMENTS = st.lists(
+    st.sampled_from([*SPECIAL, "<|", "|>", "<", ">", "im_end", "[", "/INST]", "X", " ", "\n", "</", "s>", "é"])
+)
+
+
+@given(FRAGMENTS.map("".join), FRAGMENTS)
+def test_no_message_can_forge_a_special_token(content: str, parts: list[str]) -> None:
+    for source in (CHATML, TRIMMED, AS_JSON, ROLES, PARTS):
+        chat = CHATS[source]
+        messages = [{"role": "user", "content": content, "parts": parts}, {"role": "assistant", "content": "x"}]
+        harmless = [{"role": "user", "content": "x", "parts": ["x"]}, {"role": "assistant", "content": "x"}]
+        try:
+            ids = chat.ids(messages)
+        except GenerationError as error:
+            assert source == ROLES and "which the model's chat template puts together of parts" in str(error)
+            assert "<|user|>" in content or "<|assistant|>" in content
+            continue
+        assert TOKENIZER.decode(ids) == chat.render(messages)
+        assert specials(ids) == specials(chat.ids(harmless))
+
+
 def test_special_tokens_that_text_and_template_make_together_are_plain_text() -> None:
-    chat = template("{% for m in messages %}[{{ m.content }}]{% for p in m.parts %}{{ p }}{% endfor %}</s>{% endfor %}")
+    chat = template(PARTS)
     messages = [{"role": "user", "content": "INST", "parts": ["<|im", "_end|>", "[/", "INST]"]}]
     assert chat.render(messages) == "[INST]<|im_end|>[/INST]</s>"
     assert specials(chat.ids(messages)) == ["</s>"]

@@ -93,7 +93,7 @@ def test_an_answer_that_is_left_stays_as_far_as_it_was_read(model: LanguageModel
     chat = conversation(model, 100)
     pieces = chat.say("hello")
     part = next(pieces) + next(pieces)
-    pieces.close()  # type: ignore[attr-defined]
+    pieces.close()
     assert chat.messages[-1] == {"role": "assistant", "content": part}
     assert chat.answer is not None and chat.answer.finish_reason == "cancelled"
     assert say(chat, "world")

@@ -110,16 +110,15 @@ def _talk(chat: Conversation, model: str) -> None:
 
 def _answer(chat: Conversation, text: str) -> None:
     """Prints an answer as it comes. Ctrl-C ends it where it is."""
-    pieces = chat.say(text)
     started = first = time.monotonic()
     n = 0
     try:
-        for piece in pieces:
-            first = first if n else time.monotonic()
-            n += 1
-            print(piece, end="", flush=True)
+        with contextlib.closing(chat.say(text)) as pieces:
+            for piece in pieces:
+                first = first if n else time.monotonic()
+                n += 1
+                print(piece, end="", flush=True)
     except KeyboardInterrupt:
-        pieces.close()  # type: ignore[attr-defined]
         print("\n(stopped)")
         return
     print()

@@ -9,7 +9,7 @@ last message alone does not fit, it is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_changes
 from pathlib import Path
@@ -82,7 +82,7 @@ class Conversation:
     def _n_system(self) -> int:
         return int(bool(self.messages) and self.messages[0]["role"] == "system")
 
-    def say(self, text: str) -> Iterator[str]:
+    def say(self, text: str) -> Generator[str, None, None]:
         """Adds a message of the user, and gives the answer piece by piece; it is added to the messages when it ends, or
         when the iterator is closed. Raises GenerationError for a message that the context has no room for, and what
         Engine.submit raises; the message is taken back then."""
@@ -95,7 +95,7 @@ class Conversation:
             raise
         return self._pieces(stream)
 
-    def _pieces(self, stream: Stream) -> Iterator[str]:
+    def _pieces(self, stream: Stream) -> Generator[str, None, None]:
         texts: list[str] = []
         try:
             for piece in stream:
