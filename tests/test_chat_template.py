@@ -284,11 +284,11 @@ HOSTILE = {
 def test_hostile_templates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence, in bounded time, and no great memory."""
     monkeypatch.setattr(template_sandbox, "SECONDS", 0.5)
-    started = time.monotonic()
+    started, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(GenerationError) as caught:
         template(HOSTILE[name]).render(user("hello"))
-    assert time.monotonic() - started < 30
+    assert time.process_time() - started < 20
     text = str(caught.value)
     assert text.startswith("the model's chat template ")
     assert "\n" not in text and len(text) < 500
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 << 20  # KB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 1 << 20  # KB, where it is KB
