@@ -34,6 +34,12 @@ class StructuredText:
         self._matcher = matcher
         self._n_known = 0
 
+    def copy(self) -> StructuredText:
+        """For another text that begins as this one."""
+        copy = StructuredText(self._matcher.deep_copy())
+        copy._n_known = self._n_known
+        return copy
+
     def apply(self, generated: Array, logits: Array) -> None:
         """Logits (V,) of tokens that cannot come next become -inf. generated: (N,) the text so far, without the prompt;
         each call has the tokens of the one before, and perhaps more."""
