@@ -96,14 +96,15 @@ def test_narrow_pages_give_the_same_bits_in_any_chunk_and_batch(dtype):
     assert 0 < error.max() < 2**-7 * np.abs(exact).max()
 
 
-def test_generation_takes_the_dtype_of_its_cache_by_name():
-    model = Decoder(CONFIG).initialise(0)
+def test_an_engine_takes_the_dtype_of_its_cache_by_name():
+    model = gollm.LanguageModel(Decoder(CONFIG).initialise(0))
 
-    def drawn(**options):
-        return list(generate_tokens(model, [1, 2, 3], max_new_tokens=20, temperature=0, **options))
+    def drawn(model=model, **options):
+        with gollm.Engine(model, **options) as engine:
+            return engine.submit([1, 2, 3], max_new_tokens=20, temperature=0).result().tokens
 
     assert drawn(cache_dtype="float32") == drawn()
     assert len(drawn(cache_dtype="bfloat16")) == len(drawn(cache_dtype="float16")) == 20
     with pytest.raises(ConfigError, match="cache_dtype is 'bf16'; it must be one of float32, bfloat16, float16"):
-        generate_tokens(model, [1], max_new_tokens=1, cache_dtype="bf16")
-    assert len(list(generate_tokens(Decoder(CONFIG, np.dtype(np.float64)), [1], max_new_tokens=2))) == 2
+        gollm.Engine(model, cache_dtype="bf16")
+    assert len(drawn(gollm.LanguageModel(Decoder(CONFIG, np.dtype(np.float64))))) == 20

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from gollm.errors import GenerationError
-from gollm.inference.pages import PAGE_SIZE, CachedSequence, PagePool, next_batch, pages_for
+from gollm.inference.pages import PAGE_SIZE, CachedSequence, PagePool, cache_dtype_of, next_batch, pages_for
 from gollm.inference.processors import changes_logits, process
 from gollm.inference.sampling import Sampling
 from gollm.inference.structured import StructuredText
@@ -82,7 +82,7 @@ class BeamSearch:
         self._n_prompt = len(prompt)
         self._max_new_tokens = min(sampling.max_new_tokens, context - len(prompt))
         n_pages = sampling.beams * pages_for(len(prompt) + self._max_new_tokens)
-        self._pool = PagePool(decoder.config, n_pages, decoder.parameters.dtype)
+        self._pool = PagePool(decoder.config, n_pages, cache_dtype_of(decoder))
         self._running = [_Beam(list(prompt), 0.0, CachedSequence(self._pool), structure)]
         self._found: list[BeamResult] = []
         if self._max_new_tokens == 0:
@@ -182,6 +182,6 @@ def _copy(cache: CachedSequence) -> CachedSequence:
     copy.pages, copy.length = cache.pages[:n_full], n_full * PAGE_SIZE
     copy.extend(cache.length - copy.length)
     for old, new in zip(cache.pages[n_full:], copy.pages[n_full:], strict=True):
-        pool.k_pages[:, new] = pool.k_pages[:, old]
-        pool.v_pages[:, new] = pool.v_pages[:, old]
+        for pages in (pool.k_pages.array, pool.v_pages.array):
+            pages[:, new] = pages[:, old]
     return copy

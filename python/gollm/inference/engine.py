@@ -25,7 +25,7 @@ from typing import Any
 
 from gollm.errors import GenerationError
 from gollm.inference.generation import Completion, Generation, Model, Piece, generations
-from gollm.inference.pages import PAGE_SIZE, pages_for
+from gollm.inference.pages import PAGE_SIZE, CacheDType, cache_dtype_of, pages_for
 from gollm.inference.sampling import Sampling
 from gollm.inference.scheduler import Scheduler, pages_needed
 from gollm.inference.speculation import Drafter, DraftModel, PromptLookup, check_draft
@@ -266,6 +266,8 @@ class Engine:
     max_tokens_in_cache   how many tokens' keys and values the cache can hold, rounded up to pages of 64; it bounds the
                           engine's memory, whatever is submitted. Default: 1 GiB of them, at least the context and at
                           most max_batch contexts
+    cache_dtype           what keys and values are kept as: "float32", or "bfloat16" or "float16" for half the memory;
+                          a text depends on it
     chunk                 the most prompt tokens of a forward pass: the next tokens of other texts wait for no more
     max_batch             the most texts that run at once; others wait
     draft                 speculation: a small model with the same tokenizer that guesses what comes next, or how many
@@ -279,16 +281,18 @@ class Engine:
         model: Model,
         *,
         max_tokens_in_cache: int | None = None,
+        cache_dtype: CacheDType = "float32",
         chunk: int = CHUNK,
         max_batch: int = 64,
         draft: Model | int | None = None,
     ) -> None:
         self._model = model
         config = model.decoder.config
+        itemsize = cache_dtype_of(model.decoder, cache_dtype).array.itemsize
         _check_count("chunk", chunk)
         _check_count("max_batch", max_batch)
         if max_tokens_in_cache is None:
-            max_tokens_in_cache = default_tokens_in_cache(config, model.decoder.parameters.dtype.itemsize, max_batch)
+            max_tokens_in_cache = default_tokens_in_cache(config, itemsize, max_batch)
         _check_count("max_tokens_in_cache", max_tokens_in_cache)
         n_pages, vocab_size = pages_for(max_tokens_in_cache), drawn_from(model)
         drafter: Drafter | None = None
@@ -299,7 +303,13 @@ class Engine:
             _check_count("draft", draft)
             drafter = PromptLookup(draft)
         scheduler = Scheduler(
-            model.decoder, n_pages, chunk=chunk, max_batch=max_batch, vocab_size=vocab_size, drafter=drafter
+            model.decoder,
+            n_pages,
+            chunk=chunk,
+            max_batch=max_batch,
+            vocab_size=vocab_size,
+            cache_dtype=cache_dtype,
+            drafter=drafter,
         )
         self._core = _Core(scheduler)
         self._finalizer = weakref.finalize(self, self._core.close)  # also when the program ends

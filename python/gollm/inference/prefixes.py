@@ -13,13 +13,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
 
 from gollm.inference.pages import PAGE_SIZE, PagePool
 from gollm.model.config import ModelConfig
-from gollm.nn.tensor import FLOAT32
+from gollm.nn import dtypes
+from gollm.nn.dtypes import DType
 
 Tokens = tuple[int, ...]
 
@@ -37,7 +35,7 @@ class Prefix:
 class PrefixPool(PagePool):
     """A pool that remembers full pages. It is a user of these itself, so that they outlive the sequences."""
 
-    def __init__(self, config: ModelConfig, n_pages: int, dtype: np.dtype[Any] = FLOAT32) -> None:
+    def __init__(self, config: ModelConfig, n_pages: int, dtype: DType = dtypes.float32) -> None:
         super().__init__(config, n_pages, dtype)
         self.empty = Prefix(-1, None, ())
         self._found: dict[int, Prefix] = {}  # by page

@@ -23,7 +23,7 @@ from gollm.errors import GenerationError
 from gollm.inference.decoding import CachedForward
 from gollm.inference.drawing import Drawn, Row, draw, top_logprobs
 from gollm.inference.generation import Generation, TokenLogprob
-from gollm.inference.pages import PAGE_SIZE, CachedSequence, pages_for
+from gollm.inference.pages import PAGE_SIZE, CachedSequence, CacheDType, cache_dtype_of, pages_for
 from gollm.inference.prefixes import Prefix, PrefixPool
 from gollm.inference.speculation import Drafter
 from gollm.kernels import Array
@@ -87,11 +87,12 @@ class Scheduler:
         chunk: int,
         max_batch: int,
         vocab_size: int | None,
+        cache_dtype: CacheDType = "float32",
         drafter: Drafter | None = None,
     ) -> None:
         self.context = decoder.config.context
         self.chunk, self.max_batch, self.vocab_size = chunk, max_batch, vocab_size
-        self.pool = PrefixPool(decoder.config, n_pages, decoder.parameters.dtype)
+        self.pool = PrefixPool(decoder.config, n_pages, cache_dtype_of(decoder, cache_dtype))
         self.waiting: list[Seat] = []  # both in order of arrival
         self.running: list[Seat] = []
         self.counts = Counts()

@@ -22,7 +22,7 @@ from gollm.errors import GenerationError
 from gollm.inference.decoding import CachedForward
 from gollm.inference.drawing import Row, draw
 from gollm.inference.generation import Generation, Model
-from gollm.inference.pages import CachedSequence, PagePool, pages_for
+from gollm.inference.pages import CachedSequence, PagePool, cache_dtype_of, pages_for
 from gollm.tokenizers import Tokenizer
 
 MATCHED = 3  # tokens that must have come before: fewer are often followed by something else
@@ -107,7 +107,7 @@ class DraftModel:
         self.size = MODEL_DRAFTS
         self.chunk, self.vocab_size = chunk, vocab_size
         self.context = model.decoder.config.context
-        self.pool = PagePool(model.decoder.config, n_pages, model.decoder.parameters.dtype)
+        self.pool = PagePool(model.decoder.config, n_pages, cache_dtype_of(model.decoder))
         self._forward = CachedForward(model.decoder, self.pool, max_recorded_rows)
         self._drafted: dict[Generation, _Drafted] = {}
 
