@@ -137,7 +137,7 @@ def test_the_share_of_a_step():
 
 def test_torch_takes_part_where_it_is_installed():
     with_torch = {case.group for case in CASES if "torch" in case.contestants}
-    assert with_torch == ({"matmul", "attention", "training"} if HAS_TORCH else set())
+    assert with_torch == ({"matmul", "attention", "training", "bfloat16"} if HAS_TORCH else set())
 
 
 def test_the_command_lists_and_measures(capsys, monkeypatch):

@@ -3,6 +3,7 @@
 matmul         products on a transformer's shapes, and the head, against the FMA peak and PyTorch (else NumPy)
 attention      causal, forward and backward, against the same; decoding, against reading memory
 training       whole steps, against the same; memory is the process' peak
+bfloat16       whole steps whose products are of bfloat16, against those of float32, and PyTorch's autocast
 memory-bound   everything that is no product, against a plain loop that moves as many bytes in the same mix
 scaling        a step on all threads, against one thread
 """
@@ -110,6 +111,17 @@ def training() -> Iterator[Case]:
         yield training_step("training", name, batch_size, {**shape, "context": context})
 
 
+def bfloat16() -> Iterator[Case]:
+    for case in training():
+        narrow = {
+            name: replace(contestant, arguments={**contestant.arguments, "compute_dtype": "bfloat16"})
+            for name, contestant in case.contestants.items()
+            if name != "limit"
+        }
+        others = {"float32": case.contestants["gollm"], "limit": FMA}
+        yield replace(case, group="bfloat16", contestants={**narrow, **others})
+
+
 def with_compile(case: Case) -> Case:
     """The same with torch.compile beside PyTorch's eager mode, where PyTorch takes part in a training step."""
     theirs = case.contestants.get("torch")
@@ -184,6 +196,7 @@ GROUPS: dict[str, Callable[[], Iterator[Case]]] = {
     "matmul": matmul,
     "attention": attention,
     "training": training,
+    "bfloat16": bfloat16,
     "memory-bound": memory_bound,
     "scaling": scaling,
 }

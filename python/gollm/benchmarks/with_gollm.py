@@ -18,6 +18,7 @@ from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn.optimizer import AdamW
 from gollm.nn.plan import Plan
+from gollm.nn.tape import ComputeDType
 from gollm.training.objective import forward_backward
 
 Prepared = tuple[Callable[..., object], int]
@@ -132,11 +133,12 @@ def decode(H: int, G: int, D: int, tokens: int) -> Prepared:
 # -- a step
 
 
-def training(batch_size: int, **shape: Any) -> Prepared:
+def training(batch_size: int, compute_dtype: ComputeDType = "float32", **shape: Any) -> Prepared:
     """The trainer's step on random tokens: forward, backward, clipping, update; the next backward pass overwrites the
     gradients."""
     config = ModelConfig(**shape)
     model = Decoder(config).initialise(0)
+    model.compute_dtype = compute_dtype
     optimizer, plan = AdamW(model.parameters), Plan(partial(forward_backward, model, np.zeros(1, np.int64)))
     inputs, targets = RNG.integers(0, config.vocab_size, (2, 1, batch_size, config.context)).astype(np.int32)
 

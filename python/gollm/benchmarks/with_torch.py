@@ -140,8 +140,9 @@ def make_optimizer(model, lr=1e-3):
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), fused=True)
 
 
-def training(batch_size, compiled=False, **shape):
-    """A step on random tokens: forward, backward, clipping, update, and the gradients away."""
+def training(batch_size, compiled=False, compute_dtype="float32", **shape):
+    """A step on random tokens: forward, backward, clipping, update, and the gradients away. Of bfloat16: under
+    autocast, as PyTorch's users train."""
     torch.manual_seed(0)
     model = Llama(**shape) if shape.get("position") == "rope" else GPT(**shape)
     optimizer = make_optimizer(model)
@@ -149,7 +150,8 @@ def training(batch_size, compiled=False, **shape):
     ids, targets = torch.randint(shape["vocab_size"], (2, batch_size, shape["context"]))
 
     def step():
-        loss = forward(ids, targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype == "bfloat16"):
+            loss = forward(ids, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

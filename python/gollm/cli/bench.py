@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from gollm.errors import ConfigError
 from gollm.options import Positional, PositiveInt
 
-Group = Literal["matmul", "attention", "training", "memory-bound", "scaling"]
+Group = Literal["matmul", "attention", "training", "bfloat16", "memory-bound", "scaling"]
 
 
 @dataclass(frozen=True)

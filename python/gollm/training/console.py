@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gollm.system.machine import fma_peak, isa, num_threads
+from gollm.nn import products
+from gollm.system.machine import fma_peak, isa, num_threads, product_rate
 from gollm.system.memory import available_bytes
 from gollm.training.callbacks import Callback, Training, TrainResult
 from gollm.training.estimate import SHARE_OF_PEAK, flops_per_token
@@ -17,6 +18,11 @@ from gollm.training.run_folder import resume_command
 
 if TYPE_CHECKING:
     from gollm.training.job import Job
+
+
+def bfloat16_speedup() -> float:
+    """How much faster products of bfloat16 operands are here than those of float32 ones."""
+    return product_rate(products.BFLOAT16, 0.1) / product_rate(products.FLOAT32, 0.1)
 
 
 class Output:
@@ -61,7 +67,10 @@ class Console(Callback):
             if free and needs.new_bytes > free
             else ""
         )
-        seconds = needs.seconds(job.total_steps - job.n_done, self.peak)
+        narrow = job.options.compute_dtype == "bfloat16"
+        speedup = bfloat16_speedup() if narrow else 1.0
+        products_too = f", and {speedup:.1f} times that in products of bfloat16" if narrow else ""
+        seconds = needs.seconds(job.total_steps - job.n_done, self.peak, speedup)
         return {
             "data": f"{job.source.name}: {len(job.dataset.train):,} training tokens, "
             f"{validation:,} validation tokens{few}",
@@ -73,7 +82,7 @@ class Console(Callback):
             "machine": f"{num_threads()} threads, {isa()}, {self.peak / 1e9:.0f} GFLOP/s",
             "memory": f"about {_bytes(needs.total_bytes)}: {_bytes(needs.state_bytes)} weights, gradients and moments, "
             f"{_bytes(needs.activation_bytes)} activations, {_bytes(needs.other_bytes)} the rest{scarce}",
-            "time": f"about {_duration(seconds)} (assuming {SHARE_OF_PEAK:.0%} of peak FLOP/s)",
+            "time": f"about {_duration(seconds)} (assuming {SHARE_OF_PEAK:.0%} of peak FLOP/s{products_too})",
             "run": str(job.options.out),
         }
 
