@@ -180,31 +180,35 @@ int gollm_prepare_plan(struct gollm_plan *plan, int64_t *failed) {
 /* How a plan ended. A call's threads return the same status, so they may all write it. */
 struct outcome {
     atomic_int status;
-    atomic_llong failed; /* the call that did, or n_calls */
+    atomic_llong failed; /* which call did, counted from the first of the first run; or that of all runs */
 };
 
-/* What each thread of the team does. A call's status is the same on every thread, so after one that failed all leave at the
- * same place: at once where the next call overlaps it, else at the barrier. There a thread may have failed at the next call
- * already, and have written its number, which the others, still looking at this call, let pass. */
-static void run_calls(const struct gollm_plan *plan, struct outcome *outcome, const struct gollm_team *team) {
-    for (int64_t i = 0; i < plan->n_calls; i++) {
-        const int status = plan->calls[i].kernel->run(plan->calls[i].args, team);
+/* What each thread of the team does: the plan's calls, `times` times. A call's status is the same on every thread, so after
+ * one that failed all leave at the same place: at once where the next call overlaps it, else at the barrier. There a thread
+ * may have failed at the next call already, and have written its number, which the others, still looking at this call, let
+ * pass. */
+static void run_calls(const struct gollm_plan *plan, int64_t times, struct outcome *outcome,
+                      const struct gollm_team *team) {
+    const int64_t n = plan->n_calls, all = times * n;
+    for (int64_t x = 0; x < all; x++) {
+        const struct gollm_call *call = plan->calls + x % n, *next = plan->calls + (x + 1) % n;
+        const int status = call->kernel->run(call->args, team);
         if (status != GOLLM_OK) {
             atomic_store(&outcome->status, status);
-            atomic_store(&outcome->failed, i);
+            atomic_store(&outcome->failed, x);
         }
-        if (i + 1 == plan->n_calls) return; /* the end of the region is the last barrier */
-        if (plan->calls[i + 1].overlaps) {
+        if (x + 1 == all) return; /* the end of the region is the last barrier */
+        if (next->overlaps) {
             if (status != GOLLM_OK) return;
             continue;
         }
         gollm_team_wait(team);
-        if (atomic_load_explicit(&outcome->failed, memory_order_relaxed) <= i) return;
+        if (atomic_load_explicit(&outcome->failed, memory_order_relaxed) <= x) return;
     }
 }
 
-int gollm_run_plan(struct gollm_plan *plan, int64_t *failed) {
-    struct outcome outcome = {GOLLM_OK, plan->n_calls};
+int gollm_run_plan(struct gollm_plan *plan, int64_t times, int64_t *failed) {
+    struct outcome outcome = {GOLLM_OK, times * plan->n_calls};
     pthread_mutex_lock(&queue);
     const int n = gollm_num_threads();
     if (n != plan->n_threads) measure_workspace(plan, n);
@@ -217,19 +221,19 @@ int gollm_run_plan(struct gollm_plan *plan, int64_t *failed) {
         }
     } else if (n == 1) {
         struct gollm_team alone = {0, 1, &barrier, workspace, NULL};
-        run_calls(plan, &outcome, &alone);
+        run_calls(plan, times, &outcome, &alone);
     }
 #ifdef _OPENMP
     else {
 #pragma omp parallel num_threads(n)
         {
             struct gollm_team team = {omp_get_thread_num(), omp_get_num_threads(), &barrier, workspace, NULL};
-            run_calls(plan, &outcome, &team);
+            run_calls(plan, times, &outcome, &team);
         }
     }
 #endif
     pthread_mutex_unlock(&queue);
-    *failed = outcome.failed;
+    *failed = outcome.status == GOLLM_OK ? plan->n_calls : outcome.failed % plan->n_calls;
     return outcome.status;
 }
 
@@ -238,5 +242,5 @@ int gollm_run(const struct gollm_kernel *kernel, const void *args) {
     struct gollm_plan plan = {&call, 1, 0, 0};
     int64_t failed;
     const int status = gollm_check(kernel, args);
-    return status != GOLLM_OK ? status : gollm_run_plan(&plan, &failed);
+    return status != GOLLM_OK ? status : gollm_run_plan(&plan, 1, &failed);
 }

@@ -112,10 +112,11 @@ struct gollm_plan {
     int n_threads;
 };
 
-/* Checks every call, once. gollm_run_plan then runs the plan, any number of times, and checks nothing but data. Both return 0,
- * or the status of the first call that failed, whose number is then in *failed; those after it are not run. */
+/* Checks every call, once. gollm_run_plan then runs the plan `times` times, with nothing in between, and checks nothing but
+ * data. Both return 0, or the status of the first call that failed, whose number is then in *failed; those after it are not
+ * run. The first call overlaps none. */
 GOLLM_API int gollm_prepare_plan(struct gollm_plan *plan, int64_t *failed);
-GOLLM_API int gollm_run_plan(struct gollm_plan *plan, int64_t *failed);
+GOLLM_API int gollm_run_plan(struct gollm_plan *plan, int64_t times, int64_t *failed);
 
 /* The workspace, which grows as calls need it: its bytes, room for at least so many, and giving it back. */
 GOLLM_API int64_t gollm_workspace_size(void);
@@ -126,7 +127,7 @@ GOLLM_API void gollm_release_workspace(void);
 struct gollm_backend {
     const char *name;
     const struct gollm_kernel *(*kernels)(enum gollm_dtype dtype);
-    int (*run_plan)(struct gollm_plan *plan, int64_t *failed);
+    int (*run_plan)(struct gollm_plan *plan, int64_t times, int64_t *failed);
     int64_t (*workspace_size)(void);
     int (*reserve_workspace)(int64_t bytes);
     void (*release_workspace)(void);

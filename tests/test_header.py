@@ -154,14 +154,14 @@ def test_a_plan_runs_its_calls_in_order_until_one_is_refused(library):
             assert lib.gollm_prepare_plan(plan, failed) == lib.GOLLM_OK and failed[0] == plan.n_calls
         for n_threads in (1, 2, 5):
             assert lib.gollm_set_num_threads(n_threads) == lib.GOLLM_OK
-            assert lib.gollm_run_plan(good, failed) == lib.GOLLM_OK
+            assert lib.gollm_run_plan(good, 1, failed) == lib.GOLLM_OK
             assert (y == 8).all() and (z == 3).all() and failed[0] == 4
             for _ in range(100):
-                assert lib.gollm_run_plan(refused, failed) == lib.GOLLM_BAD_INDEX
+                assert lib.gollm_run_plan(refused, 1, failed) == lib.GOLLM_BAD_INDEX
                 assert (y == 8).all() and failed[0] == 4
     empty, _calls = plan_of(ffi, [])
     assert lib.gollm_prepare_plan(empty, failed) == lib.GOLLM_OK
-    assert lib.gollm_run_plan(empty, failed) == lib.GOLLM_OK
+    assert lib.gollm_run_plan(empty, 1, failed) == lib.GOLLM_OK
     lib.gollm_set_num_threads(before)
 
 
@@ -190,7 +190,7 @@ def test_the_workspace_is_reserved_and_released(library):
     assert lib.gollm_prepare_plan(plan, failed) == lib.GOLLM_OK
     assert plan.workspace == 512 and plan.n_threads == lib.gollm_num_threads() and lib.gollm_workspace_size() == 0
     for _ in range(2):  # after a release, too
-        assert lib.gollm_run_plan(plan, failed) == lib.GOLLM_OK and norm[0] == 10
+        assert lib.gollm_run_plan(plan, 1, failed) == lib.GOLLM_OK and norm[0] == 10
         assert lib.gollm_workspace_size() == 512
         lib.gollm_release_workspace()
 

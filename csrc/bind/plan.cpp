@@ -82,7 +82,8 @@ class Plan : public Made {
         usage_.end_alone();
     }
 
-    void run() {
+    void run(int64_t times) {
+        if (times < 1) raise_error("GollmError", "a plan cannot run " + std::to_string(times) + " times");
         refuse_inside("a plan cannot run");
         if (pool_->lent()) raise_error("GollmError", "a plan cannot run while memory that it has lent is in use");
         if (!usage_.start_run()) raise_error("GollmError", IN_USE);
@@ -91,7 +92,7 @@ class Plan : public Made {
         int status;
         {
             WithoutGil released;
-            status = gollm_run_plan(&plan_, &failed);
+            status = gollm_run_plan(&plan_, times, &failed);
         }
         if (status != GOLLM_OK) fail(status, failed);
     }
@@ -248,7 +249,8 @@ void bind_plan(py::module_ &m) {
         .def("lend", &Plan::lend, "Gives this thread's arrays the plan's memory until end().")
         .def("end", &Plan::end)
         .def("clear", &Plan::clear, "Forgets what was recorded and frees the memory.")
-        .def("run", &Plan::run, "Runs the recorded calls; raises KernelError as the one that failed would.")
+        .def("run", &Plan::run, py::arg("times") = 1,
+             "Runs the recorded calls, `times` times; raises KernelError as the one that failed would.")
         .def("spans", &Plan::spans,
              "The names of the recorded calls' kernels, in lists of those that no barrier separates.");
     py::class_<Measure>(m, "Measure")

@@ -20,7 +20,7 @@ from gollm.nn.tensor import Tensor, written
 
 R = TypeVar("R")  # what a plan's function returns
 
-INPUT_DTYPES = ("int32", "float32", "float64")
+INPUT_DTYPES = ("int32", "int64", "float32", "float64")
 
 
 class Plan(Generic[R]):
@@ -39,7 +39,7 @@ class Plan(Generic[R]):
     (weights, the dropout counter); numbers stay as they were recorded. A function that computes gradients begins with
     zero_grad(): whether backward() overwrites them or adds to them is recorded, too.
 
-    function   of int32, float32 or float64 arrays. It gets arrays of the plan's own, which later calls fill. What it
+    function   of int32, int64, float32 or float64 arrays. It gets arrays of the plan's own, which later calls fill. What it
                returns (tensors or arrays, in any structure) is returned by every call, with other values in it: read or
                copy them before the next one. Its memory, results aside, is the plan's and stays taken: see lend_memory.
     """
@@ -52,18 +52,22 @@ class Plan(Generic[R]):
         self._leaves: list[Tensor] = []  # that it writes gradients of
         self._result: tuple[R] | None = None  # None: not recorded
 
-    def __call__(self, *inputs: Array) -> R:
-        """Runs the plan. It is recorded by the first call, and again by one with other shapes or dtypes.
+    def __call__(self, *inputs: Array, times: int = 1) -> R:
+        """Runs the plan, `times` times with nothing in between: for kernels that go on from what they left in the
+        plan's arrays. It is recorded by the first call, and again by one with other shapes or dtypes.
 
-        Raises DTypeError for other dtypes than int32, float32 and float64, and what the function raises: a replay
+        Raises DTypeError for other dtypes than those, and what the function raises: a replay
         raises KernelError where a kernel refuses its arguments; the plan stays usable. Calls from several threads take
         turns."""
         with self._lock:
             if self._result is None or _kinds(inputs) != _kinds(self._inputs):
-                return self._record(inputs)
+                result = self._record(inputs)
+                if times > 1:
+                    self._native.run(times - 1)
+                return result
             for own, given in zip(self._inputs, inputs, strict=True):
                 np.copyto(own, given)
-            self._native.run()
+            self._native.run(times)
             for leaf in self._leaves:
                 leaf.has_grad = True
             return self._result[0]
