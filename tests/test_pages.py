@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+import gollm
 from gollm.errors import ConfigError, GenerationError, GollmError
-from gollm.inference.generate import generate_tokens
 from gollm.inference.pages import PAGE_SIZE, CachedSequence, PagePool, next_batch
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder

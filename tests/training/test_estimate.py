@@ -49,7 +49,6 @@ KINDS = {
     "MLPs computed again": {**WIDE, "batch_size": 64, "recompute": "mlp"},
     "blocks computed again": {**WIDE, "batch_size": 64, "n_layers": 8, "recompute": "block"},
     "bfloat16 activations": {**WIDE, "batch_size": 64, "activation_dtype": "bfloat16"},
-    "bfloat16 products": {**WIDE, "batch_size": 64, "compute_dtype": "bfloat16"},
     "both": {**WIDE, "batch_size": 64, "n_layers": 8, "recompute": "mlp", "activation_dtype": "bfloat16"},
     "both, blocks": {**WIDE, "batch_size": 64, "dropout": 0.1, "recompute": "block", "activation_dtype": "bfloat16"},
     "llama": {**WIDE, **LLAMA, "batch_size": 16},
