@@ -9,25 +9,17 @@
 #include <sched.h>     /* sched_yield */
 #include <stdatomic.h> /* the barrier */
 #include <stdlib.h>    /* aligned_alloc */
-#ifdef __linux__
-#include <linux/futex.h> /* FUTEX_WAIT_PRIVATE */
-#include <sys/syscall.h> /* SYS_futex */
-#include <unistd.h>      /* syscall */
-#endif
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
 #include "gollm.h"
 
-/* A thread that waits looks so often, 5 to 30 us, before it sleeps. It has to sleep: where two threads share a core, the
- * other one cannot arrive before, and one that wakes is put on an idle core (docs/performance.md has the figures). */
-enum { MAX_THREADS = 1024, LOOKS_BEFORE_SLEEP = 500 };
+enum { MAX_THREADS = 1024, SPINS_BEFORE_YIELD = 4000 };
 
 /* Counts arrivals; the last one of n starts the next phase. A line each: waiting threads read only `phase`. */
 struct gollm_barrier {
     _Alignas(GOLLM_ALIGNMENT) atomic_int arrived;
-    atomic_int sleeping;
     _Alignas(GOLLM_ALIGNMENT) atomic_uint phase; /* wraps around */
 };
 
@@ -46,43 +38,19 @@ static inline void pause_cpu(void) {
 #endif
 }
 
-/* Sleeps until wake_all() if *word is `value`; may return before, so the caller looks again. */
-static void sleep_while(atomic_uint *word, unsigned value) {
-#ifdef __linux__
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
-#else
-    (void)word, (void)value;
-    sched_yield();
-#endif
-}
-
-static void wake_all(atomic_uint *word) {
-#ifdef __linux__
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, MAX_THREADS, NULL, NULL, 0);
-#else
-    (void)word;
-#endif
-}
-
-/* Whoever sleeps has counted itself before it looks at `phase` the last time, and the last one to arrive looks at that count
- * after it has written `phase`: in the order of all sequentially consistent operations one of them sees the other. */
 void gollm_team_wait(const struct gollm_team *team) {
     if (team->n_threads == 1) return;
     struct gollm_barrier *b = team->barrier;
-    const unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
+    unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == team->n_threads - 1) {
         atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
-        atomic_store(&b->phase, phase + 1);
-        if (atomic_load(&b->sleeping)) wake_all(&b->phase);
+        atomic_store_explicit(&b->phase, phase + 1, memory_order_release);
         return;
     }
-    for (int looks = 0; looks < LOOKS_BEFORE_SLEEP; looks++) {
-        if (atomic_load_explicit(&b->phase, memory_order_acquire) != phase) return;
+    for (int spins = 0; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; spins++) {
         pause_cpu();
+        if (spins > SPINS_BEFORE_YIELD) sched_yield(); /* more threads than cores: let the others arrive */
     }
-    atomic_fetch_add(&b->sleeping, 1);
-    while (atomic_load(&b->phase) == phase) sleep_while(&b->phase, phase);
-    atomic_fetch_sub(&b->sleeping, 1);
 }
 
 static void lock_before_fork(void) { pthread_mutex_lock(&queue); }
