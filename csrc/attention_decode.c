@@ -85,15 +85,26 @@ int64_t attention_decode_size(const struct attention *a, int n_threads) {
     return lay_out(a, NULL, n_threads - 1, &w, &parts);
 }
 
+/* Prefetches the lines in which a vector of values begins, `ahead` bytes further. */
+static inline __attribute__((always_inline)) void prefetch(const enum number_format format, const int vector,
+                                                           const void *array, int64_t i, int64_t ahead) {
+    const int bytes = format == REALS ? sizeof(real) : sizeof(uint16_t);
+    if (vector * VL * bytes % 64 == 0)
+        __builtin_prefetch((const char *)array + (i + vector * VL) * bytes + ahead, 0, 2);
+}
+
 /* scores (rows, NR) = q [D][rows] times a panel of keys [D][NR], whose steps are `step` apart. */
 static inline __attribute__((always_inline)) void score_panel(const enum number_format format, const int rows,
                                                               int64_t D, const real *q, const void *keys, int64_t step,
-                                                              real *scores) {
+                                                              int64_t ahead, real *scores) {
     vec c[ROWS][2];
     UNROLL
     for (int r = 0; r < rows; r++) c[r][0] = c[r][1] = vec_set(0);
     for (int64_t d = 0; d < D; d++) {
-        const vec k0 = load_as(format, keys, d * step), k1 = load_as(format, keys, d * step + VL);
+        const vec k0 = vec_in_register(load_as(format, keys, d * step));
+        const vec k1 = vec_in_register(load_as(format, keys, d * step + VL));
+        prefetch(format, 0, keys, d * step, ahead);
+        prefetch(format, 1, keys, d * step, ahead);
         UNROLL
         for (int r = 0; r < rows; r++) {
             const vec x = vec_set(q[d * rows + r]);
@@ -111,8 +122,8 @@ static inline __attribute__((always_inline)) void score_panel(const enum number_
 /* o (rows, up to `vectors` vectors: `columns`), o_row apart, += p (rows, n), KEY_BLOCK apart, times rows of v, v_row apart. */
 static inline __attribute__((always_inline)) void add_columns(const enum number_format format, const int rows,
                                                               const int vectors, int64_t columns, int64_t n,
-                                                              const real *p, const void *v, int64_t v_row, real *o,
-                                                              int64_t o_row) {
+                                                              const real *p, const void *v, int64_t v_row,
+                                                              int64_t ahead, real *o, int64_t o_row) {
     vec c[ROWS][VECTORS];
     UNROLL
     for (int r = 0; r < rows; r++) {
@@ -122,7 +133,10 @@ static inline __attribute__((always_inline)) void add_columns(const enum number_
     for (int64_t k = 0; k < n; k++) {
         vec x[VECTORS];
         UNROLL
-        for (int i = 0; i < vectors; i++) x[i] = load_as_n(format, v, k * v_row + i * VL, columns - i * VL);
+        for (int i = 0; i < vectors; i++) {
+            x[i] = vec_in_register(load_as_n(format, v, k * v_row + i * VL, columns - i * VL));
+            prefetch(format, i, v, k * v_row, ahead);
+        }
         UNROLL
         for (int r = 0; r < rows; r++) {
             const vec weight = vec_set(p[r * KEY_BLOCK + k]);
@@ -140,12 +154,13 @@ static inline __attribute__((always_inline)) void add_columns(const enum number_
 /* The same for all D columns. */
 static inline __attribute__((always_inline)) void add_values(const enum number_format format, const int rows, int64_t D,
                                                              int64_t n, const real *p, const void *v, int64_t v_row,
-                                                             real *o, int64_t o_row) {
+                                                             int64_t ahead, real *o, int64_t o_row) {
     int64_t d = 0;
     for (; d + VECTORS * VL <= D; d += VECTORS * VL)
-        add_columns(format, rows, VECTORS, VECTORS * VL, n, p, address_of(format, v, d), v_row, o + d, o_row);
-    for (; d + VL <= D; d += VL) add_columns(format, rows, 1, VL, n, p, address_of(format, v, d), v_row, o + d, o_row);
-    if (d < D) add_columns(format, rows, 1, D - d, n, p, address_of(format, v, d), v_row, o + d, o_row);
+        add_columns(format, rows, VECTORS, VECTORS * VL, n, p, address_of(format, v, d), v_row, ahead, o + d, o_row);
+    for (; d + VL <= D; d += VL)
+        add_columns(format, rows, 1, VL, n, p, address_of(format, v, d), v_row, ahead, o + d, o_row);
+    if (d < D) add_columns(format, rows, 1, D - d, n, p, address_of(format, v, d), v_row, ahead, o + d, o_row);
 }
 
 /* Calls a function of (format, rows, ...) with both as constants. */
@@ -163,42 +178,64 @@ static inline __attribute__((always_inline)) void add_values(const enum number_f
     case F16: WITH_ROWS(function, F16, rows, __VA_ARGS__);                                                             \
     }
 
+/* Pages are read in the order of this function: the keys of a head in the pages of a block, its values, the next head; the
+ * next block. Reading a page's keys or values fetches the same lines of what comes next, `ahead` bytes further: the
+ * hardware's prefetcher does not know the order of pages, and starts anew in each page of memory. */
+static int64_t bytes_ahead(const struct attention *a, const struct sequence *s, int64_t g, struct range keys,
+                           int64_t position, int values) {
+    const int64_t next = (position / a->Z + 1) * a->Z;
+    const void *pages = values ? a->v_pages : a->k_pages, *then = pages;
+    const int64_t here = page_offset(a, s, g, position);
+    int64_t there = here;
+    if (next < keys.end)
+        there = page_offset(a, s, g, next);
+    else if (!values)
+        then = a->v_pages, there = page_offset(a, s, g, keys.begin);
+    else if (g + 1 < a->G)
+        then = a->k_pages, there = page_offset(a, s, g + 1, keys.begin);
+    else if (next < s->past + s->queries)
+        then = a->k_pages, there = page_offset(a, s, 0, next);
+    return (const char *)address_of(a->format, then, there) - (const char *)address_of(a->format, pages, here);
+}
+
 /* Where NR keys lie: [D][NR], `step` apart. */
 struct panel {
     enum number_format format;
     const void *keys;
-    int64_t step;
+    int64_t step, ahead;
 };
 
 /* The panel of keys from position `first` on: where it lies in a page, or made in the buffers. */
-static struct panel panel_at(const struct attention *a, const struct sequence *s, int64_t g, int64_t first, int64_t end,
-                             const struct buffers *w) {
+static struct panel panel_at(const struct attention *a, const struct sequence *s, int64_t g, struct range keys,
+                             int64_t first, const struct buffers *w) {
     if (!a->page_table) {
         const real *k[NR];
         int64_t offset[NR];
-        key_rows(a, s, g, first, end, k, offset, w->rotated);
+        key_rows(a, s, g, first, keys.end, k, offset, w->rotated);
         pack_panel(w->panel, NR, k, a->D);
     } else if (panels_lie_in_pages(a)) {
         const int64_t at = page_offset(a, s, g, first) + first % a->Z;
-        return (struct panel){a->format, address_of(a->format, a->k_pages, at), a->Z};
+        return (struct panel){a->format, address_of(a->format, a->k_pages, at), a->Z,
+                              bytes_ahead(a, s, g, keys, first, 0)};
     } else {
-        gather_panel(a->format, a, s, g, first, end, w->panel);
+        gather_panel(a->format, a, s, g, first, keys.end, w->panel);
     }
-    return (struct panel){REALS, w->panel, NR};
+    return (struct panel){REALS, w->panel, NR, 0};
 }
 
 /* Rows of v, `row` apart, from position `first` on: those up to `end`, or to the end of a page. */
 struct rows {
     enum number_format format;
     const void *values;
-    int64_t row, end;
+    int64_t row, end, ahead;
 };
 
-static struct rows rows_at(const struct attention *a, const struct sequence *s, int64_t g, int64_t first, int64_t end) {
-    if (!a->page_table) return (struct rows){REALS, a->v + key_offset(a, s, g, first), a->kv_stride, end};
+static struct rows rows_at(const struct attention *a, const struct sequence *s, int64_t g, struct range keys,
+                           int64_t first) {
+    if (!a->page_table) return (struct rows){REALS, a->v + key_offset(a, s, g, first), a->kv_stride, keys.end, 0};
     const int64_t at = page_offset(a, s, g, first) + first % a->Z * a->D;
     return (struct rows){a->format, address_of(a->format, a->v_pages, at), a->D,
-                         min_i64(end, (first / a->Z + 1) * a->Z)};
+                         min_i64(keys.end, (first / a->Z + 1) * a->Z), bytes_ahead(a, s, g, keys, first, 1)};
 }
 
 /* Up to ROWS heads of a group, for one query: rows of a unit. */
@@ -243,11 +280,11 @@ static void attend(const struct attention *a, const struct decoded *decoded, int
 
     // 1. scores = q k^T
     for (int64_t at = first_seen / NR * NR; at < keys.end - begin; at += NR) {
-        const struct panel k = panel_at(a, s, g, begin + at, keys.end, w);
+        const struct panel k = panel_at(a, s, g, keys, begin + at, w);
         for (int64_t x = 0; x < n_tiles; x++) {
             const struct heads t = tile_at(a, s, g, keys, x);
             if (at < t.seen.end)
-                WITH_CONSTANTS(score_panel, k.format, t.rows, D, w->q + t.row * D, k.keys, k.step,
+                WITH_CONSTANTS(score_panel, k.format, t.rows, D, w->q + t.row * D, k.keys, k.step, k.ahead,
                                w->scores + t.row * KEY_BLOCK + at * t.rows);
         }
     }
@@ -265,13 +302,13 @@ static void attend(const struct attention *a, const struct decoded *decoded, int
 
     // 3. o = p v
     for (int64_t first = begin + first_seen; first < keys.end;) {
-        const struct rows v = rows_at(a, s, g, first, keys.end);
+        const struct rows v = rows_at(a, s, g, keys, first);
         for (int64_t x = 0; x < n_tiles; x++) {
             const struct heads t = tile_at(a, s, g, keys, x);
             const int64_t from = max_i64(first - begin, t.seen.begin), to = min_i64(v.end - begin, t.seen.end);
             if (from < to)
                 WITH_CONSTANTS(add_values, v.format, t.rows, D, to - from, w->p + t.row * KEY_BLOCK + from,
-                               address_of(v.format, v.values, (from - (first - begin)) * v.row), v.row,
+                               address_of(v.format, v.values, (from - (first - begin)) * v.row), v.row, v.ahead,
                                parts.o + ((t.i * a->H + t.h) * part_row + block) * columns, part_row * columns);
         }
         first = v.end;

@@ -34,6 +34,14 @@ typedef real vec_unaligned __attribute__((vector_size(VEC_BYTES), aligned(sizeof
 static inline vec vec_load(const real *p) { return (vec) * (const vec_unaligned *)p; }
 static inline void vec_store(real *p, vec v) { *(vec_unaligned *)p = (vec_unaligned)v; }
 
+/* x, in a register from here on: where it has several uses, GCC would load it from memory for each. */
+static inline vec vec_in_register(vec x) {
+#if defined(__x86_64__)
+    __asm__("" : "+v"(x));
+#endif
+    return x;
+}
+
 /* All lanes x. Written so that compilers make one broadcast of it. */
 static inline vec vec_set(real x) {
 #if VEC_BYTES == 64 && !defined(GOLLM_F64)
