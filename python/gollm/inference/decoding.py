@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from gollm.inference.packing import packed_for_decoding
 from gollm.inference.pages import CachedSequence, PagePool, next_batch
 from gollm.kernels import Array
 from gollm.model.batch import Batch, Cache
@@ -24,13 +25,15 @@ class CachedForward:
     def __init__(self, model: Decoder, pool: PagePool, max_recorded_rows: int) -> None:
         self.model = model
         self.max_recorded_rows = max_recorded_rows
+        self._packed: Decoder | None = None  # made for the first recording
         self._plans: OrderedDict[tuple[int, int], Plan[Array]] = OrderedDict()  # by rows and sequences
 
         def every_row(
             tokens: Array, positions: Array, page_table: Array, lengths: Array, query_offsets: Array
         ) -> Array:
+            assert self._packed is not None
             cache = Cache(pool.k_pages, pool.v_pages, page_table, lengths, query_offsets)
-            return model.cached_logits(Batch(tokens, positions, cache))
+            return self._packed.cached_logits(Batch(tokens, positions, cache))
 
         self._every_row = every_row
 
@@ -56,6 +59,7 @@ class CachedForward:
         shape = (n_rows, n_sequences)
         plan = self._plans.get(shape)
         if plan is None:
+            self._packed = self._packed or packed_for_decoding(self.model)
             while self._plans and n_rows + sum(rows for rows, _ in self._plans) > self.max_recorded_rows:
                 self._plans.popitem(last=False)
             plan = self._plans[shape] = Plan(self._every_row)

@@ -26,7 +26,7 @@ class _KernelNames(NamedTuple):
     """The kernels (csrc/kernels.def) that read a weight of one kind; None where there is none."""
 
     product: str
-    embedding_forward: str
+    embedding_forward: str | None
     input_gradient: str | None = None
     head_forward: str | None = None
     head_backward: str | None = None
@@ -36,6 +36,7 @@ _PLAIN = _KernelNames("matmul_nt", "embedding_forward", "matmul_nn", "head_forwa
 _KERNELS: dict[tuple[DType, str], _KernelNames] = {
     (dtypes.float32, ROW_MAJOR): _PLAIN,
     (dtypes.float64, ROW_MAJOR): _PLAIN,
+    (dtypes.float32, PANELS): _KernelNames("matmul_packed", None),
     (dtypes.bfloat16, PANELS): _KernelNames("matmul_bf16", "embedding_bf16"),
     (dtypes.float16, PANELS): _KernelNames("matmul_f16", "embedding_f16"),
     (dtypes.int8, PANELS): _KernelNames("matmul_int8", "embedding_int8"),
