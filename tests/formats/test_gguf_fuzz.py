@@ -151,6 +151,10 @@ HOSTILE = RUNNER + textwrap.dedent("""
         "more tensors than there are": (model(n_tensors=60000), ""),
         "name of 2^64 bytes": (build([string("a", 2**64 - 1)], []), "are left"),
         "value of 2^63 bytes": (build([string("a") + struct.pack("<I", 8) + string("b", 2**63)], []), "are left"),
+        "a text of an array of 2^63 bytes": (
+            build([string("a") + struct.pack("<IIQ", 9, 8, 2) + string("b") + struct.pack("<Q", 2**63) + b"c"], []),
+            "needs 9,223,372,036,854,775,808 bytes",
+        ),
         "array of 2^61": (model(keys=[key("a", "u64", [], 2**61)]), "are left"),
         "array of 2^63 texts": (model(keys=[key("a", "string", [], 2**63)]), "texts"),
         "array of a million texts": (model(keys=[key("a", "string", [], 2**20 - 1)]), "can hold"),
