@@ -40,6 +40,7 @@ def test_lines(checkpoint: Path, run: Run) -> None:
         "character, 5 tokens",
         "after step 1,234, ",
         "generation min_p 0.5, top_k 5, chat template, chat template 'tool_use'\n",
+        "sampling   max_new_tokens 200, temperature 0.8, top_k 5, top_p 1.0, min_p 0.5, repetition_penalty 1.0\n",
     ):
         assert part in result.out
     assert "moments" not in result.out
@@ -50,7 +51,11 @@ def test_lines(checkpoint: Path, run: Run) -> None:
 
 
 def test_json(checkpoint: Path, run: Run) -> None:
-    assert json.loads(run("info", "--model", checkpoint, "--json").out) == checkpoint_info(checkpoint)
+    found = json.loads(run("info", "--model", checkpoint, "--json").out)
+    assert found.pop("sampling") == {
+        "max_new_tokens": 200, "temperature": 0.8, "top_k": 5, "top_p": 1.0, "min_p": 0.5, "repetition_penalty": 1.0,
+    }  # fmt: skip
+    assert found == checkpoint_info(checkpoint)
 
 
 def test_mistakes(tmp_path: Path, run: Run) -> None:

@@ -28,6 +28,7 @@ def run(options: Options) -> None:
     golm = formats.recognise(options.model).name == "golm"
     path = options.model
     found = checkpoint_info(checkpoint_of(path) or path) if golm else model_info(path)
+    found["sampling"] = default_sampling(found["generation"] or {})
     if options.json:
         print(json.dumps(found, indent=2))
     else:
@@ -55,17 +56,27 @@ def model_info(path: Path) -> dict[str, Any]:
         }
 
 
+def default_sampling(generation: dict[str, Any]) -> dict[str, Any]:
+    """How texts are generated where the user says nothing: as the file recommends, or else by gollm's defaults."""
+    from gollm.inference.sampling import DEFAULTS, Sampling
+    from gollm.model.generation_defaults import GenerationDefaults
+
+    sampling = Sampling().resolved(GenerationDefaults.from_dict(generation))
+    return {name: getattr(sampling, name) for name in DEFAULTS}
+
+
 def in_lines(found: dict[str, Any], *, tensors: bool) -> str:
     tokenizer = found["tokenizer"]
     rows = [
         ("file", f"{found['path']}, {found['format']}"),
         ("parameters", f"{found['parameters']:,}" + (f" as {found['dtype']}" if found["dtype"] else "")),
-        ("model", _config(found)),
+        ("model", _config(found["config"])),
         (
             "tokenizer",
             _tokenizer(tokenizer) + (f": {found['without_tokenizer']}" if found["without_tokenizer"] else ""),
         ),
         ("generation", _generation(found["generation"])),
+        ("sampling", _config(found["sampling"])),
     ]
     return _lines(rows, [[t["name"], _shape(t)] for t in found["tensors"]] if tensors else [])
 
@@ -75,9 +86,10 @@ def checkpoint_in_lines(found: dict[str, Any], *, tensors: bool) -> str:
     rows = [
         ("file", f"{found['path']}, {sizes['file']:,} bytes, format version {found['version']}"),
         ("parameters", f"{found['parameters']:,} in {sizes['weights']:,} bytes"),
-        ("model", _config(found)),
+        ("model", _config(found["config"])),
         ("tokenizer", _tokenizer(found["tokenizer"])),
         ("generation", _generation(found["generation"] or {})),
+        ("sampling", _config(found["sampling"])),
         ("training", "none; the weights only" if step is None else f"after step {step:,}, {sizes['training']:,} bytes"),
     ]
     table = [[t["name"], f"{t['dtype']:4} {_shape(t):16} {t['group']}"] for t in found["tensors"]]
@@ -91,8 +103,8 @@ def _lines(rows: list[tuple[str, str]], table: list[list[str]]) -> str:
     )
 
 
-def _config(found: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {_value(value)}" for name, value in found["config"].items())
+def _config(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {_value(value)}" for name, value in values.items())
 
 
 def _generation(found: dict[str, Any]) -> str:

@@ -19,8 +19,8 @@ from gollm.system.strict_json import shorten
 # changed.
 Processor: TypeAlias = Callable[[Array, Array], "Array | None"]
 
-# What holds where neither the user nor the model's file says something.
-_OTHERWISE = {
+# The first six options where neither the user nor the model's file says anything.
+DEFAULTS = {
     "max_new_tokens": 200,
     "temperature": 0.8,
     "top_k": 0,
@@ -109,7 +109,7 @@ class Sampling:
     def resolved(self, defaults: GenerationDefaults) -> Sampling:
         """The same with a value for each option that is None: what the model's file recommends, or else the default."""
         values: dict[str, Any] = {}
-        for name, otherwise in _OTHERWISE.items():
+        for name, otherwise in DEFAULTS.items():
             if getattr(self, name) is None:
                 recommended = getattr(defaults, name)
                 values[name] = otherwise if recommended is None else recommended
@@ -217,4 +217,4 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "length_penalty": _finite,
     "context_full": _context_full,
 }
-_MAY_BE_NONE = {*_OTHERWISE, "logprobs", "prompt_logprobs", "json_schema", "regex", "grammar"}
+_MAY_BE_NONE = {*DEFAULTS, "logprobs", "prompt_logprobs", "json_schema", "regex", "grammar"}
