@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 
+import gollm
 from gollm.errors import GenerationError
-from gollm.inference.beam import BeamResult, BeamSearch
+from gollm.inference.beam import BeamResult, BeamSearch, beam_search
 from gollm.inference.sampling import Sampling
+from gollm.language_model import LanguageModel
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
+from gollm.tokenizers import CharacterTokenizer
 
 V = 7
 MODEL = Decoder(ModelConfig(n_layers=1, n_heads=2, d_model=8, vocab_size=V, context=200)).initialise(3)
@@ -98,3 +102,38 @@ def test_a_long_prompt_goes_through_in_chunks() -> None:
     prompt = np.random.default_rng(1).integers(0, V, 1100).tolist()
     best = int(model.logits(np.array([prompt], np.int32))[0, -1].argmax())
     assert search(prompt, model=model, max_new_tokens=1, beams=2)[0].tokens == (best,)
+
+
+TOKENIZER = CharacterTokenizer.train("abcdef", special_tokens=["<|endoftext|>"])
+LANGUAGE_MODEL = LanguageModel(MODEL, TOKENIZER)
+
+
+def test_the_front_doors() -> None:
+    assert TOKENIZER.vocab_size == V
+    found = beam_search(LANGUAGE_MODEL, "abc", beams=4, n=3, max_new_tokens=8)
+    prompt, end = TOKENIZER.encode("abc").tolist(), TOKENIZER.end_of_text
+    want = search(prompt, beams=4, n=3, max_new_tokens=8, stop_tokens=[end])
+    assert [list(one.tokens) for one in found] == [list(one.tokens) for one in want]
+    assert [one.text for one in found] == [TOKENIZER.decode(one.tokens) for one in want]
+    assert [choice.text for choice in found[0].choices] == [one.text for one in found]
+    assert LANGUAGE_MODEL.generate("abc", beams=4, max_new_tokens=8) == found[0].text
+    with pytest.raises(GenerationError, match="beams is 4; it must be 1 here: beam search is done by"):
+        gollm.Engine(LANGUAGE_MODEL).submit("abc", beams=4)
+    with pytest.raises(GenerationError, match="logprobs is 1; it must be None with beam search"):
+        beam_search(LANGUAGE_MODEL, "abc", beams=4, logprobs=1)
+
+
+def test_stop_strings_end_beams() -> None:
+    plain = beam_search(LANGUAGE_MODEL, "abc", beams=3, max_new_tokens=12)[0].text
+    stop = plain[4:6]
+    for one in beam_search(LANGUAGE_MODEL, "abc", beams=3, n=3, max_new_tokens=12, stop=stop):
+        assert stop not in one.text
+        assert (one.finish_reason == "stop") == (stop in TOKENIZER.decode(one.tokens) or len(one.tokens) < 12)
+
+
+def test_beams_are_structured_each_for_itself() -> None:
+    pytest.importorskip("llguidance")
+    found = beam_search(LANGUAGE_MODEL, "abc", beams=5, n=5, max_new_tokens=12, regex="(a|bc|de){3}f")
+    assert len({one.text for one in found}) == 5
+    for one in found:
+        assert re.fullmatch("(a|bc|de){3}f", one.text) and one.finish_reason == "stop"

@@ -13,20 +13,68 @@ gollm, and not log-probabilities.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from gollm.errors import GenerationError
+from gollm.inference.generation import Completion, Model, prompt_ids
 from gollm.inference.pages import PAGE_SIZE, CachedSequence, PagePool, cache_dtype_of, next_batch, pages_for
 from gollm.inference.processors import changes_logits, process
 from gollm.inference.sampling import Sampling
-from gollm.inference.structured import StructuredText
+from gollm.inference.stopping import StopStrings
+from gollm.inference.structured import StructuredText, structured_text
 from gollm.kernels import Array, cpu
 from gollm.model.decoder import Decoder
 
 _CHUNK = 512  # tokens of the prompt in one forward pass
+
+
+def beam_search(
+    model: Model, prompt: str | Sequence[int] | Array, sampling: Sampling | None = None, **options: Any
+) -> list[Completion]:
+    """The `n` best texts that continue a prompt, the best first, in the caller's thread and with a cache of their own.
+    `options` are fields of Sampling, above all beams and length_penalty; they replace those of `sampling`.
+
+    Raises GenerationError for a prompt or an option that cannot be used."""
+    chosen = Sampling.of(sampling, options).resolved(model.defaults)
+    for name in ("logprobs", "prompt_logprobs"):
+        if getattr(chosen, name) is not None:
+            raise GenerationError(f"{name} is {getattr(chosen, name)}; it must be None with beam search")
+    ids, tokenizer = prompt_ids(model, prompt), model.tokenizer
+    assert isinstance(chosen.stop, tuple)  # since Sampling has checked it
+    strings = [one for one in chosen.stop if isinstance(one, str)]
+    if tokenizer is None and strings:
+        raise GenerationError("stop has strings, and this model has no tokenizer; give token ids")
+    stop_tokens = {*model.defaults.stop_tokens, *(one for one in chosen.stop if not isinstance(one, str))}
+    if tokenizer is not None:
+        stop_tokens.update(tokenizer.framing.end[:1])
+
+    def text_of(tokens: Sequence[int]) -> tuple[str, bool]:
+        """The text before a stop string, and whether there is one."""
+        if tokenizer is None:
+            return "", False
+        decoder, stop = tokenizer.decoder(after=ids), StopStrings(strings)
+        text, stopped = stop.push("".join(map(decoder.push, tokens)) + decoder.finish())
+        return text if stopped else text + stop.finish(), stopped
+
+    search = BeamSearch(
+        model.decoder,
+        ids,
+        chosen,
+        stop_tokens=stop_tokens,
+        vocab_size=None if tokenizer is None else tokenizer.vocab_size,
+        ended=(lambda tokens: text_of(tokens)[1]) if strings else None,
+        structure=structured_text(chosen, tokenizer, sorted(stop_tokens)),
+    )
+    while not search.finished:
+        search.step()
+    found = tuple(
+        Completion(text_of(one.tokens)[0], one.tokens, one.finish_reason, None, tuple(ids), None)
+        for one in search.results
+    )
+    return [replace(one, choices=found if len(found) > 1 else ()) for one in found]
 
 
 @dataclass(frozen=True)

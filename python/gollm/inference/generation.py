@@ -227,6 +227,9 @@ def generations(
     if model.tokenizer is None and any(isinstance(one, str) for one in sampling.stop):
         raise GenerationError("stop has strings, and this model has no tokenizer; give token ids")
     if sampling.beams > 1:
-        raise GenerationError(f"beams is {sampling.beams}; the engine has no beam search; it must be 1")
+        raise GenerationError(
+            f"beams is {sampling.beams}; it must be 1 here: beam search is done by gollm.inference.beam_search, and by "
+            "LanguageModel.generate"
+        )
     resolved = sampling.resolved(model.defaults)
     return [Generation(model, ids, resolved, choice, deliver) for choice in range(resolved.n)]
