@@ -107,6 +107,8 @@ class CachedSequence:
         """Takes the pages of so many tokens in all. Raises GenerationError, and changes nothing, where the pool has too
         few."""
         missing = pages_for(n_tokens) - len(self.pages)
+        if missing <= 0:
+            return
         if missing > self.pool.n_free:
             raise GenerationError(
                 f"a sequence of {n_tokens} tokens needs {missing} more pages of the cache, and {self.pool.n_free} are "
@@ -131,11 +133,10 @@ def next_batch(sequences: Sequence[CachedSequence], tokens: Sequence[Sequence[in
     share one pool. Raises GenerationError where that has too few pages."""
     pool = sequences[0].pool
     positions: list[int] = []
-    for sequence, new in zip(sequences, tokens, strict=True):
+    table = np.zeros((len(sequences), pool.pages_of_a_sequence), np.int32)
+    for row, sequence, new in zip(table, sequences, tokens, strict=True):
         sequence.extend(len(new))
         positions += range(sequence.length - len(new), sequence.length)
-    table = np.zeros((len(sequences), pool.pages_of_a_sequence), np.int32)
-    for row, sequence in zip(table, sequences, strict=True):
         row[: len(sequence.pages)] = sequence.pages
     cache = Cache(
         pool.k_pages,

@@ -49,7 +49,7 @@ class Counts:
 class Seat:
     """A generation and its part of the cache. `known` is the last of its pages that others can find, the n_known-th."""
 
-    __slots__ = ("drafts", "generation", "known", "n_known", "number", "reserved", "sequence")
+    __slots__ = ("drafts", "generation", "known", "n_known", "number", "reserved", "scores_prompt", "sequence")
 
     def __init__(self, generation: Generation, number: int, pool: PrefixPool, drafts: int) -> None:
         self.generation = generation
@@ -59,21 +59,12 @@ class Seat:
         self.n_known = 0
         self.reserved = 0  # pages, those that it has included
         self.drafts = drafts  # the most guesses of what comes next: fewer after wrong ones
+        self.scores_prompt = generation.sampling.prompt_logprobs is not None  # and not all have been computed
 
     @property
     def pending(self) -> int:
         """How many of its tokens are not in the cache yet."""
         return len(self.generation.tokens) - self.generation.start - self.sequence.length
-
-    @property
-    def scores_prompt(self) -> bool:
-        """Whether the logits at all prompt tokens are wanted, and not all have been computed."""
-        generation = self.generation
-        return (
-            generation.sampling.prompt_logprobs is not None
-            and len(generation.prompt_logprobs) < generation.n_prompt
-            and generation.start == 0
-        )
 
 
 class Scheduler:
@@ -210,22 +201,21 @@ class Scheduler:
         guesses = self._guess()
         left, n_rows = self.chunk, 0
         for seat in self.running:
-            tokens = seat.generation.tokens
-            guessed = guesses.get(seat, [])
-            count = 1
-            if seat.pending > 1 or seat.scores_prompt:
+            text = seat.generation
+            tokens, begin, count, guessed = text.tokens, text.start + seat.sequence.length, 1, guesses.get(seat, [])
+            if begin + 1 < len(tokens) or seat.scores_prompt:
                 if left == 0 or self._waits_for_another(seat, computing):
                     continue
-                count = min(seat.pending, left, SCORED_AT_ONCE if seat.scores_prompt else left)
+                begin = text.start + seat.sequence.length
+                count = min(len(tokens) - begin, left, SCORED_AT_ONCE if seat.scores_prompt else left)
                 left -= count
                 self.counts.prompt_tokens += count
-            begin = seat.generation.start + seat.sequence.length
-            if seat.scores_prompt:
-                scored.append((seat, n_rows, n_rows + min(count, seat.generation.n_prompt - 1 - begin)))
+                if seat.scores_prompt:
+                    scored.append((seat, n_rows, n_rows + min(count, text.n_prompt - 1 - begin)))
             seats.append(seat)
             new.append(tokens[begin : begin + count] + guessed)
             n_rows += count + len(guessed)
-            if begin + count == len(tokens) and seat.generation.max_new_tokens > 0:
+            if begin + count == len(tokens) and text.max_new_tokens > 0:
                 drawing.append((seat, guessed))
                 draw_rows += range(n_rows - 1 - len(guessed), n_rows)
         if not seats:
@@ -236,7 +226,7 @@ class Scheduler:
         logits = self._forward([seat.sequence for seat in seats], new, None if every else draw_rows + score_rows)
         at = len(draw_rows)
         for seat, begin, end in scored:
-            self._score(seat.generation, logits[at : at + end - begin])
+            self._score(seat, logits[at : at + end - begin])
             at += end - begin
         self._draw(drawing, logits[: len(draw_rows)])
         for seat in seats:
@@ -273,8 +263,9 @@ class Scheduler:
         computing.add(page)
         return False
 
-    def _score(self, generation: Generation, logits: Array) -> None:
+    def _score(self, seat: Seat, logits: Array) -> None:
         """Log-probabilities of the next prompt tokens.  logits: (R, V)"""
+        generation = seat.generation
         scores = generation.prompt_logprobs
         if not scores:
             scores.append(TokenLogprob(generation.tokens[0], None))
@@ -283,6 +274,7 @@ class Scheduler:
         tokens = generation.tokens[len(scores) : len(scores) + len(logits)]
         for token, (logprob, top) in zip(tokens, top_logprobs(logits, tokens, n, self.vocab_size), strict=True):
             scores.append(TokenLogprob(token, logprob, tuple(top)))
+        seat.scores_prompt = len(scores) < generation.n_prompt
 
     def _draw(self, drawing: list[tuple[Seat, list[int]]], logits: Array) -> None:
         """The next token of each text, and one more after each guess that is confirmed by the draw before it.

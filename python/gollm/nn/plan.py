@@ -49,6 +49,7 @@ class Plan(Generic[R]):
         self._native = kernels.Plan()
         self._lock = threading.RLock()  # of the input arrays and the memory
         self._inputs: tuple[Array, ...] = ()
+        self._kinds: list[object] = []  # their shapes and dtypes
         self._leaves: list[Tensor] = []  # that it writes gradients of
         self._result: tuple[R] | None = None  # None: not recorded
 
@@ -60,7 +61,7 @@ class Plan(Generic[R]):
         raises KernelError where a kernel refuses its arguments; the plan stays usable. Calls from several threads take
         turns."""
         with self._lock:
-            if self._result is None or _kinds(inputs) != _kinds(self._inputs):
+            if self._result is None or _kinds(inputs) != self._kinds:
                 result = self._record(inputs)
                 if times > 1:
                     self._native.run(times - 1)
@@ -79,6 +80,7 @@ class Plan(Generic[R]):
                 raise DTypeError(f"a plan takes arrays of {', '.join(INPUT_DTYPES)}, not {kind}; convert it first")
         self.forget()
         self._inputs = tuple(array.copy() for array in inputs)
+        self._kinds = _kinds(inputs)
         self._native.begin()
         written.leaves = []
         try:

@@ -40,7 +40,8 @@ class PieceType(IntEnum):
     LITERAL = 7  # a user-defined piece that is spelled with a space: left as it is by the normalisation, but no token
 
 
-_AS_THEY_ARE = (PieceType.BYTE, PieceType.LITERAL)
+_CONTROL = int(PieceType.CONTROL)  # an IntEnum's members take a while to get
+_AS_THEY_ARE = (int(PieceType.BYTE), int(PieceType.LITERAL))
 """A space in these is none that encoding put before a text."""
 
 
@@ -239,12 +240,13 @@ class _Decoder(StreamDecoder):
     def __init__(self, tokenizer: SentencePieceTokenizer) -> None:
         super().__init__(tokenizer.vocabulary)
         self._tokenizer = tokenizer
+        self._types = tokenizer.types.tobytes()  # whose items are faster to get than an array's
         self._at_start = True
 
     def _bytes(self, token: int) -> bytes:
-        piece, kind = super()._bytes(token), self._tokenizer.types[token]
+        piece, kind = super()._bytes(token), self._types[token]
         drop = self._at_start and piece[:1] == b" " and kind not in _AS_THEY_ARE
         again = drop and len(piece) == 1 and self._tokenizer.remove_extra_spaces
-        begins = kind == PieceType.CONTROL and self._tokenizer.dummy_prefix != "first"
+        begins = kind == _CONTROL and self._tokenizer.dummy_prefix != "first"
         self._at_start = bool(again or begins)
         return piece[1:] if drop else piece
