@@ -11,7 +11,20 @@ import time
 import gollm
 from gollm.inference import pieces
 
-WORDS = "river stone paper cloud engine garden window letter music winter copper silver forest bridge candle market".split()
+WORDS = [
+    "river",
+    "stone",
+    "paper",
+    "cloud",
+    "engine",
+    "garden",
+    "window",
+    "letter",
+    "music",
+    "winter",
+    "copper",
+    "silver",
+]
 
 
 def prompts(n: int) -> list[str]:
@@ -39,7 +52,8 @@ def main(path: str, new_tokens: int = 32) -> None:
             results = engine.generate(prompts(n), **options)
             speed = sum(len(result.tokens) for result in results) / (time.perf_counter() - started)
         print(f"{n:2} at once   {speed:7.1f} tokens/s, {speed / alone:4.2f} times as many", flush=True)
-    text = "The quick brown fox jumps over the lazy dog. Repeat this sentence: The quick brown fox jumps over the lazy dog."
+    sentence = "The quick brown fox jumps over the lazy dog."
+    text = f"{sentence} Repeat this sentence: {sentence}"
     for draft in (None, 4, 8):
         with gollm.Engine(plain, max_batch=1, draft=draft) as engine:
             engine.generate([text], max_new_tokens=8, temperature=0)

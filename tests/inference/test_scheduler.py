@@ -111,6 +111,17 @@ def test_texts_that_forget_take_turns_where_pages_are_few() -> None:
     assert scheduler.pool.n_free == 7
 
 
+def test_what_comes_after_forgetting_is_found_again() -> None:
+    """The context of 300 is full after 50 tokens; the last 150 of them are the next beginning, and have 2 full pages."""
+    scheduler = scheduler_of(chunk=512)
+    texts = []
+    for _ in range(2):
+        texts.append(add(scheduler, prompt(250), max_new_tokens=100, temperature=2.0))
+        run(scheduler)
+    assert texts[0].tokens == texts[1].tokens
+    assert scheduler.counts.reused_tokens == 3 * 64 + 2 * 64
+
+
 def test_the_batch_has_a_limit() -> None:
     scheduler = scheduler_of(max_batch=2)
     texts = [add(scheduler, prompt(5, i), max_new_tokens=5) for i in range(5)]
