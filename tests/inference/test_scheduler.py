@@ -112,7 +112,7 @@ def test_texts_that_forget_take_turns_where_pages_are_few() -> None:
 
 
 def test_what_comes_after_forgetting_is_found_again() -> None:
-    """The context of 300 is full after 50 tokens; the last 150 of them are the next beginning, and have 2 full pages."""
+    """The context of 300 is full after 50 tokens; the last 150 are the next beginning, with 2 full pages."""
     scheduler = scheduler_of(chunk=512)
     texts = []
     for _ in range(2):
