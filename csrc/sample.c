@@ -31,8 +31,10 @@
 
 enum {
     BLOCK = 64, /* tokens: a multiple of LANES and VL */
+    GROUP = 16, /* tokens that are looked at together */
     BINS = 2048,
-    FEW = 32 /* tokens that insertion sort orders */
+    HALVINGS = 4, /* of the range of a cut by weight, before tokens become candidates: 16 nats to 1 */
+    FEW = 32      /* tokens that insertion sort orders */
 };
 _Static_assert(BLOCK % LANES == 0 && BLOCK % VL == 0, "blocks are whole vectors");
 
@@ -51,6 +53,8 @@ struct row {
     uint16_t *bin; // of its logit
     double *bins;  // (BINS) what the candidates of each bin add up to
 };
+
+static const real REAL_MAX = sizeof(real) == 4 ? (real)FLT_MAX : (real)DBL_MAX;
 
 static int64_t blocks_of(int64_t V) { return (V + BLOCK - 1) / BLOCK; }
 
@@ -153,16 +157,32 @@ static void drop_beyond(const struct row *row, struct cut cut) {
     }
 }
 
-/* Makes all tokens of the live blocks with a logit of at least `low` candidates; returns how many. */
-static int64_t find_candidates(const struct row *row, double low, int weighted) {
+/* Whether any of a group's logits is in [low, limit). */
+static int group_has(const real *z, int64_t n, real low, real limit) {
+    int any = 0;
+    if (n == GROUP)
+        for (int i = 0; i < GROUP; i++) any |= (z[i] >= low) & (z[i] < limit);
+    else
+        for (int64_t i = 0; i < n; i++) any |= (z[i] >= low) & (z[i] < limit);
+    return any;
+}
+
+/* Makes the tokens of the live blocks with logits in [low, limit) candidates; returns how many. Most groups have none. */
+static int64_t find_candidates(const struct row *row, real low, real limit, int weighted) {
     int64_t count = 0;
     for (int64_t k = 0; k < row->n_live; k++) {
-        const int64_t block = row->live[k], first = first_of(block), n = size_of(row, block);
-        if ((double)row->largest[block] < low) continue;
-        for (int64_t i = 0; i < n; i++) row->id[count + i] = (int32_t)(first + i);
-        memcpy(row->logit + count, row->z + first, (size_t)n * sizeof(real));
-        if (weighted) memcpy(row->weight + count, row->w + first, (size_t)n * sizeof(real));
-        count += n;
+        const int64_t block = row->live[k], end = first_of(block) + size_of(row, block);
+        if (row->largest[block] < low) continue;
+        for (int64_t first = first_of(block); first < end; first += GROUP) {
+            const int64_t n = min_i64(GROUP, end - first);
+            if (!group_has(row->z + first, n, low, limit)) continue;
+            for (int64_t i = first; i < first + n; i++) {
+                row->logit[count] = row->z[i];
+                row->id[count] = (int32_t)i;
+                if (weighted) row->weight[count] = row->w[i];
+                count += (row->z[i] >= low) & (row->z[i] < limit);
+            }
+        }
     }
     return count;
 }
@@ -173,9 +193,8 @@ static void move_candidate(const struct row *row, int64_t to, int64_t from, int 
     if (weighted) row->weight[to] = row->weight[from];
 }
 
-/* Keeps the candidates in bin b; returns how many. Most groups of 32 have none. */
+/* Keeps the candidates in bin b; returns how many. */
 static int64_t keep_bin(const struct row *row, int b, int64_t n, int weighted) {
-    enum { GROUP = 32 };
     int64_t kept = 0;
     for (int64_t first = 0; first < n; first += GROUP) {
         const int64_t end = min_i64(n, first + GROUP);
@@ -228,19 +247,19 @@ static void fill_bins(const struct row *row, int64_t n, int weighted, double low
         for (int64_t i = 0; i < n; i++) row->bins[row->bin[i]] += 1;
 }
 
-/* The cut where the n candidates, added from the largest logit downwards, reach `target`: their weights, or their number. They
- * are all tokens of logits from `low` to `high`, and perhaps others below; low is -inf where it is not known. */
-static struct cut find_cut(const struct row *row, int weighted, double target, double low, double high, int64_t n) {
-    double above = 0; // the sum over larger logits than the candidates'
-    if (low == -INFINITY) n = keep_finite(row, n, weighted, &low, &high);
-    while (n > FEW) {
+/* The cut where the n candidates, added from the largest logit downwards to `above`, reach `target`: their weights, or
+ * their number. */
+static struct cut find_cut(const struct row *row, int weighted, double above, double target, int64_t n) {
+    double low, high;
+    n = keep_finite(row, n, weighted, &low, &high);
+    while (n > FEW && low < high) {
         fill_bins(row, n, weighted, low, high);
         int b = 0, last = BINS - 1;
         while (last > 0 && row->bins[last] == 0) last--;
         while (b < last && above + row->bins[b] < target) above += row->bins[b++];
-        const double range = high - low;
+        const int64_t before = n;
         n = keep_finite(row, keep_bin(row, b, n, weighted), weighted, &low, &high);
-        if (low == high || high - low == range) break; // equal logits, or double precision does not tell them apart
+        if (n == before) break; // double precision does not tell them apart
     }
     if (n <= FEW) sort_candidates(row, n, weighted);
     int64_t i = 0;
@@ -253,26 +272,58 @@ static struct cut find_cut(const struct row *row, int weighted, double target, d
 
 static struct cut top_k_cut(const struct row *row, int64_t k) {
     const int64_t blocks = blocks_of(row->V);
-    double low = -INFINITY;
+    real low = -(real)INFINITY;
     if (k < blocks) { // of the k blocks with the largest logits each has one that is at least the k-th block's
         memcpy(row->logit, row->largest, (size_t)blocks * sizeof(real));
-        low = (double)find_cut(row, 0, (double)k, -INFINITY, 0, blocks).logit;
+        low = find_cut(row, 0, 0, (double)k, blocks).logit;
     }
-    return find_cut(row, 0, (double)k, low, (double)row->max, find_candidates(row, low, 0));
+    return find_cut(row, 0, 0, (double)k, find_candidates(row, low, (real)INFINITY, 0));
 }
 
-/* Tokens with less than (1 - p) / 2n of all n tokens' weights have less than 1 - p of them together: the cut is above. */
+/* The weights of all tokens whose logit is at least `low`. */
+static double weight_from(const struct row *row, real low) {
+    double sum = 0;
+    for (int64_t k = 0; k < row->n_live; k++) {
+        const int64_t block = row->live[k], n = size_of(row, block);
+        if (row->largest[block] < low) continue;
+        const real *z = row->z + first_of(block), *w = row->w + first_of(block);
+        real kept[BLOCK]; // gcc 12 with AVX2 sums wrongly where a comparison of floats selects doubles
+        for (int64_t i = 0; i < n; i += VL) {
+            const vec x = vec_load_n(w + i, n - i);
+            vec_store_n(kept + i, vec_select(vec_load_n(z + i, n - i) >= vec_set(low), x, vec_set(0)), n - i);
+        }
+        sum += sum_of(kept, n);
+    }
+    return sum;
+}
+
+/* Tokens with less than (1 - p) / 2n of all n tokens' weights have less than 1 - p of them together, so the cut is above
+ * them. The range from there to the largest logit is halved a few times, by passes over weights in vectors, which skip blocks:
+ * a candidate, which is added to its bin alone, takes far longer than a weight in a vector. */
 static struct cut top_p_cut(const struct row *row, double p, double temperature) {
-    const double total = sum_of_all(row), n = (double)row->n_live * BLOCK;
-    const double low = (double)row->max + temperature * log((1 - p) / 2 * total / n);
-    return find_cut(row, 1, p * total, low, (double)row->max, find_candidates(row, low, 1));
+    const double total = sum_of_all(row), target = p * total, n = (double)row->n_live * BLOCK;
+    const double lowest = (double)row->max + temperature * log((1 - p) / 2 * total / n);
+    real low = (real)fmax(lowest, -(double)REAL_MAX), limit = (real)INFINITY; // the cut is in [low, limit)
+    double above = 0;                                                         // the weight from `limit` on
+    for (int i = 0; i < HALVINGS; i++) {
+        const real middle = low / 2 + (limit < row->max ? limit : row->max) / 2;
+        if (!(middle > low && middle < limit)) break;
+        const double weight = weight_from(row, middle);
+        if (weight >= target)
+            low = middle;
+        else
+            limit = middle, above = weight;
+    }
+    const int64_t candidates = find_candidates(row, low, limit, 1);
+    if (candidates == 0) return (struct cut){limit, INT32_MAX}; // rounding, where p is nearly 1
+    return find_cut(row, 1, above, target, candidates);
 }
 
-static void drop_below(const struct row *row, double least) {
+static void drop_below(const struct row *row, real least) {
     for (int64_t k = 0; k < row->n_live; k++) {
         const int64_t block = row->live[k], n = size_of(row, block);
         real *w = row->w + first_of(block);
-        for (int64_t i = 0; i < n; i++) w[i] = (double)w[i] >= least ? w[i] : 0;
+        for (int64_t i = 0; i < n; i++) w[i] = w[i] >= least ? w[i] : 0;
         row->sums[block] = sum_of(w, n);
     }
 }
@@ -340,7 +391,7 @@ static int32_t sample_row(struct row *row, const struct sample_args *args, int64
         drop_blocks(row, (double)nucleus.logit);
         drop_beyond(row, nucleus);
     }
-    if (min_p > 0) drop_below(row, min_p);
+    if (min_p > 0) drop_below(row, (real)min_p);
     return draw(row, uniform(args->seed[s], args->choice[s], args->position[s]));
 }
 

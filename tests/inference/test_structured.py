@@ -188,3 +188,14 @@ def test_models_that_cannot_have_such_texts_are_told_so() -> None:
     with pytest.raises(GenerationError, match="no stop token that could end such a text"):
         structured_text(sampling, CharacterTokenizer.train("abc"), [])
     assert structured_text(Sampling(), None, []) is None
+
+
+def test_a_tokenizer_that_begins_texts_with_a_space() -> None:
+    """stories260K's puts one before every text; what must come next is spelled without."""
+    data = Path(__file__).parents[3] / "shared" / "data" / "stories260K.bin"
+    if not data.exists():
+        pytest.skip("stories260K is not here")
+    model = gollm.load(data)
+    person = thing({"name": NAME, "age": AGE})
+    for text in texts(model, "A girl:", Sampling(json_schema=person, max_new_tokens=120), 4):
+        assert has(json.loads(str(text)), name=str, age=int)

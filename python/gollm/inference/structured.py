@@ -117,11 +117,27 @@ class _Words:
         self.eos_token_id = stop_tokens[0]
         self.bos_token_id = None
         self._encode = WeakMethod(tokenizer.encode)
+        special = set(self.special_token_ids)
+        self._ids = {word: token for token, word in enumerate(self.tokens) if word and token not in special}
+        self._size = max(map(len, self._ids), default=0)
 
     def __call__(self, text: bytes | str) -> list[int]:
+        """Ids that are written exactly as the text: a tokenizer's own, or where it writes more, such as a space that
+        comes before a text, the longest tokens from the left."""
+        written = text.encode() if isinstance(text, str) else text
         encode = self._encode()
         assert encode is not None  # whoever generates has the tokenizer
-        ids: list[int] = encode(text if isinstance(text, str) else text.decode("utf-8", "replace")).tolist()
+        ids: list[int] = encode(written.decode("utf-8", "replace")).tolist()
+        return ids if b"".join(self.tokens[token] for token in ids) == written else self._longest(written)
+
+    def _longest(self, written: bytes) -> list[int]:
+        ids = []
+        while written:
+            size = next((n for n in range(min(len(written), self._size), 0, -1) if written[:n] in self._ids), 0)
+            if size == 0:
+                break
+            ids.append(self._ids[written[:size]])
+            written = written[size:]
         return ids
 
 
