@@ -16,7 +16,7 @@ from gollm.inference import beam_search
 from gollm.language_model import LanguageModel
 from gollm.model.config import preset
 from gollm.model.decoder import Decoder
-from gollm.tokenizers import CharacterTokenizer
+from gollm.tokenizers import BPETokenizer, CharacterTokenizer
 
 from .conftest import Run
 
@@ -129,6 +129,18 @@ def test_beam_search(checkpoint: Path, run: Run) -> None:
     assert run(*words).out == PROMPT + found[0].text + "\n"
     assert json.loads(run(*words, "--json").out)["text"] == found[0].text
     assert run(*words, "--n", 2, "--no-echo").out == "".join(one.text + "\n\n" for one in found)
+
+
+def test_structured_text(tmp_path: Path, run: Run) -> None:
+    pytest.importorskip("llguidance")
+    tokenizer = BPETokenizer.train("hello world", 260, special_tokens=["<|endoftext|>"])
+    LanguageModel(Decoder(preset("tiny").replace(vocab_size=260)).initialise(0), tokenizer).save(tmp_path / "m.golm")
+    (tmp_path / "grammar.lark").write_text('start: "he" | "lo"')
+    words = ["generate", tmp_path / "m.golm", "--prompt", PROMPT, "--no-echo"]
+    assert run(*words, "--regex", "(x|yy)z").out in ("xz\n", "yyz\n")
+    assert run(*words, "--grammar", tmp_path / "grammar.lark").out in ("he\n", "lo\n")
+    assert "cannot read" in run(*words, "--grammar", tmp_path / "none").err
+    assert run(*words, "--regex", "x", "--grammar", tmp_path / "grammar.lark").status == 1
 
 
 def test_all_sampling_options_are_heard(checkpoint: Path, run: Run) -> None:
