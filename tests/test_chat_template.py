@@ -133,7 +133,8 @@ def test_added_tokens_that_strip_space_do_so() -> None:
     from gollm.tokenizers.added_tokens import AddedToken
 
     stripping = AddedToken("<|im_end|>", IDS["<|im_end|>"], rstrip=True)
-    tokenizer = BPETokenizer(TOKENIZER.vocabulary, TOKENIZER.merges, IDS, added_tokens=[stripping])
+    normalized = AddedToken("<|im_start|>", IDS["<|im_start|>"], normalized=True)
+    tokenizer = BPETokenizer(TOKENIZER.vocabulary, TOKENIZER.merges, IDS, added_tokens=[stripping, normalized])
     chat = ChatTemplate(CHATML, tokenizer, DEFAULTS)
     text = chat.render(user("a", "b"))
     assert chat.ids(user("a", "b")) == tokenizer.encode(text, allowed_special="all").tolist()
