@@ -6,12 +6,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import numpy as np
+
+from gollm.inference.drawing import Row, kernel_options
 from gollm.inference.packing import packed_for_decoding
 from gollm.inference.pages import CachedSequence, PagePool, next_batch
-from gollm.kernels import Array
+from gollm.kernels import Array, cpu
 from gollm.model.batch import Batch, Cache
 from gollm.model.decoder import Decoder
 from gollm.nn.plan import Plan
+
+AHEAD = 32  # tokens that are drawn in one native call, at most
 
 
 class CachedForward:
@@ -27,6 +32,8 @@ class CachedForward:
         self.max_recorded_rows = max_recorded_rows
         self._packed: Decoder | None = None  # made for the first recording
         self._plans: OrderedDict[tuple[int, int], Plan[Array]] = OrderedDict()  # by rows and sequences
+        self._pool = pool
+        self._drawing: Plan[Array] | None = None  # passes that end in a draw
 
         def every_row(
             tokens: Array, positions: Array, page_table: Array, lengths: Array, query_offsets: Array
@@ -54,6 +61,60 @@ class CachedForward:
         return self._plan(n, len(sequences))(
             batch.tokens, batch.positions, cache.page_table, cache.lengths, cache.query_offsets
         )
+
+    @property
+    def can_draw_ahead(self) -> bool:
+        return not self.model.parameters.kernels.plan_in_use()
+
+    def draw_ahead(self, sequences: Sequence[CachedSequence], rows: Sequence[Row], vocab_size: int, n: int) -> Array:
+        """The next n tokens of each sequence, of which only the last token is not in the cache yet; n is at most AHEAD.
+        They are drawn between the passes by the kernel `sample`, without Python.  -> (S, n), -1 where none can be drawn
+
+        Extends each sequence by n tokens. Raises KernelError where a token comes after one that cannot be drawn."""
+        for sequence in sequences:
+            sequence.reserve(sequence.length + n)
+        batch = next_batch(sequences, [[row.tokens[-1]] for row in rows])
+        for sequence in sequences:
+            sequence.extend(n - 1)
+        cache = batch.cache
+        assert cache is not None
+        if self._drawing is None:
+            self._packed = self._packed or packed_for_decoding(self.model)
+            self._drawing = self._recorded_drawing(vocab_size)
+        options = kernel_options(rows, vocab_size)
+        places = (options["position"][:, None] + np.arange(n)) % AHEAD
+        arrays = (batch.tokens, batch.positions, cache.page_table, cache.lengths, cache.query_offsets)
+        ring = self._drawing(*arrays, *options.values(), times=n)
+        return np.take_along_axis(ring, places, axis=1)
+
+    def _recorded_drawing(self, vocab_size: int) -> Plan[Array]:
+        pool, model = self._pool, self._packed
+        assert model is not None
+
+        def draw(
+            tokens: Array,
+            positions: Array,
+            page_table: Array,
+            lengths: Array,
+            query_offsets: Array,
+            temperature: Array,
+            top_k: Array,
+            top_p: Array,
+            min_p: Array,
+            seed: Array,
+            choice: Array,
+            position: Array,
+        ) -> Array:
+            cache = Cache(pool.k_pages, pool.v_pages, page_table, lengths, query_offsets)
+            logits = model.cached_logits(Batch(tokens, positions, cache))
+            options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+            draws = {"seed": seed, "choice": choice, "position": position}
+            cpu.sample(tokens=tokens, logits=logits, vocab_size=vocab_size, **options, **draws)
+            ring = cpu.empty((len(tokens), AHEAD), np.dtype(np.int32))
+            cpu.advance(positions=positions, lengths=lengths, drawn_at=position, text=ring, tokens=tokens)
+            return ring
+
+        return Plan(draw)
 
     def _plan(self, n_rows: int, n_sequences: int) -> Plan[Array]:
         shape = (n_rows, n_sequences)

@@ -53,27 +53,34 @@ def draw(logits: Array, rows: Sequence[Row], vocab_size: int | None = None) -> l
     logits = np.ascontiguousarray(logits)
     n = logits.shape[1] if vocab_size is None else min(vocab_size, logits.shape[1])
     processed = _processed(logits, rows, n)
-    samplings = [row.sampling for row in rows]
     tokens = np.empty(len(rows), np.int32)
-    cpu.sample(
-        tokens=tokens,
-        logits=processed,
-        temperature=np.array([sampling.temperature for sampling in samplings], np.float64),
-        top_k=np.array([min(sampling.top_k or 0, n) for sampling in samplings], np.int64),
-        top_p=np.array([sampling.top_p for sampling in samplings], np.float64),
-        min_p=np.array([sampling.min_p for sampling in samplings], np.float64),
-        seed=np.array([sampling.seed for sampling in samplings], np.uint64).view(np.int64),
-        choice=np.array([row.choice for row in rows], np.int64),
-        position=np.array([len(row.tokens) for row in rows], np.int64),
-        vocab_size=n,
-    )
+    cpu.sample(tokens=tokens, logits=processed, vocab_size=n, **kernel_options(rows, n))
     drawn = [Drawn(token) for token in tokens.tolist()]
     for i, one in enumerate(drawn):
         if one.token < 0:
             raise _no_token(logits[i, :n], processed[i, :n])
-        if (top := samplings[i].logprobs) is not None:
+        if (top := rows[i].sampling.logprobs) is not None:
             ((one.logprob, one.top),) = top_logprobs(logits[i : i + 1], [one.token], top, n)
     return drawn
+
+
+def kernel_options(rows: Sequence[Row], n: int) -> dict[str, Array]:
+    """What the kernel `sample` takes for each row beside its logits of n tokens."""
+    samplings = [row.sampling for row in rows]
+    return {
+        "temperature": np.array([sampling.temperature for sampling in samplings], np.float64),
+        "top_k": np.array([min(sampling.top_k or 0, n) for sampling in samplings], np.int64),
+        "top_p": np.array([sampling.top_p for sampling in samplings], np.float64),
+        "min_p": np.array([sampling.min_p for sampling in samplings], np.float64),
+        "seed": np.array([sampling.seed for sampling in samplings], np.uint64).view(np.int64),
+        "choice": np.array([row.choice for row in rows], np.int64),
+        "position": np.array([len(row.tokens) for row in rows], np.int64),
+    }
+
+
+def is_plain(row: Row) -> bool:
+    """Whether nothing but the kernel decides over a draw, and nothing but the token is wanted."""
+    return row.constraint is None and row.sampling.logprobs is None and not changes_logits(row.sampling)
 
 
 def _processed(logits: Array, rows: Sequence[Row], n: int) -> Array:

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import time
 from dataclasses import dataclass
 from operator import attrgetter
 
-from gollm.errors import GenerationError
-from gollm.inference.decoding import CachedForward
-from gollm.inference.drawing import Drawn, Row, draw, top_logprobs
+from gollm.errors import GenerationError, KernelError
+from gollm.inference.decoding import AHEAD, CachedForward
+from gollm.inference.drawing import Drawn, Row, draw, is_plain, top_logprobs
 from gollm.inference.generation import Generation, TokenLogprob
 from gollm.inference.pages import PAGE_SIZE, CachedSequence, CacheDType, cache_dtype_of, pages_for
 from gollm.inference.prefixes import Prefix, PrefixPool
@@ -30,6 +31,7 @@ from gollm.kernels import Array
 from gollm.model.decoder import Decoder
 
 RECORDED_ROWS = 64  # of passes together, at least: of a text with and without guesses
+AHEAD_SECONDS = 2e-3  # of tokens that are drawn at once: a stream stands still for no longer
 SCORED_AT_ONCE = 64  # prompt tokens of a pass whose log-probabilities are wanted: their logits take V floats each
 
 
@@ -89,6 +91,8 @@ class Scheduler:
         self.counts = Counts()
         self.cancellation = False  # some generation's `cancelled` may have been set
         self.drafter = drafter
+        self.n_drawn_from = min(vocab_size or decoder.config.vocab_size, decoder.config.vocab_size)
+        self._seconds = AHEAD_SECONDS  # of the last pass, for each token of a text
         self._forward = CachedForward(decoder, self.pool, max(RECORDED_ROWS, 2 * max_batch))
         self._arrivals = 0
 
@@ -116,7 +120,9 @@ class Scheduler:
             self._drop_cancelled()
         self._forget()
         self._admit()
-        self._pass()
+        n = self._ahead()
+        if n < 2 or not self._draw_ahead(n):
+            self._pass()
 
     def end_all(self, error: BaseException | None = None) -> None:
         """Ends all texts: cancelled, or by an error."""
@@ -223,7 +229,9 @@ class Scheduler:
         self.counts.passes += 1
         score_rows = [row for _, begin, end in scored for row in range(begin, end)]
         every = len(draw_rows) == n_rows
+        begin_pass = time.perf_counter()
         logits = self._forward([seat.sequence for seat in seats], new, None if every else draw_rows + score_rows)
+        self._seconds = time.perf_counter() - begin_pass
         at = len(draw_rows)
         for seat, begin, end in scored:
             self._score(seat, logits[at : at + end - begin])
@@ -236,6 +244,52 @@ class Scheduler:
             if seat.generation.finished:
                 self.running.remove(seat)
                 self._leave(seat)
+
+    def _ahead(self) -> int:
+        """How many tokens of all texts can be drawn at once: as many as none of them can end or grow beyond by itself,
+        nobody waits for, and AHEAD_SECONDS have room for. Then what Python does for a token is done for many."""
+        seats, texts = self.running, [seat.generation for seat in self.running]
+        if self.waiting or self.drafter is not None or not self._forward.can_draw_ahead:
+            return 1
+        if not all(seat.pending == 1 and not seat.scores_prompt and is_plain(seat.generation.row) for seat in seats):
+            return 1
+        room = [
+            min(text.max_new_tokens - text.n_new, self.context - seat.sequence.length)
+            for seat, text in zip(seats, texts, strict=True)
+        ]
+        return min(*room, AHEAD, int(AHEAD_SECONDS / self._seconds)) if room else 1
+
+    def _draw_ahead(self, n: int) -> bool:
+        """The next n tokens of each text. What comes after a text's end is thrown away: a draw is a function of seed
+        and position, so it is nothing to anyone. False, and nothing is changed, where a token cannot be drawn."""
+        seats = list(self.running)
+        sequences = [seat.sequence for seat in seats]
+        lengths = [sequence.length for sequence in sequences]
+        begin = time.perf_counter()
+        try:
+            rows = [seat.generation.row for seat in seats]
+            drawn = self._forward.draw_ahead(sequences, rows, self.n_drawn_from, n).tolist()
+        except KernelError:
+            drawn = [[-1]]
+        if any(token < 0 for tokens in drawn for token in tokens):
+            for sequence, length in zip(sequences, lengths, strict=True):
+                sequence.length = length
+            return False
+        self._seconds = (time.perf_counter() - begin) / n
+        self.counts.passes += n
+        for seat, tokens in zip(seats, drawn, strict=True):
+            text = seat.generation
+            for token in tokens:
+                text.accept(Drawn(token))
+                self.counts.generated_tokens += 1
+                if text.finished:
+                    break
+            seat.sequence.length = min(seat.sequence.length, len(text.tokens) - text.start)
+            self._remember(seat)
+            if text.finished:
+                self.running.remove(seat)
+                self._leave(seat)
+        return True
 
     def _guess(self) -> dict[Seat, list[int]]:
         """What may come next in texts that have their prompt behind them, no further than they and the context go."""

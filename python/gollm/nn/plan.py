@@ -40,8 +40,9 @@ class Plan(Generic[R]):
     zero_grad(): whether backward() overwrites them or adds to them is recorded, too.
 
     function   of int32, int64, float32 or float64 arrays. It gets arrays of the plan's own, which later calls fill.
-               What it returns (tensors or arrays, in any structure) is returned by every call, with other values in it: read or
-               copy them before the next one. Its memory, results aside, is the plan's and stays taken: see lend_memory.
+               What it returns (tensors or arrays, in any structure) is returned by every call, with other values in
+               it: read or copy them before the next one. Its memory, results aside, is the plan's and stays taken:
+               see lend_memory.
     """
 
     def __init__(self, function: Callable[..., R], kernels: Kernels = cpu) -> None:
