@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gollm.inference import packing
-from gollm.inference.decoding import RecordedDecoding
+from gollm.inference.decoding import CachedForward
 from gollm.inference.packing import packed_for_decoding
 from gollm.inference.pages import CachedSequence, PagePool
 from gollm.model.config import ModelConfig
@@ -22,10 +22,10 @@ def test_recorded_decoding_has_the_bits_of_the_model(kind):
     ids = np.random.default_rng(0).integers(0, 61, (2, 70)).astype(np.int32)
     whole = model.logits(ids)
     pool = PagePool(model.config, 6)
-    sequences, decoding = [CachedSequence(pool) for _ in ids], RecordedDecoding(model, pool)
-    decoding(sequences, [row[:50].tolist() for row in ids])
+    sequences, decoding = [CachedSequence(pool) for _ in ids], CachedForward(model, pool, 2)
+    decoding(sequences, [row[:50].tolist() for row in ids], [49, 99])
     for at in range(50, 70):
-        np.testing.assert_array_equal(decoding(sequences, [[row[at]] for row in ids]), whole[:, at])
+        np.testing.assert_array_equal(decoding(sequences, [[row[at]] for row in ids], None), whole[:, at])
 
 
 def test_all_matrices_of_products_are_packed_and_the_model_keeps_its_own():

@@ -62,10 +62,6 @@ class CachedForward:
             batch.tokens, batch.positions, cache.page_table, cache.lengths, cache.query_offsets
         )
 
-    @property
-    def can_draw_ahead(self) -> bool:
-        return not self.model.parameters.kernels.plan_in_use()
-
     def draw_ahead(self, sequences: Sequence[CachedSequence], rows: Sequence[Row], vocab_size: int, n: int) -> Array:
         """The next n tokens of each sequence, of which only the last token is not in the cache yet; n is at most AHEAD.
         They are drawn between the passes by the kernel `sample`, without Python.  -> (S, n), -1 where none can be drawn
@@ -105,12 +101,12 @@ class CachedForward:
             choice: Array,
             position: Array,
         ) -> Array:
+            ring = cpu.empty((len(tokens), AHEAD), np.dtype(np.int32))  # first, so that no pass takes its memory
             cache = Cache(pool.k_pages, pool.v_pages, page_table, lengths, query_offsets)
             logits = model.cached_logits(Batch(tokens, positions, cache))
             options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
             draws = {"seed": seed, "choice": choice, "position": position}
             cpu.sample(tokens=tokens, logits=logits, vocab_size=vocab_size, **options, **draws)
-            ring = cpu.empty((len(tokens), AHEAD), np.dtype(np.int32))
             cpu.advance(positions=positions, lengths=lengths, drawn_at=position, text=ring, tokens=tokens)
             return ring
 

@@ -92,6 +92,7 @@ class Scheduler:
         self.cancellation = False  # some generation's `cancelled` may have been set
         self.drafter = drafter
         self.n_drawn_from = min(vocab_size or decoder.config.vocab_size, decoder.config.vocab_size)
+        self._kernels = decoder.parameters.kernels
         self._seconds = AHEAD_SECONDS  # of the last pass, for each token of a text
         self._forward = CachedForward(decoder, self.pool, max(RECORDED_ROWS, 2 * max_batch))
         self._arrivals = 0
@@ -249,7 +250,7 @@ class Scheduler:
         """How many tokens of all texts can be drawn at once: as many as none of them can end or grow beyond by itself,
         nobody waits for, and AHEAD_SECONDS have room for. Then what Python does for a token is done for many."""
         seats, texts = self.running, [seat.generation for seat in self.running]
-        if self.waiting or self.drafter is not None or not self._forward.can_draw_ahead:
+        if self.waiting or self.drafter is not None or self._kernels.plan_in_use():
             return 1
         if not all(seat.pending == 1 and not seat.scores_prompt and is_plain(seat.generation.row) for seat in seats):
             return 1
