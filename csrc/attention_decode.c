@@ -2,7 +2,7 @@
  *
  * The unit of work is a block of keys of a sequence, for a key/value head: its keys are read once, from front to back, then
  * its values, each for all queries of the group. Blocks are independent (attention_forward.c states the rule), so threads
- * split them, and after a barrier they split the rows that blocks are merged into. A sequence of one block needs neither.
+ * split them, and after a barrier they split the rows that blocks are merged into.
  *
  * Products are the same chains of multiply-adds as for many queries: scores step by step of D, NR keys side by side, which
  * is how they lie in a page; o by adding rows of v to what is there. Budget with AVX-512 and ROWS = 4, for a line of keys or

@@ -19,6 +19,8 @@ from gollm.system.strict_json import shorten
 # changed.
 Processor: TypeAlias = Callable[[Array, Array], "Array | None"]
 
+MOST_CHOICES = 1024  # of a request: each is a text of its own
+
 # The first six options where neither the user nor the model's file says anything.
 DEFAULTS = {
     "max_new_tokens": 200,
@@ -206,14 +208,14 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "logit_bias": _logit_bias,
     "seed": _whole(0, 2**64, "a whole number from 0 to 2^64 - 1"),
     "stop": _stop,
-    "n": _whole(1, 2**32, "a whole number, 1 or more"),
+    "n": _whole(1, MOST_CHOICES + 1, f"a whole number from 1 to {MOST_CHOICES}"),
     "logprobs": _whole(0, math.inf, "a whole number, 0 or more, or None"),
     "prompt_logprobs": _whole(0, math.inf, "a whole number, 0 or more, or None"),
     "processors": _processors,
     "json_schema": _json_schema,
     "regex": _text,
     "grammar": _text,
-    "beams": _whole(1, 2**31, "a whole number, 1 (no beam search) or more"),
+    "beams": _whole(1, MOST_CHOICES + 1, f"a whole number from 1 (no beam search) to {MOST_CHOICES}"),
     "length_penalty": _finite,
     "context_full": _context_full,
 }
