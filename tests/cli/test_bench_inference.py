@@ -154,9 +154,9 @@ def test_sequences_start_over(model: Path) -> None:
 
 def test_a_depth_holds_numbers() -> None:
     decoder = Decoder(LLAMA).initialise(0)
-    growing, next_logits = with_gollm.sequences(decoder, 2, 40, 1)
+    growing, forward = with_gollm.sequences(decoder, 2, 40, 1)
     with_gollm.start_over(growing, 40)
-    assert np.isfinite(next_logits(growing, [[1], [2]])).all()
+    assert np.isfinite(forward(growing, [[1], [2]], None)).all()
 
 
 def test_llama_cpp_that_is_not_there_or_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -261,6 +261,7 @@ def test_a_model_without_a_template(tmp_path: Path, run: Run) -> None:
 def test_sigterm_ends_it(checkpoint: Path) -> None:
     with terminal("chat", checkpoint) as t:
         t.wait_for("> ")
+        time.sleep(1)  # the line editor hears a signal from the moment on when it waits for a key
         t.process.send_signal(signal.SIGTERM)
         assert t.end() == 143
 

@@ -161,7 +161,7 @@ def test_leftovers_of_a_killed_build_go(tmp_path, tokenizer):
 def test_a_failed_build_leaves_nothing(tmp_path, tokenizer):
     class Failing(Texts):
         def pieces(self, on_read=None):
-            yield reading.Piece("x" * 10, True)
+            yield reading.DocumentPiece("x" * 10, True)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

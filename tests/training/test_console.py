@@ -45,7 +45,8 @@ def test_products_of_bfloat16_make_the_announced_time_shorter(options, console, 
     monkeypatch.setattr("gollm.training.console.product_rate", lambda compute, _: 4e11 if compute else 1e11)
     monkeypatch.setattr("gollm.training.estimate.STEP_SECONDS", 0.0)
     for dtype in ("float32", "bfloat16"):
-        console.announce(prepare_job(options(compute_dtype=dtype)))
+        with prepare_job(options(compute_dtype=dtype)) as job:
+            console.announce(job)
     assert seconds[1] == pytest.approx(0.4 * seconds[0])
     assert "of peak FLOP/s, and 4.0 times that in products of bfloat16)" in capsys.readouterr().out
 

@@ -35,15 +35,6 @@ class CachedForward:
         self._pool = pool
         self._drawing: Plan[Array] | None = None  # passes that end in a draw
 
-        def every_row(
-            tokens: Array, positions: Array, page_table: Array, lengths: Array, query_offsets: Array
-        ) -> Array:
-            assert self._packed is not None
-            cache = Cache(pool.k_pages, pool.v_pages, page_table, lengths, query_offsets)
-            return self._packed.cached_logits(Batch(tokens, positions, cache))
-
-        self._every_row = every_row
-
     def __call__(
         self, sequences: Sequence[CachedSequence], tokens: Sequence[Sequence[int]], rows: Sequence[int] | None
     ) -> Array:
@@ -76,41 +67,12 @@ class CachedForward:
         assert cache is not None
         if self._drawing is None:
             self._packed = self._packed or packed_for_decoding(self.model)
-            self._drawing = self._recorded_drawing(vocab_size)
+            self._drawing = _then_a_draw(self._packed, self._pool, vocab_size)
         options = kernel_options(rows, vocab_size)
         places = (options["position"][:, None] + np.arange(n)) % AHEAD
         arrays = (batch.tokens, batch.positions, cache.page_table, cache.lengths, cache.query_offsets)
         ring = self._drawing(*arrays, *options.values(), times=n)
         return np.take_along_axis(ring, places, axis=1)
-
-    def _recorded_drawing(self, vocab_size: int) -> Plan[Array]:
-        pool, model = self._pool, self._packed
-        assert model is not None
-
-        def draw(
-            tokens: Array,
-            positions: Array,
-            page_table: Array,
-            lengths: Array,
-            query_offsets: Array,
-            temperature: Array,
-            top_k: Array,
-            top_p: Array,
-            min_p: Array,
-            seed: Array,
-            choice: Array,
-            position: Array,
-        ) -> Array:
-            ring = cpu.empty((len(tokens), AHEAD), np.dtype(np.int32))  # first, so that no pass takes its memory
-            cache = Cache(pool.k_pages, pool.v_pages, page_table, lengths, query_offsets)
-            logits = model.cached_logits(Batch(tokens, positions, cache))
-            options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-            draws = {"seed": seed, "choice": choice, "position": position}
-            cpu.sample(tokens=tokens, logits=logits, vocab_size=vocab_size, **options, **draws)
-            cpu.advance(positions=positions, lengths=lengths, drawn_at=position, text=ring, tokens=tokens)
-            return ring
-
-        return Plan(draw)
 
     def _plan(self, n_rows: int, n_sequences: int) -> Plan[Array]:
         shape = (n_rows, n_sequences)
@@ -119,6 +81,44 @@ class CachedForward:
             self._packed = self._packed or packed_for_decoding(self.model)
             while self._plans and n_rows + sum(rows for rows, _ in self._plans) > self.max_recorded_rows:
                 self._plans.popitem(last=False)
-            plan = self._plans[shape] = Plan(self._every_row)
+            plan = self._plans[shape] = _every_row(self._packed, self._pool)
         self._plans.move_to_end(shape)
         return plan
+
+
+# What a plan holds refers to no plan: a cycle would keep its memory until Python looks for cycles.
+
+
+def _every_row(model: Decoder, pool: PagePool) -> Plan[Array]:
+    def logits(tokens: Array, positions: Array, page_table: Array, lengths: Array, query_offsets: Array) -> Array:
+        cache = Cache(pool.k_pages, pool.v_pages, page_table, lengths, query_offsets)
+        return model.cached_logits(Batch(tokens, positions, cache))
+
+    return Plan(logits)
+
+
+def _then_a_draw(model: Decoder, pool: PagePool, vocab_size: int) -> Plan[Array]:
+    def draw(
+        tokens: Array,
+        positions: Array,
+        page_table: Array,
+        lengths: Array,
+        query_offsets: Array,
+        temperature: Array,
+        top_k: Array,
+        top_p: Array,
+        min_p: Array,
+        seed: Array,
+        choice: Array,
+        position: Array,
+    ) -> Array:
+        ring = cpu.empty((len(tokens), AHEAD), np.dtype(np.int32))  # first, so that no pass takes its memory
+        cache = Cache(pool.k_pages, pool.v_pages, page_table, lengths, query_offsets)
+        logits = model.cached_logits(Batch(tokens, positions, cache))
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        draws = {"seed": seed, "choice": choice, "position": position}
+        cpu.sample(tokens=tokens, logits=logits, vocab_size=vocab_size, **options, **draws)
+        cpu.advance(positions=positions, lengths=lengths, drawn_at=position, text=ring, tokens=tokens)
+        return ring
+
+    return Plan(draw)
