@@ -26,7 +26,8 @@ if [ $# = 0 ]; then
 fi
 
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -q -Cbuild-dir="$work/build" -Ccmake.define.GOLLM_SANITIZE=ON '.[test]'
+"$work/venv/bin/pip" install -q --config-settings=build-dir="$work/build" \
+    --config-settings=cmake.define.GOLLM_SANITIZE=ON '.[test]'
 
 runtime=$("$cc" -print-file-name=libasan.so)
 if "$cc" --version | grep -q clang; then

@@ -345,6 +345,28 @@ def test_a_wait_has_an_end_if_one_asks_for_it(engine: gollm.Engine) -> None:
     assert stream.result(timeout=30).finish_reason == "length"
 
 
+def test_whatever_a_draw_raises_ends_its_own_request_only(engine: gollm.Engine) -> None:
+    def leaves(tokens: Array, logits: Array) -> None:
+        raise SystemExit("mine")
+
+    good = engine.submit("hello", max_new_tokens=30, seed=1)
+    bad = engine.submit([1, 2, 3, 4], processors=(leaves,))
+    with pytest.raises(SystemExit):
+        bad.result()
+    assert len(good.result().tokens) == 30
+
+
+def test_a_text_has_left_the_cache_when_its_end_is_heard(engine: gollm.Engine) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for i in range(100):
+            engine.submit([1, 2, 3], max_new_tokens=1 + i % 3, seed=i).result()
+            assert engine.stats.running == 0 and engine.stats.free_pages == engine.stats.n_pages
+    finally:
+        sys.setswitchinterval(interval)
+
+
 def test_a_processor_cannot_wait_for_its_own_engine(engine: gollm.Engine) -> None:
     other = engine.submit([1], max_new_tokens=1)
 

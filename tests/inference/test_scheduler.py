@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -205,3 +206,45 @@ def test_a_draft_with_other_tokens_is_refused() -> None:
     for one, other in [(LanguageModel(decoder, a), LanguageModel(decoder, b)), (MODEL, LanguageModel(decoder, a))]:
         with pytest.raises(GenerationError, match="the draft model has another tokenizer"):
             check_draft(one, other)
+    fewer = Decoder(decoder.config.replace(vocab_size=5))  # rows of the embedding than tokens
+    with pytest.raises(GenerationError, match="the draft model has another tokenizer"):
+        check_draft(LanguageModel(decoder, a), LanguageModel(fewer, a))
+
+
+def test_a_text_that_the_draft_cannot_draw_for_takes_no_guesses_from_others() -> None:
+    def allows_one(tokens: Array, logits: Array) -> None:
+        logits[7] = 0
+
+    scheduler = scheduler_of(drafter=DraftModel(MODEL, 20, 64, None, 16))
+    banned = dict.fromkeys(range(37), -math.inf)
+    one = add(scheduler, [1, 2], max_new_tokens=30, logit_bias=banned, processors=(allows_one,))
+    other = add(scheduler, prompt(5), max_new_tokens=30)
+    run(scheduler)
+    assert one.tokens[2:] == [7] * 30 and other.n_new == 30
+    assert scheduler.counts.accepted_tokens > 10
+
+
+def test_prompts_that_are_scored_share_the_room_for_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler, rows = scheduler_of(n_pages=60, chunk=512), []
+    forward = scheduler._forward
+
+    def noted(*arguments: Any) -> Array:
+        logits = forward(*arguments)
+        rows.append(len(logits))
+        return logits
+
+    monkeypatch.setattr(scheduler, "_forward", noted)
+    texts = [add(scheduler, prompt(100, i), max_new_tokens=0, prompt_logprobs=0) for i in range(5)]
+    run(scheduler)
+    assert max(rows) <= 64
+    assert all(len(text.prompt_logprobs) == 100 for text in texts)
+
+
+def test_nan_at_a_scored_prompt_is_an_error() -> None:
+    decoder = Decoder(MODEL.decoder.config).initialise(0)
+    decoder.parameters["norm.weight"].data[:] = np.nan
+    scheduler = Scheduler(decoder, 20, chunk=64, max_batch=8, vocab_size=None)
+    texts = [add(scheduler, prompt(9), max_new_tokens=n, prompt_logprobs=1) for n in (0, 3)]
+    run(scheduler)
+    assert all(isinstance(text.error, GenerationError) and "are NaN" in str(text.error) for text in texts)
+    assert scheduler.pool.n_free == 20

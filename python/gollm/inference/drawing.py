@@ -5,6 +5,7 @@ A draw depends on its text's logits and options, seed, choice and position only,
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,6 +63,27 @@ def draw(logits: Array, rows: Sequence[Row], vocab_size: int | None = None) -> l
         if (top := rows[i].sampling.logprobs) is not None:
             ((one.logprob, one.top),) = top_logprobs(logits[i : i + 1], [one.token], top, n)
     return drawn
+
+
+def draw_each(logits: Array, rows: Sequence[Row], vocab_size: int | None) -> list[Drawn | BaseException]:
+    """draw() of each row, or the exception that it raised. Functions of the user's are called once.  logits: (S, V)"""
+    drawn: dict[int, Drawn | BaseException] = {}
+    plain = [i for i, row in enumerate(rows) if not row.sampling.processors and row.constraint is None]
+    if len(plain) == len(rows):
+        with contextlib.suppress(Exception):  # whose it is, the loop finds out
+            return [*draw(logits, rows, vocab_size)]
+    elif plain:
+        with contextlib.suppress(Exception):  # whose it is, the loop finds out
+            drawn.update(zip(plain, draw(logits[plain], [rows[i] for i in plain], vocab_size), strict=True))
+    for i in range(len(rows)):
+        if i not in drawn:
+            try:
+                (drawn[i],) = draw(logits[i : i + 1], [rows[i]], vocab_size)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # it ends its own text
+                drawn[i] = error
+    return [drawn[i] for i in range(len(rows))]
 
 
 def kernel_options(rows: Sequence[Row], n: int) -> dict[str, Array]:

@@ -157,10 +157,12 @@ class Generation:
 
     def fail(self, error: BaseException) -> None:
         self.error = error
-        self._deliver(None)
 
     def _end(self, reason: FinishReason) -> None:
         self.finish_reason = reason
+
+    def announce_end(self) -> None:
+        """To be called when nothing in the cache is the text's any more."""
         self._deliver(None)
 
     def completion(self) -> Completion:

@@ -31,6 +31,11 @@ def process(logits: Array, sampling: Sampling, tokens: Array, n_prompt: int) -> 
 
     Raises GenerationError for a token of logit_bias that the model does not have, and for a processor whose result
     cannot be logits; and whatever a processor raises."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # to infinity, or NaN, which the draw refuses
+        _process(logits, sampling, tokens, n_prompt)
+
+
+def _process(logits: Array, sampling: Sampling, tokens: Array, n_prompt: int) -> None:
     if sampling.logit_bias:
         add_bias(logits, sampling.logit_bias)
     if sampling.repetition_penalty is not None and sampling.repetition_penalty != 1:

@@ -15,14 +15,14 @@ of the row, the seed and the position.
 from __future__ import annotations
 
 import bisect
-import contextlib
+import math
 import time
 from dataclasses import dataclass
 from operator import attrgetter
 
 from gollm.errors import GenerationError, KernelError
 from gollm.inference.decoding import AHEAD, CachedForward
-from gollm.inference.drawing import Drawn, Row, draw, is_plain, top_logprobs
+from gollm.inference.drawing import Drawn, draw_each, is_plain, top_logprobs
 from gollm.inference.generation import Generation, TokenLogprob
 from gollm.inference.pages import PAGE_SIZE, CachedSequence, CacheDType, cache_dtype_of, pages_for
 from gollm.inference.prefixes import Prefix, PrefixPool
@@ -105,8 +105,10 @@ class Scheduler:
         """One more text; the pool has at least pages_needed() for it."""
         if generation.cancelled:
             generation.finish("cancelled")
+            generation.announce_end()
         elif generation.max_new_tokens == 0 and generation.sampling.prompt_logprobs is None:
             generation.finish("length")
+            generation.announce_end()
         else:
             self._arrivals += 1
             drafts = 0 if self.drafter is None else self.drafter.size
@@ -127,15 +129,16 @@ class Scheduler:
 
     def end_all(self, error: BaseException | None = None) -> None:
         """Ends all texts: cancelled, or by an error."""
-        for seat in [*self.running, *self.waiting]:
-            self._leave(seat)
+        seats = [*self.running, *self.waiting]
+        self.running, self.waiting = [], []
+        for seat in seats:
             if seat.generation.finished:
-                continue
-            if error is None:
+                pass
+            elif error is None:
                 seat.generation.finish("cancelled")
             else:
                 seat.generation.fail(error)
-        self.running, self.waiting = [], []
+            self._leave(seat)
 
     # -- who runs
 
@@ -143,13 +146,15 @@ class Scheduler:
         for seats in (self.running, self.waiting):
             for seat in [seat for seat in seats if seat.generation.cancelled]:
                 seats.remove(seat)
-                self._leave(seat)
                 seat.generation.finish("cancelled")
+                self._leave(seat)
 
     def _leave(self, seat: Seat) -> None:
+        """What a text has of the cache is given back, before anyone hears that it has ended."""
         seat.sequence.clear()
         if self.drafter is not None:
             self.drafter.end(seat.generation)
+        seat.generation.announce_end()
 
     def _forget(self) -> None:
         """Texts that have filled the context go on from its last half, once they have pages again."""
@@ -206,18 +211,20 @@ class Scheduler:
         scored: list[tuple[Seat, int, int]] = []  # rows [begin, end) score the next prompt token
         computing: set[tuple[int, tuple[int, ...]]] = set()  # pages: the one before, and the tokens
         guesses = self._guess()
-        left, n_rows = self.chunk, 0
+        left, left_scored, n_rows = self.chunk, SCORED_AT_ONCE, 0
         for seat in self.running:
             text = seat.generation
             tokens, begin, count, guessed = text.tokens, text.start + seat.sequence.length, 1, guesses.get(seat, [])
             if begin + 1 < len(tokens) or seat.scores_prompt:
-                if left == 0 or self._waits_for_another(seat, computing):
+                most = min(left, left_scored) if seat.scores_prompt else left
+                if most == 0 or self._waits_for_another(seat, computing):
                     continue
                 begin = text.start + seat.sequence.length
-                count = min(len(tokens) - begin, left, SCORED_AT_ONCE if seat.scores_prompt else left)
+                count = min(len(tokens) - begin, most)
                 left -= count
                 self.counts.prompt_tokens += count
                 if seat.scores_prompt:
+                    left_scored -= count
                     scored.append((seat, n_rows, n_rows + min(count, text.n_prompt - 1 - begin)))
             seats.append(seat)
             new.append(tokens[begin : begin + count] + guessed)
@@ -240,7 +247,7 @@ class Scheduler:
         self._draw(drawing, logits[: len(draw_rows)])
         for seat in seats:
             self._remember(seat)
-            if seat.generation.max_new_tokens == 0 and seat.pending == 0:
+            if not seat.generation.finished and seat.generation.max_new_tokens == 0 and seat.pending == 0:
                 seat.generation.finish("length")
             if seat.generation.finished:
                 self.running.remove(seat)
@@ -328,6 +335,13 @@ class Scheduler:
         assert n is not None
         tokens = generation.tokens[len(scores) : len(scores) + len(logits)]
         for token, (logprob, top) in zip(tokens, top_logprobs(logits, tokens, n, self.vocab_size), strict=True):
+            if math.isnan(logprob):
+                generation.fail(
+                    GenerationError(
+                        "the logits of the prompt are NaN; the model's weights are damaged, or its training diverged"
+                    )
+                )
+                return
             scores.append(TokenLogprob(token, logprob, tuple(top)))
         seat.scores_prompt = len(scores) < generation.n_prompt
 
@@ -347,7 +361,9 @@ class Scheduler:
             their_rows: list[int] = []
             for (seat, guessed), row, one in zip(drawing, rows, drawn, strict=True):
                 text = seat.generation
-                if isinstance(one, Drawn):
+                if text.finished:
+                    pass  # its prompt could not be scored
+                elif isinstance(one, Drawn):
                     self.counts.generated_tokens += 1
                     text.accept(one)
                 else:
@@ -383,22 +399,3 @@ def pages_needed(generation: Generation, context: int) -> int:
     """The most that a text can come to need at once."""
     tokens = generation.n_prompt + generation.max_new_tokens - generation.start
     return pages_for(min(context, tokens))
-
-
-def draw_each(logits: Array, rows: list[Row], vocab_size: int | None) -> list[Drawn | Exception]:
-    """draw() of each row, or the exception that it raised. Functions of the user's are called once.  logits: (S, V)"""
-    drawn: dict[int, Drawn | Exception] = {}
-    plain = [i for i, row in enumerate(rows) if not row.sampling.processors and row.constraint is None]
-    if len(plain) == len(rows):
-        with contextlib.suppress(GenerationError):
-            return [*draw(logits, rows, vocab_size)]
-    elif plain:
-        with contextlib.suppress(GenerationError):
-            drawn.update(zip(plain, draw(logits[plain], [rows[i] for i in plain], vocab_size), strict=True))
-    for i in range(len(rows)):
-        if i not in drawn:
-            try:
-                (drawn[i],) = draw(logits[i : i + 1], [rows[i]], vocab_size)
-            except Exception as error:
-                drawn[i] = error
-    return [drawn[i] for i in range(len(rows))]

@@ -20,7 +20,7 @@ import numpy as np
 
 from gollm.errors import GenerationError
 from gollm.inference.decoding import CachedForward
-from gollm.inference.drawing import Row, draw
+from gollm.inference.drawing import Drawn, Row, draw_each
 from gollm.inference.generation import Generation, Model
 from gollm.inference.pages import CachedSequence, PagePool, cache_dtype_of, pages_for
 from gollm.tokenizers import Tokenizer
@@ -130,14 +130,14 @@ class DraftModel:
                 ready.append(len(tokens) == len(missing))
             sequences = [self._drafted[texts[i]].sequence for i in going]
             logits = self._forward(sequences, new, None if n_rows == len(going) else ends)
-            try:
-                drawn = draw(logits, [self._row(texts[i], guesses[i]) for i in going], self.vocab_size)
-            except GenerationError:  # its logits are NaN
-                break
+            drawn = draw_each(logits, [self._row(texts[i], guesses[i]) for i in going], self.vocab_size)
+            going_on = []
             for i, one, is_ready in zip(going, drawn, ready, strict=True):
-                if is_ready:
+                if is_ready and isinstance(one, Drawn):  # or none can be drawn for this text
                     guesses[i].append(one.token)
-            going = [i for i, is_ready in zip(going, ready, strict=True) if is_ready and len(guesses[i]) < limits[i]]
+                    if len(guesses[i]) < limits[i]:
+                        going_on.append(i)
+            going = going_on
         return guesses
 
     def _row(self, text: Generation, guesses: list[int]) -> Row:
@@ -169,7 +169,7 @@ def check_draft(model: Model, draft: Model) -> None:
     if mine is None or other is None:
         alike = mine is other and model.decoder.config.vocab_size == draft.decoder.config.vocab_size
     else:
-        alike = _same(mine, other)
+        alike = _same(mine, other) and draft.decoder.config.vocab_size >= model.decoder.config.vocab_size
     if not alike:
         raise GenerationError("the draft model has another tokenizer; it must have the same tokens as the model")
 

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from gollm.errors import DTypeError
+from gollm.errors import DTypeError, GollmError
 from gollm.kernels import Array, Kernels, cpu
 from gollm.nn.tensor import Tensor, written
 
@@ -61,6 +61,8 @@ class Plan(Generic[R]):
         Raises DTypeError for other dtypes than those, and what the function raises: a replay
         raises KernelError where a kernel refuses its arguments; the plan stays usable. Calls from several threads take
         turns."""
+        if times < 1:
+            raise GollmError(f"a plan cannot run {times} times")
         with self._lock:
             if self._result is None or _kinds(inputs) != self._kinds:
                 result = self._record(inputs)
