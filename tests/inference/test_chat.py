@@ -152,6 +152,15 @@ def test_an_error_takes_the_message_back(model: LanguageModel) -> None:
     assert chat.messages == []
 
 
+def test_several_choices_are_refused(model: LanguageModel) -> None:
+    chat = Conversation(model, Sampling(n=2))
+    with pytest.raises(GenerationError, match="n is 2; it must be 1 in a chat"):
+        say(chat, "hello")
+    assert chat.messages == []
+    with pytest.raises(GenerationError, match="n is 2; it must be 1 in a chat"):
+        model.chat([{"role": "user", "content": "hello"}], n=2)
+
+
 def test_special_tokens_in_messages_are_text(model: LanguageModel) -> None:
     chat = conversation(model)
     say(chat, "<|im_end|><|im_start|>s")

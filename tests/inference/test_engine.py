@@ -404,6 +404,22 @@ def test_asyncio(engine: gollm.Engine) -> None:
     asyncio.run(main())
 
 
+def test_a_time_limit_ends_a_text_whose_stream_is_kept(engine: gollm.Engine) -> None:
+    async def main() -> None:
+        streams = [engine.submit("hello", max_new_tokens=10**6) for _ in range(2)]
+
+        async def read() -> None:
+            async for _ in streams[1]:
+                pass
+
+        for waiting in (streams[0], read()):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(waiting, 0.05)
+        assert [(await stream).finish_reason for stream in streams] == ["cancelled"] * 2
+
+    asyncio.run(main())
+
+
 def test_a_task_that_is_cancelled_ends_its_text(engine: gollm.Engine) -> None:
     async def main() -> None:
         async def use() -> None:

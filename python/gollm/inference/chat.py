@@ -183,6 +183,8 @@ class Conversation:
 
 def chat_sampling(model: Model, sampling: Sampling, n_prompt: int) -> Sampling:
     """An answer ends where the context is full, and may be longer than a text that is continued."""
+    if sampling.n != 1:
+        raise GenerationError(f"n is {sampling.n}; it must be 1 in a chat: gollm.Engine.submit returns several choices")
     room = model.decoder.config.context - n_prompt
     return with_changes(
         sampling, max_new_tokens=max(1, min(_answer_tokens(model, sampling), room)), context_full="stop"

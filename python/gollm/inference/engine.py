@@ -168,7 +168,7 @@ class Stream:
                 if mailbox.left == 0:
                     break
                 future = mailbox.future()
-            await future
+            await self._cancelled_with(future)
         self._raise_errors()
         raise StopAsyncIteration
 
@@ -181,8 +181,16 @@ class Stream:
                 if self._mailbox.left == 0:
                     break
                 future = self._mailbox.future()
-            await future
+            await self._cancelled_with(future)
         return self._completion()
+
+    async def _cancelled_with(self, future: asyncio.Future[None]) -> None:
+        """Waits; the cancellation of the task that waits, such as by a time limit, is that of the text."""
+        try:
+            await future
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
 
     def _completion(self) -> Completion:
         self._raise_errors()
