@@ -272,8 +272,8 @@ class Engine:
     beside it.
 
     max_tokens_in_cache   how many tokens' keys and values the cache can hold, rounded up to pages of 64; it bounds the
-                          engine's memory, whatever is submitted. Default: 1 GiB of them, at least the context and at
-                          most max_batch contexts
+                          cache, whatever is submitted; docs/engine.md says what else takes memory. Default: 1 GiB of
+                          them, at least the context and at most max_batch contexts
     cache_dtype           what keys and values are kept as: "float32", or "bfloat16" or "float16" for half the memory;
                           a text depends on it
     chunk                 the most prompt tokens of a forward pass: the next tokens of other texts wait for no more

@@ -8,6 +8,8 @@ A text is admitted when all pages that it can come to need are to be had, so it 
 and those that wait are admitted in the order in which they came: there is no deadlock, and nobody waits forever. One
 that outgrows the context and forgets its oldest half queues again for its pages, before all that came later.
 
+Where nothing but kernels decides over the texts, and nobody waits, many of their tokens are drawn in one native call.
+
 Nothing here depends on what else is in a batch: a row of the forward pass is a function of its own text, and a draw one
 of the row, the seed and the position.
 """
