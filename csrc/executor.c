@@ -9,17 +9,26 @@
 #include <sched.h>     /* sched_yield */
 #include <stdatomic.h> /* the barrier */
 #include <stdlib.h>    /* aligned_alloc */
+#include <time.h>      /* clock_gettime */
+#ifdef __linux__
+#include <linux/futex.h> /* FUTEX_WAIT_PRIVATE */
+#include <sys/syscall.h> /* SYS_futex */
+#include <unistd.h>      /* syscall */
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
 #include "gollm.h"
 
-enum { MAX_THREADS = 1024, SPINS_BEFORE_YIELD = 4000 };
+/* A thread that waits looks for so long before it sleeps. It has to sleep: where two threads share a core, the other one
+ * cannot arrive before, and one that wakes is put on an idle core (docs/performance.md has the figures). */
+enum { MAX_THREADS = 1024, LOOKS_BETWEEN_TIMES = 16, NANOSECONDS_BEFORE_SLEEP = 20000 };
 
 /* Counts arrivals; the last one of n starts the next phase. A line each: waiting threads read only `phase`. */
 struct gollm_barrier {
     _Alignas(GOLLM_ALIGNMENT) atomic_int arrived;
+    atomic_int sleeping;
     _Alignas(GOLLM_ALIGNMENT) atomic_uint phase; /* wraps around */
 };
 
@@ -38,19 +47,53 @@ static inline void pause_cpu(void) {
 #endif
 }
 
+static int64_t nanoseconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
+/* Sleeps until wake_all() if *word is `value`; may return before, so the caller looks again. */
+static void sleep_while(atomic_uint *word, unsigned value) {
+#ifdef __linux__
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+#else
+    (void)word, (void)value;
+    sched_yield();
+#endif
+}
+
+static void wake_all(atomic_uint *word) {
+#ifdef __linux__
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, MAX_THREADS, NULL, NULL, 0);
+#else
+    (void)word;
+#endif
+}
+
+/* Whoever sleeps has counted itself before it looks at `phase` the last time, and the last one to arrive looks at that count
+ * after it has written `phase`: in the order of all sequentially consistent operations one of them sees the other. */
 void gollm_team_wait(const struct gollm_team *team) {
     if (team->n_threads == 1) return;
     struct gollm_barrier *b = team->barrier;
-    unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
+    const unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == team->n_threads - 1) {
         atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&b->phase, phase + 1, memory_order_release);
+        atomic_store(&b->phase, phase + 1);
+        if (atomic_load(&b->sleeping)) wake_all(&b->phase);
         return;
     }
-    for (int spins = 0; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; spins++) {
-        pause_cpu();
-        if (spins > SPINS_BEFORE_YIELD) sched_yield(); /* more threads than cores: let the others arrive */
+    for (int64_t now = 0, end = INT64_MAX; now < end;) {
+        for (int looks = 0; looks < LOOKS_BETWEEN_TIMES; looks++) {
+            if (atomic_load_explicit(&b->phase, memory_order_acquire) != phase) return;
+            pause_cpu();
+        }
+        now = nanoseconds();
+        if (end == INT64_MAX) end = now + NANOSECONDS_BEFORE_SLEEP;
     }
+    atomic_fetch_add(&b->sleeping, 1);
+    while (atomic_load(&b->phase) == phase) sleep_while(&b->phase, phase);
+    atomic_fetch_sub(&b->sleeping, 1);
 }
 
 static void lock_before_fork(void) { pthread_mutex_lock(&queue); }
