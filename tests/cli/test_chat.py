@@ -59,8 +59,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Terminal:
     """A program in a terminal of its own: what it prints, and what a person types."""
 
-    def __init__(self, *words: object) -> None:
-        self.process, self._master = _in_terminal([str(word) for word in words])
+    def __init__(self, *command: object) -> None:
+        self.process, self._master = _in_terminal([str(word) for word in command])
         self.text = ""
 
     def wait_for(self, pattern: str, seconds: float = 120) -> str:
@@ -88,10 +88,10 @@ class Terminal:
         os.close(self._master)
 
 
-def _in_terminal(words: list[str]) -> tuple[subprocess.Popen[bytes], int]:
+def _in_terminal(arguments: list[str]) -> tuple[subprocess.Popen[bytes], int]:
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "dumb", "INPUTRC": os.devnull}
-    command = [sys.executable, "-c", _CONTROLLED, sys.executable, "-m", "gollm", *words]
+    command = [sys.executable, "-c", _CONTROLLED, sys.executable, *arguments]
     process = subprocess.Popen(
         command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
     )
@@ -106,12 +106,16 @@ _CONTROLLED = (
 
 
 @contextlib.contextmanager
-def terminal(*words: object) -> Iterator[Terminal]:
-    found = Terminal(*words)
+def python_in_terminal(*arguments: object) -> Iterator[Terminal]:
+    found = Terminal(*arguments)
     try:
         yield found
     finally:
         found.close()
+
+
+def terminal(*words: object) -> contextlib.AbstractContextManager[Terminal]:
+    return python_in_terminal("-m", "gollm", *words)
 
 
 def test_a_conversation_at_a_terminal(checkpoint: Path, tmp_path: Path) -> None:
@@ -170,6 +174,23 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(checkpoint: Path) -> None:
         t.type("/undo\n")
         t.wait_for(r"taken back: 'hello'")
         t.type("/exit\n")
+        assert t.end() == 0
+
+
+def test_a_signal_just_before_the_wait_for_a_key_is_heard() -> None:
+    """interrupt_main() marks a signal as come, and interrupts no wait."""
+    program = (
+        "import _thread, threading; from gollm.cli.line_editor import read_line\n"
+        "threading.Timer(0.3, _thread.interrupt_main).start()\n"
+        "try: read_line('> ')\n"
+        "except KeyboardInterrupt: print('heard')\n"
+        "print(repr(read_line('again> ')))"
+    )
+    with python_in_terminal("-c", program) as t:
+        t.wait_for("\n?> ")
+        t.wait_for("heard\nagain> ")
+        t.type("and on\n")
+        t.wait_for("'and on'")
         assert t.end() == 0
 
 

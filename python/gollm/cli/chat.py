@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from gollm.cli.line_editor import read_line
 from gollm.cli.sampling_flags import ModelFlags, SamplingFlags
 from gollm.errors import GenerationError, GollmError
 from gollm.options.types import nearest, shown
@@ -79,12 +80,10 @@ def _talk(chat: Conversation, model: str) -> None:
     prompt = ""
     if sys.stdin.isatty():
         prompt = "> "
-        with contextlib.suppress(ImportError):  # Windows
-            import readline  # noqa: F401  # input() edits lines and has a history then
         print(f"{model}; /help lists the commands, Ctrl-D ends")
     while True:
         try:
-            line = input(prompt).strip()
+            line = (read_line(prompt) if prompt else input()).strip()
         except EOFError:
             if prompt:
                 print()
