@@ -63,4 +63,14 @@ static inline __attribute__((always_inline)) void epilogue_apply(const struct ep
         }
 }
 
+/* The same for a tile whose NR columns may go past the N of c. */
+static inline __attribute__((always_inline)) void epilogue_apply_tile(const struct epilogue *epilogue, real *c,
+                                                                      int64_t N, const real *tile, int64_t m, int64_t n,
+                                                                      int rows) {
+    if (n + NR <= N)
+        epilogue_apply(epilogue, c, N, tile, 0, m, n, rows, NR);
+    else if (n < N)
+        epilogue_apply(epilogue, c, N, tile, 0, m, n, rows, (int)(N - n));
+}
+
 #endif

@@ -24,6 +24,7 @@
 
 enum { PAIRS = 16, BF16_STEPS = 2 * PAIRS }; // pairs, and steps of k, of a line's part in a panel of a: a cache line
 #if defined(__AMX_BF16__)
+#include "amx.h"
 enum { BF16_MR = 32 };
 #else
 enum { BF16_MR = MR };
@@ -135,17 +136,8 @@ static inline void bf16_pack_b(real *to, const struct operand *from, struct rang
 
 #if defined(__AMX_BF16__)
 
-/* The state of the tiles belongs to the thread; it is set up for each product and given back at its end, so that between
- * products there is none to switch, nor to inherit in fork(). The kernel keeps it over signals. */
-static inline void bf16_begin(void) {
-    const struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-    __asm__ volatile("ldtilecfg %0" ::"m"(shape));
-}
-static inline void bf16_end(void) { _tile_release(); }
+static inline void bf16_begin(void) { tiles_begin(PAIRS * sizeof(real)); }
+static inline void bf16_end(void) { tiles_end(); }
 
 /* Budget per 32 steps of k, 2 x 2 tiles: 4 tdpbf16ps of 16 cycles, 4 loads of 8. Fewer rows are computed as 16 or 32. */
 static inline __attribute__((always_inline)) void bf16_microkernel(const int rows, int64_t steps, const real *a,

@@ -73,10 +73,7 @@ static inline __attribute__((always_inline)) void multiply_part(const struct gem
             vec_store(tile + i * NR, sums[i][j]);
             vec_store(tile + i * NR + VL, sums[i][j + 1]);
         }
-        if (column + NR <= g->N)
-            epilogue_apply(&g->epilogue, g->c, g->ldc, tile, 0, m, column, height, NR);
-        else if (column < g->N)
-            epilogue_apply(&g->epilogue, g->c, g->ldc, tile, 0, m, column, height, (int)(g->N - column));
+        epilogue_apply_tile(&g->epilogue, g->c, g->N, tile, m, column, height);
     }
 }
 

@@ -45,6 +45,7 @@
  */
 #include "epilogue.h"
 #include "integer_dot.h"
+#include "integer_tiles.h"
 #include "quantized.h"
 #include "workspace.h"
 
@@ -71,20 +72,38 @@ static inline int64_t record_bytes(enum format format, int64_t group, int rows) 
     return codes_of(rows) + rows * group * activation_bytes(format);
 }
 
-/* Rows of a tile with `left` rows still to do; those past the last repeat it. */
-static inline int tile_rows(int64_t left) { return left == 1 ? 1 : left == 2 ? 2 : left <= 4 ? 4 : MR; }
+/* Rows of a tile at most; whether they are multiplied in tiles of AMX. */
+#ifdef INTEGER_TILES
+static inline int in_tiles(int64_t M) { return M > MR; }
+static inline int tile_height(int64_t M) { return in_tiles(M) ? TILE_ROWS : MR; }
+#else
+static inline int in_tiles(int64_t M) { return (void)M, 0; }
+static inline int tile_height(int64_t M) { return (void)M, MR; }
+#endif
+
+/* Rows of a tile that begins at row m of M; those past the last repeat it. */
+static inline int tile_rows(int64_t M, int64_t m) {
+    const int64_t left = M - m;
+    return in_tiles(M) ? tile_height(M) : left == 1 ? 1 : left == 2 ? 2 : left <= 4 ? 4 : MR;
+}
 
 /* Quantised activations of all rows, bytes. Each thread has its own where there is one row. */
 static int64_t quantized_bytes(enum format format, const struct product *p) {
-    const int64_t rows = p->M == 1 ? 1 : times_i64(MR, (p->M + MR - 1) / MR);
+    const int64_t height = tile_height(p->M), rows = p->M == 1 ? 1 : times_i64(height, (p->M + height - 1) / height);
     return round_up(min_i64(times_i64(times_i64(rows, group_count(p->K, p->group)), record_bytes(format, p->group, 1)),
                             INT64_MAX - GOLLM_ALIGNMENT),
                     GOLLM_ALIGNMENT);
 }
 
+/* The unpacked codes of a panel, bytes: each thread's own. */
+static int64_t unpacked_bytes(const struct product *p) {
+    return in_tiles(p->M) ? times_i64(times_i64(group_count(p->K, p->group), p->group), PANEL) : 0;
+}
+
 static int64_t workspace(enum format format, const struct product *p, int n_threads) {
     if (!group_is_known(p->group)) return 0;
-    return times_i64(p->M == 1 ? n_threads : 1, quantized_bytes(format, p));
+    return plus_i64(times_i64(p->M == 1 ? n_threads : 1, quantized_bytes(format, p)),
+                    times_i64(n_threads, unpacked_bytes(p)));
 }
 
 /* The largest lane of integers of the size of reals, and the sum of int32. */
@@ -158,7 +177,8 @@ static real quantize_group(const real *x, int64_t count, int64_t group, real ste
     return largest / steps;
 }
 
-/* q (group)  ->  of each 4 codes, `rows` words apart: 4 bytes; for int8 two words of 2, in the order 0 2 1 3 (integer_dot.h) */
+/* q (group)  ->  of each 4 codes, `rows` words apart: 4 bytes; for int8 two words of 2, in the order 0 2 1 3 (integer_dot.h).
+ * Tiles of AMX have them in planes (integer_tiles.h). */
 static inline void store_codes(char *to, const int32_t *q, enum format format, int64_t group, int rows) {
     for (int64_t i = 0; i < group; i += 4, q += 4) {
         if (format == INT8) {
@@ -175,8 +195,8 @@ static inline void store_codes(char *to, const int32_t *q, enum format format, i
 static void quantize(const struct product *p, enum format format, char *to, struct range units) {
     const int64_t groups = group_count(p->K, p->group), group = p->group;
     for (int64_t unit = units.begin; unit < units.end; unit++) {
-        const int64_t first = unit / groups * MR, k = unit % groups * group;
-        const int rows = tile_rows(p->M - first);
+        const int64_t first = unit / groups * tile_height(p->M), k = unit % groups * group;
+        const int rows = tile_rows(p->M, first);
         char *record =
             to + first * groups * record_bytes(format, group, 1) + unit % groups * record_bytes(format, group, rows);
         for (int i = 0; i < rows; i++) {
@@ -191,6 +211,12 @@ static void quantize(const struct product *p, enum format format, char *to, stru
                 memcpy(record + (rows + i) * sizeof(real), &of_minimum, sizeof of_minimum);
             else
                 memcpy(record + (rows + i) * sizeof(real), &of_codes, sizeof of_codes);
+#ifdef INTEGER_TILES
+            if (in_tiles(p->M)) {
+                store_planes(record + codes_of(rows), q, format, group, i);
+                continue;
+            }
+#endif
             store_codes(record + codes_of(rows) + i * 4 * activation_bytes(format), q, format, group, rows);
         }
     }
@@ -280,10 +306,7 @@ static inline __attribute__((always_inline)) void multiply_part(const struct pro
             vec_store(tile + i * NR, sums[i][j]);
             vec_store(tile + i * NR + VL, sums[i][j + 1]);
         }
-        if (column + NR <= p->N)
-            epilogue_apply(&p->epilogue, p->c, p->N, tile, 0, m, column, height, NR);
-        else if (column < p->N)
-            epilogue_apply(&p->epilogue, p->c, p->N, tile, 0, m, column, height, (int)(p->N - column));
+        epilogue_apply_tile(&p->epilogue, p->c, p->N, tile, m, column, height);
     }
 }
 
@@ -293,7 +316,7 @@ static inline __attribute__((always_inline)) void multiply_panel(const struct pr
                                                                  const int group, const char *record, int64_t m,
                                                                  int64_t n) {
     const uint8_t *block = p->b + n / PANEL * group_count(p->K, group) * block_bytes(format, group);
-    const int rows = tile_rows(p->M - m);
+    const int rows = tile_rows(p->M, m);
     const int width = rows <= 2 ? WIDTH_MAX : NR / VL;
     for (int first = 0; first < PANEL; first += width * VL) {
         if (rows == 1)
@@ -307,9 +330,70 @@ static inline __attribute__((always_inline)) void multiply_panel(const struct pr
     }
 }
 
+#ifdef INTEGER_TILES
+/* 16 rows times 16 outputs of a panel, from output `first` of it, into `tile`. The groups go through three stages: the one
+ * before is stored while a group is multiplied, and the sums of the one before that are taken out. */
+static inline __attribute__((always_inline)) void multiply_tile(const struct product *p, const enum format format,
+                                                                const int group, const char *record,
+                                                                const uint8_t *block, const uint8_t *weights, int first,
+                                                                real tile[TILE_ROWS * NR]) {
+    const int64_t groups = group_count(p->K, group);
+    int32_t stored[2][2 * TILE] __attribute__((aligned(GOLLM_ALIGNMENT)));
+    vec sums[TILE_ROWS];
+    UNROLL
+    for (int i = 0; i < TILE_ROWS; i++) sums[i] = vec_set(0);
+    for (int64_t step = 0; step < groups + 2; step += 2) {
+        UNROLL
+        for (int parity = 0; parity < 2; parity++) {
+            const int64_t g = step + parity;
+            if (g < groups)
+                multiply_tiles(parity, format, group,
+                               record + g * record_bytes(format, group, TILE_ROWS) + codes_of(TILE_ROWS),
+                               weights + g * group * PANEL + first * 4);
+            if (g >= 1 && g - 1 < groups) store_tiles(!parity, format, stored[!parity]);
+            if (g < 2 || g - 2 >= groups) continue;
+            const real *scales = (const real *)(record + (g - 2) * record_bytes(format, group, TILE_ROWS));
+            const uint8_t *scales_w = block + (g - 2) * block_bytes(format, group) + first * 2;
+            const vec scale = load_f16(scales_w);
+            const vec minimum = format == INT4_MIN ? load_f16(scales_w + PANEL * 2) : vec_set(0);
+            UNROLL
+            for (int i = 0; i < TILE_ROWS; i++) {
+                sums[i] += row_of_tiles(format, stored[parity], i) * (vec_set(scales[i]) * scale);
+                if (format == INT4_MIN) sums[i] += minimum * vec_set(scales[TILE_ROWS + i]);
+            }
+        }
+    }
+    UNROLL
+    for (int i = 0; i < TILE_ROWS; i++) vec_store(tile + i * NR + first, sums[i]);
+}
+
+/* The units of [panel][tile of 16 rows]. */
+static inline __attribute__((always_inline)) void multiply_in_tiles(const struct product *p, const enum format format,
+                                                                    const int group, const char *quantized,
+                                                                    uint8_t *weights, struct range units) {
+    const int64_t tiles = (p->M + TILE_ROWS - 1) / TILE_ROWS, groups = group_count(p->K, group);
+    tiles_begin(tile_depth(group));
+    for (int64_t unit = units.begin; unit < units.end; unit++) {
+        const int64_t n = unit / tiles * PANEL, m = unit % tiles * TILE_ROWS;
+        const uint8_t *block = p->b + n / PANEL * groups * block_bytes(format, group);
+        if (unit == units.begin || m == 0)
+            for (int64_t g = 0; g < groups; g++)
+                unpack_codes(weights + g * group * PANEL, block + g * block_bytes(format, group) + codes_offset(format),
+                             format, group);
+        real tile[TILE_ROWS * NR] __attribute__((aligned(GOLLM_ALIGNMENT)));
+        for (int first = 0; first < PANEL; first += VL)
+            multiply_tile(p, format, group, quantized + m * groups * record_bytes(format, group, 1), block, weights,
+                          first, tile);
+        epilogue_apply_tile(&p->epilogue, p->c, p->N, tile, m, n, (int)min_i64(TILE_ROWS, p->M - m));
+    }
+    tiles_end();
+}
+#endif
+
 static inline __attribute__((always_inline)) int multiply(const struct product *p, const enum format format,
                                                           const int group, const struct gollm_team *team) {
-    const int64_t tiles = (p->M + MR - 1) / MR, panels = (p->N + PANEL - 1) / PANEL;
+    const int height = tile_height(p->M);
+    const int64_t tiles = (p->M + height - 1) / height, panels = (p->N + PANEL - 1) / PANEL;
     const int64_t groups = group_count(p->K, group);
     char *quantized = team->workspace;
     if (p->M == 1) {
@@ -320,6 +404,13 @@ static inline __attribute__((always_inline)) int multiply(const struct product *
         gollm_team_wait(team);
     }
     const struct range mine = thread_range(tiles * panels, 1, team); // panel by panel
+#ifdef INTEGER_TILES
+    if (in_tiles(p->M)) {
+        uint8_t *weights = (uint8_t *)quantized + quantized_bytes(format, p) + team->thread * unpacked_bytes(p);
+        multiply_in_tiles(p, format, group, quantized, weights, mine);
+        return GOLLM_OK;
+    }
+#endif
     for (int64_t unit = mine.begin; unit < mine.end; unit++) {
         const int64_t m = unit % tiles * MR;
         multiply_panel(p, format, group, quantized + m * groups * record_bytes(format, group, 1), m,
