@@ -110,7 +110,8 @@ NARROW = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "variant, own", [("v4", []), ("avx512bf16", ["vdpbf16ps"]), ("amx", ["tdpbf16ps", "tdpbssd", "tdpbusd", "tilerelease"])]
+    "variant, own",
+    [("v4", []), ("avx512bf16", ["vdpbf16ps"]), ("amx", ["tdpbf16ps", "tdpbssd", "tdpbusd", "tilerelease"])],
 )
 def test_narrow_products_have_their_instructions_and_older_variants_none(objects, variant, own):
     if not any(f"kernels_{variant}.dir" in name for name in objects):
