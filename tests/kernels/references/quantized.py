@@ -82,7 +82,8 @@ def product(kind, a, b, bias, factor, residual, activation, N, group):
     return {"c": c + (0 if residual is None else residual), "pre": pre}
 
 
-# M, N, K: around tiles of 1, 2, 4, 6 or 8 rows (AMX, from 25 rows on: 16) and 8, 16 or 32 outputs, and groups that end early
+# M, N, K: around tiles of 1, 2, 4, 6 or 8 rows (16 with AMX, from 25 rows on) and 8, 16 or 32 outputs, and groups that
+# end early
 SHAPES = [(1, 1, 1), (2, 3, 1), (3, 2, 33), (5, 70, 257), (1, 100, 512), (13, 33, 300), (8, 32, 128), (17, 97, 96)]
 SHAPES += [(25, 65, 1), (32, 33, 128), (35, 97, 290)]
 
