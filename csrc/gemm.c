@@ -29,12 +29,13 @@
  * of several blocks of k, and these blocks lie inside loop 2.
  *
  * Few rows (at most MR, as in decoding) are bound by reading b. Loops 4 and 2 then change places: each line of b is read
- * from its beginning to its end, and each panel of PANELS from front to back.
+ * from its beginning to its end, and each panel of PANELS from front to back. Lines of reals are not packed (gemm_rows.h).
  */
 #include "gemm.h"
 
 #include "gemm_bf16.h"
 #include "gemm_pack.h"
+#include "gemm_rows.h"
 
 /* Tuning (docs/performance.md); no number here changes a bit of a result. */
 enum {
@@ -43,9 +44,6 @@ enum {
     /* Columns of a strip. Larger: a is packed less often; smaller: less workspace (NC * KC reals are 2 MB a thread) and less
      * of L3. Chosen together with MC against blocks of 384 x 512, which were 2 % slower; not measured by itself. */
     NC = 2048,
-    /* Few rows: how far ahead each row of b is prefetched, in elements: 4 cache lines. One row times 576 x 576 reads 8.8-10.3
-     * GB/s with it and 8.1-8.8 without. */
-    AHEAD = 256 / sizeof(real),
     /* Packing an element costs about as much as this many multiply-adds. Without a cost of packing, threads would split the
      * rows of the head's 256 x 50257 product, and each would pack all of b. The value was not tuned. */
     PACK = 8,
@@ -122,20 +120,15 @@ static inline __attribute__((always_inline)) void pack_a(const struct gemm *g, c
     if (narrow)
         bf16_pack_a(to, &g->a, rows, k, kc);
     else
-        pack(to, MR, &g->a, rows, k, kc, 0);
+        pack(to, MR, &g->a, rows, k, kc);
 }
 
 static inline __attribute__((always_inline)) void pack_b(const struct gemm *g, const int narrow, real *to,
-                                                         struct range columns, int64_t k, int64_t kc, const int ahead) {
+                                                         struct range columns, int64_t k, int64_t kc) {
     if (narrow)
         bf16_pack_b(to, &g->b, columns, k, kc);
     else
-        pack(to, NR, &g->b, columns, k, kc, ahead);
-}
-
-/* In PANELS, the steps of column n from k on; they are PANEL apart. */
-static const real *in_panels(const struct gemm *g, int64_t n, int64_t k) {
-    return g->b.data + (n / PANEL * g->K + k) * PANEL + n % PANEL;
+        pack(to, NR, &g->b, columns, k, kc);
 }
 
 /* One block of k of a_sum, right after the same part of a was packed and lies in the caches. */
@@ -239,7 +232,7 @@ static inline void multiply_strip(const struct gemm *g, const int narrow, real *
             i = k;
             do {
                 const int64_t kc = min_i64(KC, end - i), before = panel_steps(narrow, i - k);
-                if (m == rows.begin && g->b.layout != PANELS) pack_b(g, narrow, b + before * NR, panel, i, kc, 0);
+                if (m == rows.begin && g->b.layout != PANELS) pack_b(g, narrow, b + before * NR, panel, i, kc);
                 multiply_panel(g, narrow, packed_a + before * mc,
                                g->b.layout == PANELS ? in_panels(g, n, i) : b + before * NR, block, panel, i, kc);
                 i += kc;
@@ -248,7 +241,7 @@ static inline void multiply_strip(const struct gemm *g, const int narrow, real *
     }
 }
 
-/* Few rows: a is packed whole. In PANELS, columns that share a panel are computed side by side. */
+/* Few rows that gemm_rows.h leaves: a is packed whole. In PANELS, columns that share a panel are computed side by side. */
 static inline void multiply_few_rows(const struct gemm *g, const int narrow, struct tile tile, real *packed_a) {
     const int is_packed = g->b.layout == PANELS;
     const int64_t mr = panel_rows(narrow);
@@ -260,7 +253,7 @@ static inline void multiply_few_rows(const struct gemm *g, const int narrow, str
         int64_t k = 0;
         do { // once also when K is 0
             const int64_t kc = min_i64(KC, g->K - k);
-            if (!is_packed) pack_b(g, narrow, packed_b, (struct range){n, end}, k, kc, AHEAD);
+            if (!is_packed) pack_b(g, narrow, packed_b, (struct range){n, end}, k, kc);
             for (int64_t j = n; j < end; j += NR)
                 multiply_panel(g, narrow, packed_a + panel_steps(narrow, k) * mr,
                                is_packed ? in_panels(g, j, k) : packed_b, tile.rows,
@@ -293,7 +286,10 @@ static inline __attribute__((always_inline)) void run(const struct gemm *g, cons
                                                       const struct gollm_team *team, real *workspace) {
     const struct tile tile = share(g, narrow, team->thread, team->n_threads);
     if (tile.columns.begin == tile.columns.end && g->N > 0) return;
-    if (has_few_rows(g, narrow, tile.rows.end - tile.rows.begin))
+    const int64_t rows = tile.rows.end - tile.rows.begin;
+    if (!narrow && takes_rows(g, rows))
+        multiply_rows_of(g, tile.rows, tile.columns, workspace);
+    else if (has_few_rows(g, narrow, rows))
         multiply_few_rows(g, narrow, tile, workspace);
     else
         multiply(g, narrow, tile, workspace);
@@ -314,5 +310,5 @@ void gemm_pack_panels(real *panels, const real *w, int64_t N, int64_t K, const s
     for (int64_t n = mine.begin; n < mine.end; n += PANEL)
         for (int64_t k = 0; k < K; k += KC)
             pack_lines(panels + (n / PANEL * K + k) * PANEL, PANEL, w + n * K + k, K, min_i64(PANEL, N - n),
-                       min_i64(KC, K - k), 0);
+                       min_i64(KC, K - k));
 }

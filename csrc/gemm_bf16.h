@@ -227,12 +227,12 @@ static inline void round_panels(real *x, int64_t N) {
 }
 
 static inline void bf16_pack_a(real *to, const struct operand *from, struct range lines, int64_t k, int64_t kc) {
-    pack(to, MR, from, lines, k, kc, 0);
+    pack(to, MR, from, lines, k, kc);
     round_panels(to, round_up(lines.end - lines.begin, MR) * kc);
 }
 
 static inline void bf16_pack_b(real *to, const struct operand *from, struct range lines, int64_t k, int64_t kc) {
-    pack(to, NR, from, lines, k, kc, 0);
+    pack(to, NR, from, lines, k, kc);
     round_panels(to, round_up(lines.end - lines.begin, NR) * kc);
 }
 

@@ -77,13 +77,11 @@ static inline __attribute__((always_inline)) void transpose_8(real *restrict to,
 }
 #endif
 
-/* One panel of any `width` lines. What lies `ahead` steps further is prefetched on the way, unless ahead is 0: several
- * lines are read at once, each for a short time only, so that the hardware's prefetching falls behind. */
-static inline __attribute__((always_inline)) void
-pack_panel_ahead(real *restrict to, const int width, const real *const *line, int64_t steps, const int ahead) {
+/* One panel of any `width` lines. */
+static inline __attribute__((always_inline)) void pack_panel(real *restrict to, const int width,
+                                                             const real *const *line, int64_t steps) {
     for (int64_t k0 = 0; k0 < steps; k0 += LINE) { // a cache line of each line is used up before the next
         int64_t k1 = min_i64(steps, k0 + LINE);
-        for (int l = 0; ahead && l < width; l++) __builtin_prefetch(line[l] + k0 + ahead);
 #if VEC_BYTES >= 32 && !defined(GOLLM_F64)
         if ((width % 8 == 0 || width < 8) && k1 - k0 == LINE) {
             for (int l = 0; l < width; l += 8)
@@ -109,19 +107,13 @@ pack_panel_ahead(real *restrict to, const int width, const real *const *line, in
     }
 }
 
-static inline __attribute__((always_inline)) void pack_panel(real *restrict to, const int width,
-                                                             const real *const *line, int64_t steps) {
-    pack_panel_ahead(to, width, line, steps, 0);
-}
-
 static inline __attribute__((always_inline)) void pack_lines(real *restrict to, const int width, const real *from,
-                                                             int64_t stride, int64_t lines, int64_t steps,
-                                                             const int ahead) {
+                                                             int64_t stride, int64_t lines, int64_t steps) {
     static const real zeros[KC];
     for (int64_t first = 0; first < lines; first += width, to += width * steps) {
         const real *line[PANEL]; // the widest panel
         for (int l = 0; l < width; l++) line[l] = first + l < lines ? from + (first + l) * stride : zeros;
-        pack_panel_ahead(to, width, line, steps, ahead);
+        pack_panel(to, width, line, steps);
     }
 }
 
@@ -144,10 +136,10 @@ static inline __attribute__((always_inline)) void pack_steps(real *restrict to, 
 
 /* Steps k ... k + kc of the lines `lines` of an operand that is not packed, in panels of `width`. */
 static inline __attribute__((always_inline)) void pack(real *to, const int width, const struct operand *from,
-                                                       struct range lines, int64_t k, int64_t kc, const int ahead) {
+                                                       struct range lines, int64_t k, int64_t kc) {
     const int64_t count = lines.end - lines.begin, stride = from->stride;
     if (from->layout == LINES)
-        pack_lines(to, width, from->data + lines.begin * stride + k, stride, count, kc, ahead);
+        pack_lines(to, width, from->data + lines.begin * stride + k, stride, count, kc);
     else
         pack_steps(to, width, from->data + k * stride + lines.begin, stride, count, kc);
 }
