@@ -15,7 +15,6 @@ import numpy as np
 from gollm import formats
 from gollm.errors import CheckpointError, ConfigError, GenerationError
 from gollm.formats.source import Packed
-from gollm.inference.beam import beam_search
 from gollm.inference.chat import chat_sampling
 from gollm.inference.chat_template import Messages, template_of
 from gollm.inference.engine import pieces
@@ -82,8 +81,6 @@ class LanguageModel:
         chosen = Sampling.of(sampling, options)
         if chosen.n != 1:
             raise GenerationError(f"n is {chosen.n}; it must be 1 here: gollm.Engine.submit returns several choices")
-        if chosen.beams > 1:  # a text is known when the search is over
-            return iter([beam_search(self, prompt, chosen)[0].text])
         return (piece.text for piece in pieces(self, prompt, chosen) if piece.text)
 
     def chat(

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 import gollm
-from gollm.inference import beam_search
 from gollm.language_model import LanguageModel
 from gollm.model.config import preset
 from gollm.model.decoder import Decoder
@@ -125,7 +124,8 @@ def test_log_probabilities_and_several_texts(checkpoint: Path, run: Run) -> None
 
 def test_beam_search(checkpoint: Path, run: Run) -> None:
     words = ["generate", checkpoint, "--prompt", PROMPT, "--max-new-tokens", 6, "--beams", 3, "--length-penalty", 0.5]
-    found = beam_search(gollm.load(checkpoint), PROMPT, max_new_tokens=6, beams=3, length_penalty=0.5, n=2)
+    with gollm.Engine(gollm.load(checkpoint)) as engine:
+        found = engine.submit(PROMPT, max_new_tokens=6, beams=3, length_penalty=0.5, n=2).result().choices
     assert run(*words).out == PROMPT + found[0].text + "\n"
     assert json.loads(run(*words, "--json").out)["text"] == found[0].text
     assert run(*words, "--n", 2, "--no-echo").out == "".join(one.text + "\n\n" for one in found)
@@ -240,7 +240,6 @@ def test_a_prompt_that_cannot_be_continued_does_not_end_the_run(checkpoint: Path
         (["--prompts", "none.txt"], b"", "cannot read none.txt: No such file or directory"),
         (["--prompts", "-"], b"\n \n", "standard input has no prompts"),
         (["--prompts", "-", "--prompt", "x"], b"x", "give either --prompt or --prompts, not both"),
-        (["--prompts", "-", "--beams", "2"], b"x", "--beams takes one prompt; give --prompt instead of --prompts"),
         (["--prompt", "x", "--output", "x.jsonl"], b"", "--output is for the texts of --prompts"),
     ],
 )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import gollm
 from gollm.errors import GenerationError
-from gollm.inference.beam import BeamResult, BeamSearch, beam_search
+from gollm.inference.beam import BeamResult, BeamText
+from gollm.inference.generation import Completion
+from gollm.inference.requests import generations
 from gollm.inference.sampling import Sampling
+from gollm.inference.scheduler import Scheduler, pages_needed
 from gollm.language_model import LanguageModel
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
@@ -24,14 +28,31 @@ for _name in ("token_embedding", "position_embedding"):  # so that texts differ 
     MODEL.parameters[_name].data[:] *= 20
 
 
-def search(prompt, *, stop_tokens=(), model=MODEL, vocab_size=None, ended=None, **options) -> list[BeamResult]:
-    options = {"max_new_tokens": 4, **options}
-    sampling = Sampling(**options).resolved(GenerationDefaults())
-    beams = BeamSearch(model, prompt, sampling, stop_tokens=stop_tokens, vocab_size=vocab_size, ended=ended)
-    while not beams.finished:
-        beams.step()
-    assert beams._pool.n_free == len(beams._pool._users)  # everything is given back
-    return beams.results
+def begun(prompt, *, stop_tokens=(), model=MODEL, vocab_size=None, **options) -> tuple[BeamText, Scheduler]:
+    """A search, and a scheduler with just the pages that it needs."""
+    language_model = LanguageModel(model, None, GenerationDefaults(stop_tokens=tuple(stop_tokens)))
+    sampling = Sampling(**{"max_new_tokens": 4, **options})
+    (text,) = generations(language_model, prompt, sampling, lambda piece: None)
+    assert isinstance(text, BeamText)
+    n_pages = pages_needed(text, model.config.context)
+    scheduler = Scheduler(model, n_pages, chunk=512, max_batch=1, vocab_size=vocab_size)
+    scheduler.add(text)
+    return text, scheduler
+
+
+def search(prompt, **options) -> list[BeamResult]:
+    text, scheduler = begun(prompt, **options)
+    while scheduler.busy:
+        scheduler.step()
+    assert scheduler.pool.n_free == scheduler.pool.n_pages  # everything is given back
+    return text.results
+
+
+def results(prompt: str, **options) -> list[Completion]:
+    with gollm.Engine(LANGUAGE_MODEL) as engine:
+        found = engine.submit(prompt, **options).result()
+    assert found.choices[:1] == ((replace(found, choices=()),) if options.get("n", 1) > 1 else ())
+    return list(found.choices or [found])
 
 
 def logprob(prompt, tokens) -> float:
@@ -62,11 +83,17 @@ def test_one_step_of_a_beam_search_by_hand() -> None:
     np.testing.assert_allclose([one.score for one in found], [score / 20 for score, _ in beams], atol=1e-3)
 
 
-def test_one_beam_is_greedy() -> None:
+def test_a_search_without_room_for_a_second_text_is_greedy() -> None:
+    """Every other token is forbidden, but where the greedy text has it."""
     tokens = [4]
     for _ in range(6):
         tokens.append(int(MODEL.logits(np.array([tokens], np.int32))[0, -1].argmax()))
-    (one,) = search([4], max_new_tokens=6, beams=1)
+
+    def only_greedy(text, logits):
+        forbidden = np.arange(V) != tokens[len(text)]
+        logits[forbidden] = -np.inf
+
+    (one,) = search([4], max_new_tokens=6, beams=2, processors=only_greedy)
     assert list(one.tokens) == tokens[1:]
 
 
@@ -79,8 +106,9 @@ def test_a_stop_token_ends_a_text_and_is_left_out() -> None:
     assert any(one.finish_reason == "stop" for one in found)
 
 
-def test_a_text_may_end_for_another_reason() -> None:
-    found = search([1], max_new_tokens=20, beams=3, n=3, ended=lambda tokens: len(tokens) == 5)
+def test_a_text_may_end_for_another_reason(monkeypatch) -> None:
+    monkeypatch.setattr(BeamText, "_stopped", lambda self, tokens: len(tokens) == 5)
+    found = search([1], max_new_tokens=20, beams=3, n=3)
     assert {(len(one.tokens), one.finish_reason) for one in found} == {(5, "stop")}
 
 
@@ -93,7 +121,7 @@ def test_padding_and_bias() -> None:
 def test_the_context_and_no_tokens() -> None:
     assert [len(one.tokens) for one in search([1] * 198, max_new_tokens=50, beams=2, n=2)] == [2, 2]
     assert search([1] * 200, beams=2) == search([1], beams=2, max_new_tokens=0) == [BeamResult((), 0.0, 0.0, "length")]
-    with pytest.raises(GenerationError, match="the prompt has 201 tokens; beam search takes from 1 to 200"):
+    with pytest.raises(GenerationError, match=r"the prompt has 201 tokens, more than this model's context \(200\)"):
         search([1] * 201, beams=2)
 
 
@@ -110,30 +138,86 @@ LANGUAGE_MODEL = LanguageModel(MODEL, TOKENIZER)
 
 def test_the_front_doors() -> None:
     assert TOKENIZER.vocab_size == V
-    found = beam_search(LANGUAGE_MODEL, "abc", beams=4, n=3, max_new_tokens=8)
+    found = results("abc", beams=4, n=3, max_new_tokens=8)
     prompt, end = TOKENIZER.encode("abc").tolist(), TOKENIZER.end_of_text
     want = search(prompt, beams=4, n=3, max_new_tokens=8, stop_tokens=[end])
     assert [list(one.tokens) for one in found] == [list(one.tokens) for one in want]
     assert [one.text for one in found] == [TOKENIZER.decode(one.tokens) for one in want]
-    assert [choice.text for choice in found[0].choices] == [one.text for one in found]
     assert LANGUAGE_MODEL.generate("abc", beams=4, max_new_tokens=8) == found[0].text
-    with pytest.raises(GenerationError, match="beams is 4; it must be 1 here: beam search is done by"):
-        gollm.Engine(LANGUAGE_MODEL).submit("abc", beams=4)
     with pytest.raises(GenerationError, match="logprobs is 1; it must be None with beam search"):
-        beam_search(LANGUAGE_MODEL, "abc", beams=4, logprobs=1)
+        results("abc", beams=4, logprobs=1)
 
 
 def test_stop_strings_end_beams() -> None:
-    plain = beam_search(LANGUAGE_MODEL, "abc", beams=3, max_new_tokens=12)[0].text
+    plain = results("abc", beams=3, max_new_tokens=12)[0].text
     stop = plain[4:6]
-    for one in beam_search(LANGUAGE_MODEL, "abc", beams=3, n=3, max_new_tokens=12, stop=stop):
+    for one in results("abc", beams=3, n=3, max_new_tokens=12, stop=stop):
         assert stop not in one.text
         assert (one.finish_reason == "stop") == (stop in TOKENIZER.decode(one.tokens) or len(one.tokens) < 12)
 
 
 def test_beams_are_structured_each_for_itself() -> None:
     pytest.importorskip("llguidance")
-    found = beam_search(LANGUAGE_MODEL, "abc", beams=5, n=5, max_new_tokens=12, regex="(a|bc|de){3}f")
+    found = results("abc", beams=5, n=5, max_new_tokens=12, regex="(a|bc|de){3}f")
     assert len({one.text for one in found}) == 5
     for one in found:
         assert re.fullmatch("(a|bc|de){3}f", one.text) and one.finish_reason == "stop"
+
+
+def test_searches_and_texts_side_by_side_are_what_they_are_alone() -> None:
+    """Of prompts with pages in common, with few pages, so that some wait, at two chunk sizes, with guesses."""
+    prefix, rng = [1, 2, 3, 4] * 32, np.random.default_rng(0)
+    asked = [
+        ([*prefix[: int(rng.integers(1, 128))], *rng.integers(0, V, 3).tolist()], {"seed": i, "max_new_tokens": 12})
+        for i in range(12)
+    ]
+    for _, options in asked[::2]:
+        options |= {"beams": int(rng.integers(2, 6)), "n": 2}
+
+    def texts(model: LanguageModel, one_by_one: bool, **engine) -> list[list[tuple[int, ...]]]:
+        with gollm.Engine(model, **engine) as made:
+            streams = []
+            for prompt, options in asked:
+                streams.append(made.submit(prompt, **options))
+                if one_by_one:
+                    streams[-1].result()
+            found = [stream.result() for stream in streams]
+            stats = made.stats
+            assert stats.free_pages == stats.n_pages
+        return [[choice.tokens for choice in one.choices or (one,)] for one in found]
+
+    model = LanguageModel(MODEL)
+    alone = texts(model, True)
+    for engine in (
+        {},
+        {"chunk": 16, "max_tokens_in_cache": 700},
+        {"chunk": 5, "max_batch": 2, "draft": 3, "max_tokens_in_cache": 900},
+    ):
+        assert texts(model, False, **engine) == alone, engine
+
+
+def test_a_search_that_is_cancelled_or_fails_gives_its_pages_back() -> None:
+    text, scheduler = begun([1, 2] * 40, max_new_tokens=60, beams=3, n=3)
+    for _ in range(5):
+        scheduler.step()
+    assert scheduler.pool.n_free < scheduler.pool.n_pages
+    text.cancelled = scheduler.cancellation = True
+    scheduler.step()
+    assert scheduler.pool.n_free == scheduler.pool.n_pages and not scheduler.busy
+    assert text.completion().finish_reason == "cancelled" and len(text.completion().tokens) == 5
+
+    def broken(tokens, logits):
+        if len(tokens) == 83:
+            raise ValueError("a processor's")
+
+    text, scheduler = begun([1, 2] * 40, max_new_tokens=60, beams=3, processors=broken)
+    while scheduler.busy:
+        scheduler.step()
+    assert isinstance(text.error, ValueError) and scheduler.pool.n_free == scheduler.pool.n_pages
+
+
+def test_a_search_that_the_cache_cannot_hold_is_refused() -> None:
+    with gollm.Engine(LANGUAGE_MODEL, max_tokens_in_cache=256) as engine:
+        assert engine.submit([1] * 65, beams=3, max_new_tokens=60).result().tokens  # one full page in common
+        with pytest.raises(GenerationError, match="which with 4 beams needs 320 tokens of the cache, and it has 256"):
+            engine.submit([1] * 65, beams=4, max_new_tokens=60)

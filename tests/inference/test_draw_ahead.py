@@ -11,7 +11,8 @@ import pytest
 from gollm.errors import GenerationError
 from gollm.inference import scheduler as scheduling
 from gollm.inference.decoding import CachedForward
-from gollm.inference.generation import Generation, generations
+from gollm.inference.generation import Generation
+from gollm.inference.requests import generations
 from gollm.inference.sampling import Sampling
 from gollm.inference.scheduler import Scheduler
 from gollm.language_model import LanguageModel

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gollm.inference.drawing import Row, draw
-from gollm.inference.generation import Generation, Piece, generations
+from gollm.inference.generation import Generation, Piece
 from gollm.inference.pages import PAGE_SIZE, pages_for
+from gollm.inference.requests import generations
 from gollm.inference.sampling import Sampling
 from gollm.inference.scheduler import Scheduler
 from gollm.inference.speculation import Drafter, DraftModel, PromptLookup

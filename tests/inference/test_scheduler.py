@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gollm.errors import GenerationError
-from gollm.inference.generation import Generation, Piece, generations
+from gollm.inference.generation import Generation, Piece
+from gollm.inference.requests import generations
 from gollm.inference.sampling import Sampling
 from gollm.inference.scheduler import Scheduler
 from gollm.inference.speculation import Drafter, DraftModel, PromptLookup, check_draft

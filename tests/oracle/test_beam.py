@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import gollm
-from gollm.inference.beam import BeamSearch
+from gollm.inference.beam import BeamText
+from gollm.inference.requests import generations
 from gollm.inference.sampling import Sampling
+from gollm.inference.scheduler import Scheduler, pages_needed
+from gollm.language_model import LanguageModel
 from gollm.model.generation_defaults import GenerationDefaults
 
 torch = pytest.importorskip("torch")
@@ -44,9 +47,13 @@ def test_the_same_texts_and_scores(models, beams: int, n: int, length_penalty: f
                 pad_token_id=0, return_dict_in_generate=True, output_scores=True,
             )  # fmt: skip
         sampling = Sampling(beams=beams, n=n, length_penalty=length_penalty, max_new_tokens=24)
-        search = BeamSearch(ours, prompt, sampling.resolved(GenerationDefaults()), stop_tokens=stop_tokens)
-        while not search.finished:
-            search.step()
+        model = LanguageModel(ours, None, GenerationDefaults(stop_tokens=tuple(stop_tokens)))
+        (search,) = generations(model, prompt, sampling, lambda piece: None)
+        assert isinstance(search, BeamText)
+        scheduler = Scheduler(ours, pages_needed(search, 160), chunk=512, max_batch=1, vocab_size=None)
+        scheduler.add(search)
+        while scheduler.busy:
+            scheduler.step()
         texts = [until(row[len(prompt) :].tolist(), stop_tokens) for row in want.sequences]
         assert [list(one.tokens) for one in search.results] == texts
         np.testing.assert_allclose([one.score for one in search.results], want.sequences_scores, rtol=1e-4)

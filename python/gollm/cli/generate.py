@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -56,8 +56,6 @@ def run(options: Options) -> int | None:
 
         if options.prompt:
             raise ConfigError("give either --prompt or --prompts, not both")
-        if options.beams > 1:
-            raise ConfigError("--beams takes one prompt; give --prompt instead of --prompts")
         return generate_all(options, options.prompts, options.output, sampling)
     if options.output is not None:
         raise ConfigError("--output is for the texts of --prompts; redirect the text of one prompt: > FILE")
@@ -77,12 +75,8 @@ def run(options: Options) -> int | None:
 
 
 def completed(model: LanguageModel, prompt: str, sampling: Sampling) -> Completion:
-    from gollm.inference.beam import beam_search
     from gollm.inference.engine import Engine
 
-    if sampling.beams > 1:
-        first, *others = beam_search(model, prompt, sampling)
-        return replace(first, choices=(first, *others)) if others else first
     with Engine(model) as engine:
         return engine.submit(prompt, sampling).result()
 

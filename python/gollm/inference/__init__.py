@@ -1,6 +1,5 @@
 """Generation: texts that continue prompts, many at once. gollm.Engine and gollm.Sampling are its front door."""
 
-from gollm.inference.beam import beam_search
 from gollm.inference.engine import EngineStats, Stream, pieces
 from gollm.inference.generation import Completion, Piece, TokenLogprob
 from gollm.inference.pages import PAGE_SIZE, CachedSequence, PagePool, next_batch, pages_for
@@ -14,7 +13,6 @@ __all__ = [
     "Piece",
     "Stream",
     "TokenLogprob",
-    "beam_search",
     "next_batch",
     "pages_for",
     "pieces",

@@ -102,7 +102,8 @@ def kernel_options(rows: Sequence[Row], n: int) -> dict[str, Array]:
 
 def is_plain(row: Row) -> bool:
     """Whether nothing but the kernel decides over a draw, and nothing but the token is wanted."""
-    return row.constraint is None and row.sampling.logprobs is None and not changes_logits(row.sampling)
+    sampling = row.sampling
+    return row.constraint is None and sampling.logprobs is None and sampling.beams == 1 and not changes_logits(sampling)
 
 
 def _processed(logits: Array, rows: Sequence[Row], n: int) -> Array:

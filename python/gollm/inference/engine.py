@@ -20,12 +20,12 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from dataclasses import replace as with_changes
 from typing import Any
 
 from gollm.errors import GenerationError
-from gollm.inference.generation import Completion, Generation, Model, Piece, generations
+from gollm.inference.generation import Completion, Generation, Model, Piece
 from gollm.inference.pages import PAGE_SIZE, CacheDType, cache_dtype_of, pages_for
+from gollm.inference.requests import generations
 from gollm.inference.sampling import Sampling
 from gollm.inference.scheduler import Scheduler, pages_needed
 from gollm.inference.speculation import Drafter, DraftModel, PromptLookup, check_draft
@@ -80,10 +80,10 @@ class EngineStats:
 class _Mailbox:
     """What the worker has to say about one request, until its stream reads it."""
 
-    def __init__(self, n_choices: int) -> None:
+    def __init__(self) -> None:
         self.changed = threading.Condition()
         self.pieces: deque[Piece] = deque()
-        self.left = n_choices  # that go on
+        self.left = 0  # texts that go on
         self._futures: list[asyncio.Future[None]] = []  # of coroutines that wait
 
     def put(self, piece: Piece | None) -> None:
@@ -195,7 +195,7 @@ class Stream:
     def _completion(self) -> Completion:
         self._raise_errors()
         choices = tuple(generation.completion() for generation in self._generations)
-        return choices[0] if len(choices) == 1 else with_changes(choices[0], choices=choices)
+        return choices[0].with_choices(choices)
 
     def _raise_errors(self) -> None:
         for generation in self._generations:
@@ -330,14 +330,16 @@ class Engine:
         Raises GenerationError for a prompt or an option that cannot be used, and for a text that the cache could not
         hold even alone."""
         chosen = Sampling.of(sampling, options)
-        mailbox = _Mailbox(chosen.n)
+        mailbox = _Mailbox()
         arrivals = generations(self._model, prompt, chosen, mailbox.put)
+        mailbox.left = len(arrivals)
         scheduler = self._core.scheduler
         needed, n_pages = pages_needed(arrivals[0], scheduler.context), scheduler.pool.n_pages
         if needed > n_pages:
+            beams = f" with {chosen.beams} beams" if chosen.beams > 1 else ""
             raise GenerationError(
                 f"the prompt has {arrivals[0].n_prompt} tokens and max_new_tokens is {arrivals[0].max_new_tokens}, "
-                f"which needs {needed * PAGE_SIZE} tokens of the cache, and it has {n_pages * PAGE_SIZE}; lower "
+                f"which{beams} needs {needed * PAGE_SIZE} tokens of the cache, and it has {n_pages * PAGE_SIZE}; lower "
                 "max_new_tokens, or make the engine with a larger max_tokens_in_cache"
             )
         stream = Stream(self._core, self, arrivals, mailbox)

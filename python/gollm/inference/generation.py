@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from gollm.errors import GenerationError, ShapeError
@@ -75,6 +75,9 @@ class Completion:
     prompt_logprobs: tuple[TokenLogprob, ...] | None
     choices: tuple[Completion, ...] = ()
 
+    def with_choices(self, choices: tuple[Completion, ...]) -> Completion:
+        return replace(self, choices=choices) if len(choices) > 1 else self
+
 
 class Generation:
     """One choice of a request.
@@ -107,13 +110,13 @@ class Generation:
         self._logprobs: list[TokenLogprob] | None = None if sampling.logprobs is None else []
         self._decoder = None if tokenizer is None else tokenizer.decoder(after=prompt)
         assert isinstance(sampling.stop, tuple)  # since Sampling has checked it
-        strings = [one for one in sampling.stop if isinstance(one, str)]
-        self._stop_strings = StopStrings(strings) if strings else None
+        self._strings = [one for one in sampling.stop if isinstance(one, str)]
+        self._stop_strings = StopStrings(self._strings) if self._strings else None
         self._stop_tokens = {*model.defaults.stop_tokens, *(one for one in sampling.stop if not isinstance(one, str))}
         if tokenizer is not None:
             self._stop_tokens.update(tokenizer.framing.end[:1])
-        constraint = structured_text(sampling, tokenizer, sorted(self._stop_tokens))
-        self.row = Row(sampling, self.tokens, self.n_prompt, choice, constraint)
+        self._structure = structured_text(sampling, tokenizer, sorted(self._stop_tokens))
+        self.row = Row(sampling, self.tokens, self.n_prompt, choice, self._structure)
 
     @property
     def finished(self) -> bool:
@@ -217,21 +220,3 @@ def _ids_of_text(model: Model, prompt: str) -> list[int]:
             f"only the tokens from 0 to {vocab_size - 1}"
         )
     return ids
-
-
-def generations(
-    model: Model, prompt: str | Sequence[int] | Array, sampling: Sampling, deliver: Callable[[Piece | None], None]
-) -> list[Generation]:
-    """The choices of a request, checked. Raises what prompt_ids and structured_text raise, and GenerationError for stop
-    strings where the model has no tokenizer."""
-    ids = prompt_ids(model, prompt)
-    assert isinstance(sampling.stop, tuple)
-    if model.tokenizer is None and any(isinstance(one, str) for one in sampling.stop):
-        raise GenerationError("stop has strings, and this model has no tokenizer; give token ids")
-    if sampling.beams > 1:
-        raise GenerationError(
-            f"beams is {sampling.beams}; it must be 1 here: beam search is done by gollm.inference.beam_search, and by "
-            "LanguageModel.generate"
-        )
-    resolved = sampling.resolved(model.defaults)
-    return [Generation(model, ids, resolved, choice, deliver) for choice in range(resolved.n)]

@@ -121,11 +121,37 @@ class CachedSequence:
         self.reserve(self.length + n_tokens)
         self.length += n_tokens
 
+    def copy(self) -> CachedSequence:
+        """The same text once more: full pages are shared, and the last one, which will be written to, is copied."""
+        copy, n_full = CachedSequence(self.pool), self.length // PAGE_SIZE
+        for page in self.pages[:n_full]:
+            self.pool.share(page)
+        copy.pages, copy.length = self.pages[:n_full], n_full * PAGE_SIZE
+        copy.extend(self.length - copy.length)
+        for old, new in zip(self.pages[n_full:], copy.pages[n_full:], strict=True):
+            for pages in (self.pool.k_pages.array, self.pool.v_pages.array):
+                pages[:, new] = pages[:, old]
+        return copy
+
     def clear(self) -> None:
         """Forgets all tokens and gives the pages back, the last one first."""
         for page in reversed(self.pages):
             self.pool.release(page)
         self.pages, self.length = [], 0
+
+
+def continued(sequences: Sequence[CachedSequence], parents: Sequence[int]) -> list[CachedSequence]:
+    """The sequences that go on from some of these, each named by its place. The first that goes on from one takes its
+    pages over, others get copies, and the pages of one that nothing goes on from are given back."""
+    for number, sequence in enumerate(sequences):
+        if number not in parents:
+            sequence.clear()
+    taken: set[int] = set()
+    result = []
+    for number in parents:
+        result.append(sequences[number].copy() if number in taken else sequences[number])
+        taken.add(number)
+    return result
 
 
 def next_batch(sequences: Sequence[CachedSequence], tokens: Sequence[Sequence[int]]) -> Batch:

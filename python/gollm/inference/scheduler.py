@@ -6,7 +6,8 @@ it that began alike (gollm.inference.prefixes); while another computes the page 
 
 A text is admitted when all pages that it can come to need are to be had, so it never has to stop for want of memory,
 and those that wait are admitted in the order in which they came: there is no deadlock, and nobody waits forever. One
-that outgrows the context and forgets its oldest half queues again for its pages, before all that came later.
+that outgrows the context and forgets its oldest half queues again for its pages, before all that came later. A beam
+search is one text with several sequences, a token of each in every pass.
 
 Where nothing but kernels decides over the texts, and nobody waits, many of their tokens are drawn in one native call.
 
@@ -23,10 +24,11 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from gollm.errors import GenerationError, KernelError
+from gollm.inference.beam import BeamText
 from gollm.inference.decoding import AHEAD, CachedForward
 from gollm.inference.drawing import Drawn, draw_each, is_plain, top_logprobs
 from gollm.inference.generation import Generation, TokenLogprob
-from gollm.inference.pages import PAGE_SIZE, CachedSequence, CacheDType, cache_dtype_of, pages_for
+from gollm.inference.pages import PAGE_SIZE, CachedSequence, CacheDType, cache_dtype_of, continued, pages_for
 from gollm.inference.prefixes import Prefix, PrefixPool
 from gollm.inference.speculation import Drafter
 from gollm.kernels import Array
@@ -51,14 +53,16 @@ class Counts:
 
 
 class Seat:
-    """A generation and its part of the cache. `known` is the last of its pages that others can find, the n_known-th."""
+    """A generation and its part of the cache. `known` is the last of its pages that others can find, the n_known-th.
+    `beams` are the sequences of a search that has its prompt behind it."""
 
-    __slots__ = ("drafts", "generation", "known", "n_known", "number", "reserved", "scores_prompt", "sequence")
+    __slots__ = ("beams", "drafts", "generation", "known", "n_known", "number", "reserved", "scores_prompt", "sequence")
 
     def __init__(self, generation: Generation, number: int, pool: PrefixPool, drafts: int) -> None:
         self.generation = generation
         self.number = number  # of its arrival
         self.sequence = CachedSequence(pool)
+        self.beams: list[CachedSequence] = []
         self.known: Prefix = pool.empty
         self.n_known = 0
         self.reserved = 0  # pages, those that it has included
@@ -69,6 +73,16 @@ class Seat:
     def pending(self) -> int:
         """How many of its tokens are not in the cache yet."""
         return len(self.generation.tokens) - self.generation.start - self.sequence.length
+
+    @property
+    def n_pages(self) -> int:
+        """How many pages it has."""
+        return len({page for sequence in self.beams or [self.sequence] for page in sequence.pages})
+
+    def clear(self) -> None:
+        """Gives the pages back."""
+        for sequence in self.beams or [self.sequence]:
+            sequence.clear()
 
 
 class Scheduler:
@@ -153,7 +167,7 @@ class Scheduler:
 
     def _leave(self, seat: Seat) -> None:
         """What a text has of the cache is given back, before anyone hears that it has ended."""
-        seat.sequence.clear()
+        seat.clear()
         if self.drafter is not None:
             self.drafter.end(seat.generation)
         seat.generation.announce_end()
@@ -173,7 +187,7 @@ class Scheduler:
         """As many as fit of those that wait, in order. Pages that others have reserved and not taken stay free."""
         if not self.waiting:
             return
-        promised = sum(seat.reserved - len(seat.sequence.pages) for seat in self.running)
+        promised = sum(seat.reserved - seat.n_pages for seat in self.running)
         while self.waiting and len(self.running) < self.max_batch:
             seat = self.waiting[0]
             seat.reserved = pages_needed(seat.generation, self.context)
@@ -207,15 +221,25 @@ class Scheduler:
 
     def _pass(self) -> None:
         seats: list[Seat] = []
+        sequences: list[CachedSequence] = []
         new: list[list[int]] = []
         drawing: list[tuple[Seat, list[int]]] = []  # with guesses of what is drawn
         draw_rows: list[int] = []  # of the pass: the last token's, and those of the guesses after it
         scored: list[tuple[Seat, int, int]] = []  # rows [begin, end) score the next prompt token
+        searched: list[tuple[Seat, BeamText, int, int]] = []  # rows [begin, end) are its beams', or its prompt's last
         computing: set[tuple[int, tuple[int, ...]]] = set()  # pages: the one before, and the tokens
         guesses = self._guess()
         left, left_scored, n_rows = self.chunk, SCORED_AT_ONCE, 0
         for seat in self.running:
             text = seat.generation
+            if seat.beams:
+                assert isinstance(text, BeamText)
+                seats.append(seat)
+                sequences += seat.beams
+                new += [[token] for token in text.last_tokens]
+                searched.append((seat, text, n_rows, n_rows + len(seat.beams)))
+                n_rows += len(seat.beams)
+                continue
             tokens, begin, count, guessed = text.tokens, text.start + seat.sequence.length, 1, guesses.get(seat, [])
             if begin + 1 < len(tokens) or seat.scores_prompt:
                 most = min(left, left_scored) if seat.scores_prompt else left
@@ -229,26 +253,38 @@ class Scheduler:
                     left_scored -= count
                     scored.append((seat, n_rows, n_rows + min(count, text.n_prompt - 1 - begin)))
             seats.append(seat)
+            sequences.append(seat.sequence)
             new.append(tokens[begin : begin + count] + guessed)
             n_rows += count + len(guessed)
-            if begin + count == len(tokens) and text.max_new_tokens > 0:
+            if begin + count == len(tokens) and isinstance(text, BeamText):
+                searched.append((seat, text, n_rows - 1, n_rows))
+            elif begin + count == len(tokens) and text.max_new_tokens > 0:
                 drawing.append((seat, guessed))
                 draw_rows += range(n_rows - 1 - len(guessed), n_rows)
         if not seats:
             return
         self.counts.passes += 1
         score_rows = [row for _, begin, end in scored for row in range(begin, end)]
-        every = len(draw_rows) == n_rows
+        search_rows = [row for _, _, begin, end in searched for row in range(begin, end)]
+        rows = draw_rows + score_rows + search_rows
+        every = len(draw_rows) + len(search_rows) == n_rows
         begin_pass = time.perf_counter()
-        logits = self._forward([seat.sequence for seat in seats], new, None if every else draw_rows + score_rows)
+        logits = self._forward(sequences, new, None if every else rows)
         self._seconds = time.perf_counter() - begin_pass
+        if every and search_rows:
+            logits = logits[rows]
         at = len(draw_rows)
         for seat, begin, end in scored:
             self._score(seat, logits[at : at + end - begin])
             at += end - begin
         self._draw(drawing, logits[: len(draw_rows)])
         for seat in seats:
-            self._remember(seat)
+            if not seat.beams:
+                self._remember(seat)
+        for seat, search, begin, end in searched:
+            self._search(seat, search, logits[at : at + end - begin])
+            at += end - begin
+        for seat in seats:
             if not seat.generation.finished and seat.generation.max_new_tokens == 0 and seat.pending == 0:
                 seat.generation.finish("length")
             if seat.generation.finished:
@@ -305,7 +341,11 @@ class Scheduler:
         """What may come next in texts that have their prompt behind them, no further than they and the context go."""
         if self.drafter is None:
             return {}
-        seats = [seat for seat in self.running if seat.pending == 1 and not seat.scores_prompt]
+        seats = [
+            seat
+            for seat in self.running
+            if seat.pending == 1 and not seat.scores_prompt and seat.generation.sampling.beams == 1
+        ]
         texts = [seat.generation for seat in seats]
         limits = [
             min(seat.drafts, text.max_new_tokens - text.n_new - 1, self.context - len(text.tokens) + text.start)
@@ -377,6 +417,20 @@ class Scheduler:
                     self._note_guesses(seat, len(guessed), n_confirmed)
             drawing, rows, n_confirmed = going_on, their_rows, n_confirmed + 1
 
+    def _search(self, seat: Seat, search: BeamText, logits: Array) -> None:
+        """The next token of each beam.  logits: (S, V)"""
+        sequences = seat.beams or [seat.sequence]
+        try:
+            parents = search.step(logits[:, : self.n_drawn_from])
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # such as a processor's: it ends its own text
+            search.fail(error)
+            return
+        self.counts.generated_tokens += len(sequences)
+        if parents:
+            seat.beams = continued(sequences, parents)
+
     def _note_guesses(self, seat: Seat, n_guessed: int, n_confirmed: int) -> None:
         """What was computed after a wrong guess is not the text's. Right guesses make the next ones bolder."""
         seat.sequence.length -= n_guessed - n_confirmed
@@ -398,6 +452,7 @@ class Scheduler:
 
 
 def pages_needed(generation: Generation, context: int) -> int:
-    """The most that a text can come to need at once."""
+    """The most that a text can come to need at once; beams share the full pages of their prompt."""
     tokens = generation.n_prompt + generation.max_new_tokens - generation.start
-    return pages_for(min(context, tokens))
+    n, shared = pages_for(min(context, tokens)), generation.n_prompt // PAGE_SIZE
+    return n + (generation.sampling.beams - 1) * (n - shared)
