@@ -19,7 +19,7 @@ from gollm.inference.chat import chat_sampling
 from gollm.inference.chat_template import Messages, template_of
 from gollm.inference.engine import pieces
 from gollm.inference.generation import prompt_ids
-from gollm.inference.sampling import Sampling
+from gollm.inference.sampling import Sampling, check_text_only
 from gollm.kernels import Array
 from gollm.model.batch import Batch
 from gollm.model.config import ModelConfig
@@ -79,8 +79,7 @@ class LanguageModel:
         if not isinstance(prompt, str):
             raise GenerationError(f"the prompt is {shorten(prompt)}; it must be text (str)")
         chosen = Sampling.of(sampling, options)
-        if chosen.n != 1:
-            raise GenerationError(f"n is {chosen.n}; it must be 1 here: gollm.Engine.submit returns several choices")
+        check_text_only(chosen, "here")
         return (piece.text for piece in pieces(self, prompt, chosen) if piece.text)
 
     def chat(

@@ -99,6 +99,33 @@ def test_an_answer_that_is_left_stays_as_far_as_it_was_read(model: LanguageModel
     assert say(chat, "world")
 
 
+def test_there_is_one_answer_at_a_time(model: LanguageModel) -> None:
+    """The next message ends the answer before, which stays as far as it was read; an unread one was not said."""
+    chat = conversation(model, 100)
+    unread = chat.say("hello")
+    assert chat.messages == []
+    pieces = chat.say("this")
+    part = next(pieces) + next(pieces)
+    text = say(chat, "world")
+    assert list(unread) == list(pieces) == []
+    assert [message["content"] for message in chat.messages] == ["this", part, "world", text]
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+    next(chat.say("hello"))
+    assert chat.undo() == "hello" and len(chat.messages) == 4
+    next(chat.say("hello"))
+    chat.reset()
+    assert chat.messages == []
+
+
+def test_an_answer_that_another_thread_reads(model: LanguageModel) -> None:
+    def asks(tokens: object, logits: object) -> None:
+        with pytest.raises(GenerationError, match="an answer of this conversation is being read by another thread"):
+            chat.say("world")
+
+    chat = Conversation(model, Sampling(temperature=0, max_new_tokens=3, processors=[asks]))
+    assert say(chat, "hello") and len(chat.messages) == 2
+
+
 def test_the_oldest_turns_are_left_out(model: LanguageModel) -> None:
     chat = conversation(model, 40, system="be brief")
     left_out = [0]
@@ -159,6 +186,10 @@ def test_several_choices_are_refused(model: LanguageModel) -> None:
     assert chat.messages == []
     with pytest.raises(GenerationError, match="n is 2; it must be 1 in a chat"):
         model.chat([{"role": "user", "content": "hello"}], n=2)
+    with pytest.raises(GenerationError, match="logprobs is 0; it must be None in a chat: "):
+        model.chat([{"role": "user", "content": "hello"}], logprobs=0)
+    with pytest.raises(GenerationError, match="prompt_logprobs is 1; it must be None here: "):
+        model.generate("hello", prompt_logprobs=1)
 
 
 def test_special_tokens_in_messages_are_text(model: LanguageModel) -> None:
@@ -178,8 +209,14 @@ def test_save_and_load(model: LanguageModel, tmp_path: Path) -> None:
     other.load(path)
     assert other.system == "sé\n" and len(other.messages) == 3
     assert say(other, "world") == second
-    other.save(path)  # a conversation may be replaced
+    other.save(path)  # its own file
     assert len(json.loads(path.read_text())["messages"]) == 5
+    other.reset()
+    with pytest.raises(GenerationError, match=r"another conversation lies there; choose another name, or overwrite it"):
+        other.save(path)
+    assert len(json.loads(path.read_text())["messages"]) == 5
+    other.save(path, overwrite=True)
+    assert len(json.loads(path.read_text())["messages"]) == 1
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(GenerationError, match="a file that is no conversation lies there; choose another name"):
         chat.save(tmp_path / "notes.txt")

@@ -183,13 +183,14 @@ def _temperature(chat: Conversation, rest: str) -> str:
         except ValueError:
             raise GenerationError(f"the temperature is {shorten(rest)}; it must be 0 or a positive number") from None
         chat.sampling = replace(chat.sampling, temperature=number)
-    chosen = chat.sampling.temperature
-    return f"(the temperature is {'the default' if chosen is None else f'{chosen:g}'})"
+    default = "" if chat.sampling.temperature is not None else ", the default"
+    return f"(the temperature is {chat.sampling.resolved(chat.model.defaults).temperature:g}{default})"
 
 
 def _save(chat: Conversation, rest: str) -> str:
-    chat.save(_path(rest))
-    return f"(saved {len(chat.messages)} messages in {rest})"
+    name = rest.removeprefix("--overwrite ").strip()
+    chat.save(_path(name), overwrite=name != rest)
+    return f"(saved {len(chat.messages)} messages in {name})"
 
 
 def _load(chat: Conversation, rest: str) -> str:
@@ -212,8 +213,11 @@ COMMANDS: Mapping[str, tuple[str, Callable[[Conversation, str], str]]] = {
     "/reset": ("begin a new conversation with the same system message", _reset),
     "/undo": ("take back your last message and its answer", _undo),
     "/system": ("TEXT: set the system message; without TEXT, show it", _system),
-    "/temperature": ("NUMBER: set the temperature; 0 always takes the likeliest token", _temperature),
-    "/save": ("FILE: save the conversation", _save),
+    "/temperature": (
+        "NUMBER: set the temperature; 0 always takes the likeliest token; without NUMBER, show it",
+        _temperature,
+    ),
+    "/save": ("FILE: save the conversation; --overwrite FILE replaces another one", _save),
     "/load": ("FILE: go on with a saved conversation", _load),
     "/exit": ("end, as Ctrl-D does", _exit),
 }

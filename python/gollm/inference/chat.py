@@ -19,7 +19,7 @@ from gollm.errors import GenerationError
 from gollm.inference.chat_template import ChatTemplate, template_of
 from gollm.inference.engine import Engine, Stream
 from gollm.inference.generation import Completion, Model
-from gollm.inference.sampling import Sampling
+from gollm.inference.sampling import Sampling, check_text_only
 from gollm.system.files import as_path, read_regular, reason, replacing
 from gollm.system.strict_json import parse_object, shorten
 
@@ -65,8 +65,10 @@ class Conversation:
         self.answer: Answer | None = None
         self.template = template or template_of(model)
         self.engine = engine or Engine(model, max_tokens_in_cache=model.decoder.config.context, max_batch=1)
-        self._model = model
+        self.model = model
         self._n_left_out = 0
+        self._pieces: Generator[str, None, None] | None = None  # of the last answer
+        self._file: Path | None = None  # where the conversation was saved or loaded
         self.system = system
 
     @property
@@ -83,19 +85,29 @@ class Conversation:
         return int(bool(self.messages) and self.messages[0]["role"] == "system")
 
     def say(self, text: str) -> Generator[str, None, None]:
-        """Adds a message of the user, and gives the answer piece by piece; it is added to the messages when it ends, or
-        when the iterator is closed. Raises GenerationError for a message that the context has no room for, and what
-        Engine.submit raises; the message is taken back then."""
-        self.messages.append({"role": "user", "content": text})
-        try:
-            ids = self._fitting_ids()
-            stream = self.engine.submit(ids, chat_sampling(self._model, self.sampling, len(ids)))
-        except BaseException:
-            self.undo()
-            raise
-        return self._pieces(stream)
+        """The answer to a message of the user, piece by piece. Both are added to the messages when the answer ends, or
+        when its iterator is closed, as far as it was read; a message whose answer nobody has read was not said. There
+        is one answer at a time: say() closes the one before.
 
-    def _pieces(self, stream: Stream) -> Generator[str, None, None]:
+        Raises GenerationError for a message that the context has no room for, and what Engine.submit raises; nothing is
+        said then."""
+        self._close_answer()
+        message = {"role": "user", "content": text}
+        ids = self._fitting_ids([*self.messages, message])
+        stream = self.engine.submit(ids, chat_sampling(self.model, self.sampling, len(ids)))
+        self._pieces = self._read(message, stream)
+        return self._pieces
+
+    def _close_answer(self) -> None:
+        try:
+            if self._pieces is not None:
+                self._pieces.close()
+        except ValueError:  # Python's, of a generator that runs
+            raise GenerationError(
+                "an answer of this conversation is being read by another thread; wait for its end"
+            ) from None
+
+    def _read(self, message: dict[str, Any], stream: Stream) -> Generator[str, None, None]:
         texts: list[str] = []
         try:
             for piece in stream:
@@ -104,65 +116,68 @@ class Conversation:
                     yield piece.text
         except (GeneratorExit, KeyboardInterrupt):
             stream.cancel()
-            self._add_answer(stream.result(), "".join(texts))
+            self._add_turn(message, stream.result(), "".join(texts))
             raise
-        except BaseException:
-            self.undo()
-            raise
-        self._add_answer(stream.result(), "".join(texts))
+        self._add_turn(message, stream.result(), "".join(texts))
 
-    def _add_answer(self, completion: Completion, text: str) -> None:
-        """What was read of an answer. One that was cancelled before it began was none, nor was the question."""
+    def _add_turn(self, message: dict[str, Any], completion: Completion, text: str) -> None:
+        """What was read. An answer that was cancelled before it began was none, nor was the message said."""
         if completion.finish_reason == "cancelled" and not text:
-            self.undo()
             return
         n_tokens = len(completion.tokens)
-        self.messages.append({"role": "assistant", "content": text})
+        self.messages += [message, {"role": "assistant", "content": text}]
         self.answer = Answer(text, completion.finish_reason, len(completion.prompt_tokens), n_tokens, self._n_left_out)
 
-    def _fitting_ids(self) -> list[int]:
-        context = self._model.decoder.config.context
-        limit = context - _room(self._model, self.sampling)
-        ids = self._ids()
+    def _fitting_ids(self, messages: list[dict[str, Any]]) -> list[int]:
+        context = self.model.decoder.config.context
+        limit = context - _room(self.model, self.sampling)
+        ids = self._ids(messages)
         if len(ids) > limit:
-            while len(ids) > limit // 2 and self._leave_out_a_turn():
-                ids = self._ids()
+            while len(ids) > limit // 2 and self._leave_out_a_turn(messages):
+                ids = self._ids(messages)
         if len(ids) > limit:
+            self._limit_left_out()
             raise GenerationError(
                 f"the message is too long: with the system message and the template it has {len(ids)} tokens, and "
                 f"beside an answer of {context - limit} tokens {limit} fit into the context ({context}); shorten it"
             )
         return ids
 
-    def _ids(self) -> list[int]:
+    def _ids(self, messages: list[dict[str, Any]]) -> list[int]:
         n = self._n_system
-        return self.template.ids([*self.messages[:n], *self.messages[n + self._n_left_out :]])
+        return self.template.ids([*messages[:n], *messages[n + self._n_left_out :]])
 
-    def _leave_out_a_turn(self) -> bool:
+    def _leave_out_a_turn(self, messages: list[dict[str, Any]]) -> bool:
         """A message of the user and all that follows it up to the next one. False where only one turn is left."""
         first = self._n_system + self._n_left_out
-        later = [i for i, message in enumerate(self.messages) if message["role"] == "user" and i > first]
+        later = [i for i, message in enumerate(messages) if message["role"] == "user" and i > first]
         if later:
             self._n_left_out = later[0] - self._n_system
         return bool(later)
 
+    def _limit_left_out(self) -> None:
+        self._n_left_out = min(self._n_left_out, max(0, len(self.messages) - self._n_system))
+
     def undo(self) -> str | None:
         """Takes back the last message of the user and what follows it. Returns its text; None where there is none."""
+        self._close_answer()
         users = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
         if not users:
             return None
         text: str = self.messages[users[-1]]["content"]
         del self.messages[users[-1] :]
-        self._n_left_out = min(self._n_left_out, max(0, len(self.messages) - self._n_system))
+        self._limit_left_out()
         return text
 
     def reset(self) -> None:
         """Begins anew, with the same system message."""
+        self._close_answer()
         del self.messages[self._n_system :]
-        self._n_left_out, self.answer = 0, None
+        self._n_left_out, self.answer, self._file = 0, None, None
 
-    def save(self, path: str | Path) -> None:
-        """Writes the messages to a JSON file. Raises GenerationError where another kind of file lies there."""
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Writes the messages to a JSON file. Raises GenerationError where another conversation than this one, as it
+        was saved to or loaded from there before, lies there, unless `overwrite` is True; and for any other file."""
         target = as_path(path, GenerationError)
         if target.exists():
             try:
@@ -171,20 +186,28 @@ class Conversation:
                 raise GenerationError(
                     f"cannot write {target}: a file that is no conversation lies there; choose another name"
                 ) from None
+            if not overwrite and target.resolve() != self._file:
+                raise GenerationError(
+                    f"cannot write {target}: another conversation lies there; choose another name, or overwrite it "
+                    "(overwrite=True; in gollm chat: /save --overwrite FILE)"
+                )
         saved = {"format": _FORMAT, "version": _VERSION, "messages": self.messages}
         with replacing(target, GenerationError) as file:
             file.write(json.dumps(saved, ensure_ascii=False, indent=1).encode() + b"\n")
+        self._file = target.resolve()
 
     def load(self, path: str | Path) -> None:
         """Goes on from a file that save() wrote. Raises GenerationError for anything else, and changes nothing then."""
-        self.messages = _read(as_path(path, GenerationError))
+        source = as_path(path, GenerationError)
+        messages = _read(source)
+        self._close_answer()
+        self.messages, self._file = messages, source.resolve()
         self._n_left_out, self.answer = 0, None
 
 
 def chat_sampling(model: Model, sampling: Sampling, n_prompt: int) -> Sampling:
     """An answer ends where the context is full, and may be longer than a text that is continued."""
-    if sampling.n != 1:
-        raise GenerationError(f"n is {sampling.n}; it must be 1 in a chat: gollm.Engine.submit returns several choices")
+    check_text_only(sampling, "in a chat")
     room = model.decoder.config.context - n_prompt
     return with_changes(
         sampling, max_new_tokens=max(1, min(_answer_tokens(model, sampling), room)), context_full="stop"

@@ -118,6 +118,17 @@ class Sampling:
         return dataclasses.replace(self, **values)
 
 
+def check_text_only(sampling: Sampling, where: str) -> None:
+    """For what returns one text and nothing else. Raises GenerationError where more is asked for."""
+    if sampling.n != 1:
+        raise GenerationError(f"n is {sampling.n}; it must be 1 {where}: gollm.Engine.submit returns several choices")
+    for name in ("logprobs", "prompt_logprobs"):
+        if (value := getattr(sampling, name)) is not None:
+            raise GenerationError(
+                f"{name} is {value}; it must be None {where}: gollm.Engine.submit returns log-probabilities"
+            )
+
+
 def _whole(at_least: int, below: float, allowed: str) -> Callable[[str, Any], int]:
     """A whole number of Python or NumPy. Raises GenerationError for one outside its range and for anything else."""
 
