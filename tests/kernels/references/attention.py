@@ -187,7 +187,11 @@ def kv_cache_write(k_pages, v_pages, qkv, query_offsets, lengths, page_table, ro
     return {"k_pages": k_pages, "v_pages": v_pages}
 
 
-@kernel("attention_paged", shapes=PAGED, inputs=PAGES, empty=["N"], summands=lambda s: s.L * s.Z + s.D)
+def summands_of_pages(s):
+    return s.L * s.Z + s.D
+
+
+@kernel("attention_paged", shapes=PAGED, inputs=PAGES, empty=["N"], summands=summands_of_pages)
 def attention_paged(qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, Z, scale, window):
     P = H * D
     y = np.zeros((len(qkv), P))
@@ -203,35 +207,24 @@ def attention_paged(qkv, k_pages, v_pages, query_offsets, lengths, page_table, r
     return {"y": y}
 
 
-@kernel("attention_paged_bf16", shapes=PAGED, inputs=narrow("bf16"), empty=["N"], summands=lambda s: s.L * s.Z + s.D)
-def attention_paged_bf16(
-    qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, Z, scale, window
-):
-    k_pages, v_pages = values("bf16", k_pages), values("bf16", v_pages)
-    return attention_paged(
-        qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, Z, scale, window
+def narrow_kernels(name):
+    """The same with pages of bfloat16 or float16."""
+
+    @kernel(
+        f"attention_paged_{name}", shapes=PAGED, inputs=narrow(name), empty=["N"], summands=lambda s: s.L * s.Z + s.D
     )
+    def attention(qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, Z, scale, window):
+        k_pages, v_pages = values(name, k_pages), values(name, v_pages)
+        return attention_paged(
+            qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, Z, scale, window
+        )
+
+    @kernel(f"kv_cache_write_{name}", shapes=PAGED, inputs=narrow(name), empty=["N"])
+    def cache_write(k_pages, v_pages, qkv, query_offsets, lengths, page_table, rotations, G, D, Z):
+        pages = values(name, k_pages), values(name, v_pages)
+        out = kv_cache_write(*pages, qkv, query_offsets, lengths, page_table, rotations, G, D, Z)
+        return {key: bits(name, pages.astype(np.float32)) for key, pages in out.items()}
 
 
-@kernel("kv_cache_write_bf16", shapes=PAGED, inputs=narrow("bf16"), empty=["N"])
-def kv_cache_write_bf16(k_pages, v_pages, qkv, query_offsets, lengths, page_table, rotations, G, D, Z):
-    pages = values("bf16", k_pages), values("bf16", v_pages)
-    out = kv_cache_write(*pages, qkv, query_offsets, lengths, page_table, rotations, G, D, Z)
-    return {name: bits("bf16", pages.astype(np.float32)) for name, pages in out.items()}
-
-
-@kernel("attention_paged_f16", shapes=PAGED, inputs=narrow("f16"), empty=["N"], summands=lambda s: s.L * s.Z + s.D)
-def attention_paged_f16(
-    qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, Z, scale, window
-):
-    k_pages, v_pages = values("f16", k_pages), values("f16", v_pages)
-    return attention_paged(
-        qkv, k_pages, v_pages, query_offsets, lengths, page_table, rotations, H, G, D, Z, scale, window
-    )
-
-
-@kernel("kv_cache_write_f16", shapes=PAGED, inputs=narrow("f16"), empty=["N"])
-def kv_cache_write_f16(k_pages, v_pages, qkv, query_offsets, lengths, page_table, rotations, G, D, Z):
-    pages = values("f16", k_pages), values("f16", v_pages)
-    out = kv_cache_write(*pages, qkv, query_offsets, lengths, page_table, rotations, G, D, Z)
-    return {name: bits("f16", pages.astype(np.float32)) for name, pages in out.items()}
+narrow_kernels("bf16")
+narrow_kernels("f16")
