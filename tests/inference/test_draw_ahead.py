@@ -11,13 +11,16 @@ import pytest
 from gollm.errors import GenerationError
 from gollm.inference import scheduler as scheduling
 from gollm.inference.decoding import CachedForward
+from gollm.inference.drawing import Row
 from gollm.inference.generation import Generation
+from gollm.inference.pages import CachedSequence, PagePool
 from gollm.inference.requests import generations
 from gollm.inference.sampling import Sampling
 from gollm.inference.scheduler import Scheduler
 from gollm.language_model import LanguageModel
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
+from gollm.model.generation_defaults import GenerationDefaults
 
 CONFIGS = {
     "llama": ModelConfig(n_layers=2, n_heads=4, n_kv_heads=2, d_model=32, vocab_size=37, context=200, position="rope"),
@@ -92,3 +95,18 @@ def test_a_token_that_cannot_be_drawn_ends_its_own_text(monkeypatch: pytest.Monk
     while scheduler.busy:
         scheduler.step()
     assert whole.finish_reason == "length" and 5 not in whole.tokens
+
+
+def test_recordings_with_and_without_a_draw_are_bounded_together() -> None:
+    model = LanguageModel(Decoder(CONFIGS["gpt2"]).initialise(3))
+    pool = PagePool(model.decoder.config, 20)
+    forward = CachedForward(model.decoder, pool, max_recorded_rows=8)
+    for n in (1, 3, 5, 7, 2, 4):
+        sequences = [CachedSequence(pool) for _ in range(n)]
+        forward(sequences, [[1]] * n, None)
+        assert forward.n_recorded_rows <= 8
+        rows = [Row(Sampling(temperature=0).resolved(GenerationDefaults()), [1, 1], 1) for _ in range(n)]
+        forward.draw_ahead(sequences, rows, model.decoder.config.vocab_size, 3)
+        assert n <= forward.n_recorded_rows <= 8
+        for sequence in sequences:
+            sequence.clear()

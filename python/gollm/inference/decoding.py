@@ -22,18 +22,18 @@ AHEAD = 32  # tokens that are drawn in one native call, at most
 class CachedForward:
     """The logits after new tokens of sequences of one pool.
 
-    A pass of which every row's logits are wanted is recorded, one recording a shape. A recording keeps its memory, and
-    that grows with its rows; so those used last are kept, up to max_recorded_rows together. Making one costs little
-    more than the pass itself. Inside another plan's memory, where samples of a training run are drawn, nothing is
-    recorded. The bits are the same in every case."""
+    A pass of which every row's logits are wanted is recorded, one recording a shape, and so are passes that end in a
+    draw. A recording keeps its memory, and that grows with its rows; so those used last are kept, up to
+    max_recorded_rows together. Making one costs little more than the pass itself. Inside another plan's memory, where
+    samples of a training run are drawn, nothing is recorded. The bits are the same in every case."""
 
     def __init__(self, model: Decoder, pool: PagePool, max_recorded_rows: int) -> None:
         self.model = model
         self.max_recorded_rows = max_recorded_rows
         self._packed: Decoder | None = None  # made for the first recording
-        self._plans: OrderedDict[tuple[int, int], Plan[Array]] = OrderedDict()  # by rows and sequences
+        # by rows, sequences, and how many tokens are drawn from at the end
+        self._plans: OrderedDict[tuple[int, int, int], Plan[Array]] = OrderedDict()
         self._pool = pool
-        self._drawing: Plan[Array] | None = None  # passes that end in a draw
 
     def __call__(
         self, sequences: Sequence[CachedSequence], tokens: Sequence[Sequence[int]], rows: Sequence[int] | None
@@ -65,25 +65,29 @@ class CachedForward:
             sequence.extend(n - 1)
         cache = batch.cache
         assert cache is not None
-        if self._drawing is None:
-            self._packed = self._packed or packed_for_decoding(self.model)
-            self._drawing = _then_a_draw(self._packed, self._pool, vocab_size)
+        plan = self._plan(len(rows), len(rows), draws_from=vocab_size)
         options = kernel_options(rows, vocab_size)
         places = (options["position"][:, None] + np.arange(n)) % AHEAD
         arrays = (batch.tokens, batch.positions, cache.page_table, cache.lengths, cache.query_offsets)
-        ring = self._drawing(*arrays, *options.values(), times=n)
+        ring = plan(*arrays, *options.values(), times=n)
         return np.take_along_axis(ring, places, axis=1)
 
-    def _plan(self, n_rows: int, n_sequences: int) -> Plan[Array]:
-        shape = (n_rows, n_sequences)
+    def _plan(self, n_rows: int, n_sequences: int, draws_from: int = 0) -> Plan[Array]:
+        """A pass, with draws_from > 0 one that ends in a draw from so many tokens."""
+        shape = (n_rows, n_sequences, draws_from)
         plan = self._plans.get(shape)
         if plan is None:
-            self._packed = self._packed or packed_for_decoding(self.model)
-            while self._plans and n_rows + sum(rows for rows, _ in self._plans) > self.max_recorded_rows:
+            model = self._packed = self._packed or packed_for_decoding(self.model)
+            while self._plans and n_rows + self.n_recorded_rows > self.max_recorded_rows:
                 self._plans.popitem(last=False)
-            plan = self._plans[shape] = _every_row(self._packed, self._pool)
+            plan = _then_a_draw(model, self._pool, draws_from) if draws_from else _every_row(model, self._pool)
+            self._plans[shape] = plan
         self._plans.move_to_end(shape)
         return plan
+
+    @property
+    def n_recorded_rows(self) -> int:
+        return sum(rows for rows, _, _ in self._plans)
 
 
 # What a plan holds refers to no plan: a cycle would keep its memory until Python looks for cycles.

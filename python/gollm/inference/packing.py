@@ -11,9 +11,9 @@ import math
 from gollm.model.decoder import Decoder
 from gollm.nn import dtypes
 from gollm.nn.storage import PANELS, ROW_MAJOR, Storage
+from gollm.quantisation.panels import PANEL
 
 MOST_BYTES = 64 << 20  # of the copy: beyond it, packing takes as long as several tokens, and memory counts
-PANEL = 32  # rows
 
 
 def packed(w: Storage) -> Storage:
