@@ -78,8 +78,8 @@ def test_info_of_a_folder(model: Path, run: Run) -> None:
         (["M"], 2, "--target is needed"),
         (["M", "a", "b"], 2, "'b' is one value too many for --source and --target"),
         (["none", "a"], 1, "there is no file or folder none"),
-        (["M", "a.bin"], 1, "a.bin does not say which format"),
-        (["M", "a.txt"], 1, "a.txt does not say which format"),
+        (["M", "a.bin"], 2, "a.bin does not say which format"),
+        (["M", "a.txt"], 2, "a.txt does not say which format"),
         (["M", "M"], 1, "is there already; choose another name, or replace it with --overwrite"),
         (["M", "a", "--to", "onnx"], 2, "--to is 'onnx'"),
         (["M", "a", "--dtype", "q4_0"], 1, "huggingface is written as f32, bf16, f16"),
@@ -153,4 +153,17 @@ def test_quantised_and_on_to_gguf(model: Path, run: Run) -> None:
         (["--keep", "norm"], "embedding"),
     ]:
         refused = run("quantize", model, small, "--overwrite", *mistake)
-        assert refused.status != 0 and word in refused.err
+        assert refused.status == 2 and word in refused.err
+    assert run("quantize", model, model.parent / "small.txt").status == 2
+
+
+def test_what_quantising_says(model: Path, run: Run) -> None:
+    """Where a quantised model is rounded again, and where the file grows."""
+    int8, int4, half = (model.parent / name for name in ("int8.golm", "int4.golm", "half.golm"))
+    assert run("quantize", model, int8).err == ""
+    assert run("quantize", int8, model.parent / "same.golm").err == ""  # taken over as it is
+    again = run("quantize", int8, int4, "--weights", "int4")
+    assert again.err == "gollm: warning: the model was quantised already (int8 in groups of 32), and is rounded again\n"
+    grown = run("quantize", int4, half, "--weights", "bf16")
+    assert f"{half} is larger than {int4}: " in grown.err and "quantised already (int4 in groups of 32)" in grown.err
+    assert " bytes, as int8 in groups of 32, f32\n" in run("info", int8).out

@@ -140,7 +140,7 @@ def test_structured_text(tmp_path: Path, run: Run) -> None:
     assert run(*words, "--regex", "(x|yy)z").out in ("xz\n", "yyz\n")
     assert run(*words, "--grammar", tmp_path / "grammar.lark").out in ("he\n", "lo\n")
     assert "cannot read" in run(*words, "--grammar", tmp_path / "none").err
-    assert run(*words, "--regex", "x", "--grammar", tmp_path / "grammar.lark").status == 1
+    assert run(*words, "--regex", "x", "--grammar", tmp_path / "grammar.lark").status == 2
 
 
 def test_all_sampling_options_are_heard(checkpoint: Path, run: Run) -> None:
@@ -152,7 +152,7 @@ def test_all_sampling_options_are_heard(checkpoint: Path, run: Run) -> None:
     )  # fmt: skip
     assert run("generate", checkpoint, "--prompt", PROMPT, "--no-echo", *words) == (0, text + "\n", "")
     result = run("generate", checkpoint, "--prompt", PROMPT, "--logit-bias", "3")
-    assert (result.status, result.err) == (1, "gollm: --logit-bias has '3'; it must be ID=NUMBER, such as 50256=-2.5\n")
+    assert (result.status, result.err) == (2, "gollm: --logit-bias has '3'; it must be ID=NUMBER, such as 50256=-2.5\n")
 
 
 PROMPTS = ["hello", "world", "this is", "a text", "ü"]
@@ -167,10 +167,68 @@ def test_prompts_of_a_file(checkpoint: Path, tmp_path: Path, run: Run) -> None:
     expected = [
         {"prompt": p, "text": model.generate(p, max_new_tokens=12, seed=5), "finish_reason": "length"} for p in PROMPTS
     ]
-    for name in ("p.txt", "p.jsonl"):
+    for name, more in (
+        ("p.txt", [{"line": line} for line in (1, 2, 4, 5, 6)]),
+        ("p.jsonl", [{"line": line, "id": 7} for line in range(1, 6)]),
+    ):
         result = run(*words, "--prompts", tmp_path / name)
-        assert (result.status, result.err) == (0, "") and lines_of(result.out) == expected
-    assert lines_of(run(*words, "--prompts", "-", stdin=b"hello\nworld\n").out) == expected[:2]
+        assert (result.status, result.err) == (0, "")
+        assert lines_of(result.out) == [one | two for one, two in zip(expected, more, strict=True)]
+    texts = lines_of(run(*words, "--prompts", "-", stdin=b"hello\nworld\n").out)
+    assert [line["text"] for line in texts] == [line["text"] for line in expected[:2]]
+    beams = lines_of(run(*words, "--prompts", tmp_path / "p.txt", "--beams", 3).out)
+    assert [line["text"] for line in beams] == [model.generate(p, max_new_tokens=12, beams=3) for p in PROMPTS]
+
+
+def test_fields_of_prompts_that_the_output_has(checkpoint: Path, tmp_path: Path, run: Run) -> None:
+    prompts, out = tmp_path / "p.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text('{"prompt": "hello", "text": 1}\n')
+    words = ["generate", checkpoint, "--max-new-tokens", 2, "--prompts", prompts, "--output", out]
+    assert 'line 1: the field "text" is one of the output, too; give it another name' in run(*words).err
+    prompts.write_text('{"prompt": "hello", "id": [1, null]}\n')
+    assert run(*words).status == 0 and lines_of(out.read_text())[0]["id"] == [1, None]
+    prompts.write_text('{"prompt": "hello", "id": 2}\n')
+    assert "line 1 has another prompt than --prompts has there" in run(*words).err
+
+
+def test_a_lone_surrogate_in_a_prompt_is_an_error_of_its_line(checkpoint: Path, tmp_path: Path, run: Run) -> None:
+    prompts, out = tmp_path / "p.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text('{"prompt": "\\ud800"}\n{"prompt": "hello"}\n')
+    words = ["generate", checkpoint, "--max-new-tokens", 2, "--prompts", prompts]
+    for _ in range(2):
+        result = run(*words, "--output", out)
+        assert result.status < 2 and "an error inside" not in result.err
+
+
+def test_a_full_disk_names_the_output(checkpoint: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for it; the rest is made by the next run."""
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("hello\n" * 20)
+    words = ["generate", checkpoint, "--max-new-tokens", 3, "--prompts", prompts, "--output", out]
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300)); "
+    limited += "from gollm.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    result = subprocess.run([sys.executable, "-c", limited, *map(str, words)], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == f"gollm: cannot write {out}: File too large; what is there can be gone on with\n"
+    result = subprocess.run([sys.executable, "-m", "gollm", *map(str, words)], capture_output=True, text=True)
+    assert (result.returncode, len(lines_of(out.read_text()))) == (0, 20)
+
+
+def test_the_way_of_a_long_run_is_reported(
+    checkpoint: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gollm.cli.prompt_file.SECONDS", 0.0)
+    words = ["generate", checkpoint, "--max-new-tokens", 2, "--prompts", "-", "--output", tmp_path / "out.jsonl"]
+    assert run(*words, stdin=b"hello\nworld\n") == (0, "", "1 of 2 prompts\n2 of 2 prompts\n")
+
+
+def test_a_draft_leaves_the_text_as_it_is(checkpoint: Path, tmp_path: Path, run: Run) -> None:
+    words = ["generate", checkpoint, "--prompt", PROMPT, "--max-new-tokens", 20, "--seed", 3]
+    assert run(*words, "--draft", checkpoint).out == run(*words).out
+    tokenizer = BPETokenizer.train("hello world", 260, special_tokens=["<|endoftext|>"])
+    LanguageModel(Decoder(preset("tiny").replace(vocab_size=260)).initialise(0), tokenizer).save(tmp_path / "m.golm")
+    other = run(*words, "--draft", tmp_path / "m.golm")
+    assert other.status == 1 and "the draft model has another tokenizer" in other.err
 
 
 def test_an_output_file_is_gone_on_with(checkpoint: Path, tmp_path: Path, run: Run) -> None:
@@ -220,7 +278,9 @@ def test_an_interrupted_run_is_gone_on_with(checkpoint: Path, tmp_path: Path, ru
     done = out.read_bytes().rpartition(b"\n")[0]
     assert run(*words).status == 0
     assert out.read_bytes().startswith(done)
-    assert len({json.dumps(line) for line in lines_of(out.read_text())}) == 1 and out.read_text().count("\n") == 300
+    found = lines_of(out.read_text())
+    assert [line.pop("line") for line in found] == list(range(1, 301))
+    assert len({json.dumps(line) for line in found}) == 1 and out.read_text().count("\n") == 300
 
 
 def test_a_prompt_that_cannot_be_continued_does_not_end_the_run(checkpoint: Path, run: Run) -> None:
@@ -235,17 +295,26 @@ def test_a_prompt_that_cannot_be_continued_does_not_end_the_run(checkpoint: Path
 
 
 @pytest.mark.parametrize(
-    ("words", "stdin", "message"),
+    ("words", "stdin", "status", "message"),
     [
-        (["--prompts", "none.txt"], b"", "cannot read none.txt: No such file or directory"),
-        (["--prompts", "-"], b"\n \n", "standard input has no prompts"),
-        (["--prompts", "-", "--prompt", "x"], b"x", "give either --prompt or --prompts, not both"),
-        (["--prompt", "x", "--output", "x.jsonl"], b"", "--output is for the texts of --prompts"),
+        (["--prompts", "none.txt"], b"", 1, "cannot read none.txt: No such file or directory"),
+        (["--prompts", "-"], b"\n \n", 1, "standard input has no prompts"),
+        (["--prompts", "-", "--prompt", "x"], b"x", 2, "give either --prompt or --prompts, not both"),
+        (["--prompt", "x", "--output", "x.jsonl"], b"", 2, "--output is for the texts of --prompts"),
+        (
+            ["--prompt", "x", "--rope-scaling", "linear"],
+            b"",
+            2,
+            "rope_scaling is 'linear', but there is no context",
+        ),
+        (["--prompt", "x", "--n", "3", "--beams", "2"], b"", 2, "n is 3; beam search with 2 beams has at most"),
     ],
 )
-def test_mistakes_with_prompts(checkpoint: Path, run: Run, words: list[str], stdin: bytes, message: str) -> None:
+def test_mistakes_with_prompts(
+    checkpoint: Path, run: Run, words: list[str], stdin: bytes, status: int, message: str
+) -> None:
     result = run("generate", checkpoint, *words, stdin=stdin)
-    assert result.status == 1 and result.err.startswith(f"gollm: {message}") and result.out == ""
+    assert result.status == status and result.err.startswith(f"gollm: {message}") and result.out == ""
 
 
 def test_json_lines_that_are_none(checkpoint: Path, tmp_path: Path, run: Run) -> None:

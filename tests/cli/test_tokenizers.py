@@ -67,9 +67,9 @@ def test_train_with_another_split(split: str, corpus: Path, tmp_path: Path, run:
     assert isinstance(made, tokenizers.BPETokenizer) and made.pattern == split
     assert (made.merges == tokenizers.BPETokenizer.train(TEXT, 269, pattern=split).merges).all()
     wrong = run("tokenizer", "train", corpus, "--split", "llama-3", "--out", tmp_path / "x.json")
-    assert wrong.status == 1 and "unknown pre-tokenizer pattern 'llama-3'; known are gpt2" in wrong.err
+    assert wrong.status == 2 and "unknown pre-tokenizer pattern 'llama-3'; known are gpt2" in wrong.err
     other = run("tokenizer", "train", corpus, "--kind", "word", "--split", split, "--out", tmp_path / "x.json")
-    assert other.status == 1 and "only bpe has a choice of patterns" in other.err
+    assert other.status == 2 and "only bpe has a choice of patterns" in other.err
 
 
 def test_train_from_a_folder_with_a_pattern(corpus: Path, tmp_path: Path, run: Run) -> None:
@@ -153,9 +153,9 @@ def test_the_tokenizer_inside_of_a_checkpoint(bpe: Path, tmp_path: Path, run: Ru
         (["encode", "--tokenizer", "corpus.txt", "x"], 1, "corpus.txt"),
         (["encode", "--tokenizer", "T", "\udcff"], 1, "surrogate"),
         (["tokenizer", "decode", "--tokenizer", "T"], 2, "--ids is needed"),
-        (["tokenizer", "decode", "--tokenizer", "T", "1", "x"], 1, "'x' is no token id; ids are whole numbers"),
+        (["tokenizer", "decode", "--tokenizer", "T", "1", "x"], 2, "'x' is no token id; ids are whole numbers"),
         (["tokenizer", "decode", "--tokenizer", "T", "1", "300"], 1, "300"),
-        (["tokenizer", "decode", "--tokenizer", "T", "99999999999999999999"], 1, "is no token id"),
+        (["tokenizer", "decode", "--tokenizer", "T", "99999999999999999999"], 2, "is no token id"),
         (["tokenizer", "train", "--corpus", "missing.txt"], 1, "missing.txt"),
         (["tokenizer", "train", "--corpus", "empty.txt"], 1, "no text"),
         (["tokenizer", "train", "--corpus", "latin1.txt"], 1, "latin1.txt"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gollm.errors import GenerationError
+from gollm.inference.engine import Engine
 from gollm.inference.generation import Generation, Piece
 from gollm.inference.requests import generations
 from gollm.inference.sampling import Sampling
@@ -135,6 +136,8 @@ def test_the_batch_has_a_limit() -> None:
 
 def test_a_draft_that_is_always_right_saves_most_passes() -> None:
     drafter = DraftModel(MODEL, 20, 64, None, max_recorded_rows=64)
+    narrow = DraftModel(MODEL, 20, 64, None, max_recorded_rows=64, cache_dtype="bfloat16")
+    assert narrow.pool.k_pages.array.nbytes == drafter.pool.k_pages.array.nbytes / 2
     scheduler = scheduler_of(drafter=drafter)
     for i in range(3):
         add(scheduler, prompt(70 + i, i), max_new_tokens=41, temperature=2.0, seed=i)
@@ -210,6 +213,12 @@ def test_a_draft_with_other_tokens_is_refused() -> None:
     fewer = Decoder(decoder.config.replace(vocab_size=5))  # rows of the embedding than tokens
     with pytest.raises(GenerationError, match="the draft model has another tokenizer"):
         check_draft(LanguageModel(decoder, a), LanguageModel(fewer, a))
+
+
+@pytest.mark.parametrize("draft", ["x", 1.5, True, 0])
+def test_a_draft_is_a_model_or_a_number(draft: Any) -> None:
+    with pytest.raises(GenerationError, match=f"draft is {draft!r}; it must be a "):
+        Engine(MODEL, draft=draft)
 
 
 def test_a_text_that_the_draft_cannot_draw_for_takes_no_guesses_from_others() -> None:

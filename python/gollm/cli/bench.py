@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from gollm.errors import ConfigError
+from gollm.cli.process import Usage
 from gollm.options import Positional, PositiveInt
 
 Group = Literal["matmul", "attention", "training", "bfloat16", "memory-bound", "scaling"]
@@ -33,7 +33,7 @@ def run(options: Options) -> None:
 
     cases = [case for group in options.groups or GROUPS for case in GROUPS[group]() if options.filter in case.name]
     if not cases:
-        raise ConfigError(f"--filter: no case has {options.filter!r} in its name; gollm bench --list prints all names")
+        raise Usage(f"--filter: no case has {options.filter!r} in its name; gollm bench --list prints all names")
     if options.list:
         print("\n".join(f"{case.group:12} {case.name}" for case in cases))
         return

@@ -55,7 +55,8 @@ def run(options: Options) -> None:
     progress, rows = sys.stderr if options.json else sys.stdout, []
     weights = inference.weight_bytes(model)
     print(f"{options.model}: {weights / 1e6:.1f} MB of weights are read for each step of decoding", file=progress)
-    print(f"gollm: {isa()}\nllama.cpp: {llama_cpp}\n\n{inference.HEADER}", file=progress, flush=True)
+    print(f"gollm: {gollm.__version__}, kernels for {isa()}\nllama.cpp: {llama_cpp}\n", file=progress)
+    print(inference.HEADER, file=progress, flush=True)
     with Bench() as bench:
         for test in grid.measurements(options.model, model, takes_part):
             rows.append(inference.row(test, bench.measure(test.case, options.turns)))

@@ -45,10 +45,14 @@ class Options(SamplingFlags, ModelFlags):
 
 def run(options: Options) -> None:
     from gollm.inference.chat import Conversation
+    from gollm.inference.chat_template import template_of
+    from gollm.inference.engine import Engine
 
     sampling = options.sampling()
     model = options.load()
-    chat = Conversation(model, sampling, system=options.system, template=_template(options.template, model))
+    template = _template(options.template, model) or template_of(model)
+    engine = Engine(model, max_tokens_in_cache=model.config.context, max_batch=1, draft=options.load_draft())
+    chat = Conversation(model, sampling, system=options.system, template=template, engine=engine)
     with chat.engine:
         if options.json:
             _talk_in_json(chat)

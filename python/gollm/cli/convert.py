@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gollm.cli.process import of_the_words
 from gollm.options import Positional
 
 
@@ -28,6 +29,9 @@ class Options:
 def run(options: Options) -> None:
     from gollm import formats
 
+    if options.to is None:
+        with of_the_words():
+            formats.format_of_target(options.target)
     with formats.open_model(options.source, options.tokenizer) as model:
         formats.save(model, options.target, options.to, options.dtype, overwrite=options.overwrite)
         if model.without_tokenizer:

@@ -15,9 +15,7 @@ from gollm.errors import ConfigError
 from gollm.options import NonNegativeInt, PositiveInt
 
 if TYPE_CHECKING:
-    from gollm.inference.generation import Completion
-    from gollm.inference.sampling import Sampling
-    from gollm.language_model import LanguageModel
+    from gollm.inference.engine import Stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +45,15 @@ class Options(SamplingFlags, ModelFlags):
         "prompt": "prompt and text",
     }
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompts is not None and self.prompt:
+            raise ConfigError("give either --prompt or --prompts, not both")
+        if self.prompts is None and self.output is not None:
+            raise ConfigError("--output is for the texts of --prompts; redirect the text of one prompt: > FILE")
+        if self.prompts is None and self.logprobs is not None and not self.json:
+            raise ConfigError("--logprobs needs --json, which prints them")
+
 
 def run(options: Options) -> int | None:
     more = ("n", "beams", "length_penalty", "logprobs", "context_full")
@@ -54,39 +61,28 @@ def run(options: Options) -> int | None:
     if options.prompts is not None:
         from gollm.cli.prompt_file import generate_all
 
-        if options.prompt:
-            raise ConfigError("give either --prompt or --prompts, not both")
         return generate_all(options, options.prompts, options.output, sampling)
-    if options.output is not None:
-        raise ConfigError("--output is for the texts of --prompts; redirect the text of one prompt: > FILE")
-    if options.logprobs is not None and not options.json:
-        raise ConfigError("--logprobs needs --json, which prints them")
+    from gollm.inference.engine import Engine
+
     model = options.load()
     prompt = text_or_stdin(options.prompt)
-    if options.json:
-        names = {"model": str(options.model), "prompt": prompt}
-        print(json.dumps({**names, **to_json(model, completed(model, prompt, sampling)), "seed": options.seed}))
-    elif options.n > 1:
-        for choice in completed(model, prompt, sampling).choices:
-            print((prompt if options.echo else "") + choice.text + "\n")
-    else:
-        _print_as_it_comes(model, prompt, sampling, echo=options.echo)
+    with Engine(model, draft=options.load_draft()) as engine:
+        stream = engine.submit(prompt, sampling)
+        if options.json:
+            names = {"model": str(options.model), "prompt": prompt}
+            print(json.dumps({**names, **to_json(model, stream.result()), "seed": options.seed}))
+        elif options.n > 1:
+            for choice in stream.result().choices:
+                print((prompt if options.echo else "") + choice.text + "\n")
+        else:
+            _print_as_it_comes(stream, prompt if options.echo else "")
     return None
 
 
-def completed(model: LanguageModel, prompt: str, sampling: Sampling) -> Completion:
-    from gollm.inference.engine import Engine
-
-    with Engine(model) as engine:
-        return engine.submit(prompt, sampling).result()
-
-
-def _print_as_it_comes(model: LanguageModel, prompt: str, sampling: Sampling, *, echo: bool) -> None:
-    pieces = model.stream(prompt, sampling)
-    if echo:
-        print(prompt, end="", flush=True)
+def _print_as_it_comes(stream: Stream, prompt: str) -> None:
+    print(prompt, end="", flush=True)
     try:
-        for piece in pieces:
-            print(piece, end="", flush=True)
+        for piece in stream:
+            print(piece.text, end="", flush=True)
     finally:
         print()  # an interruption leaves the cursor at the beginning of a line too

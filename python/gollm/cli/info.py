@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,7 +86,7 @@ def checkpoint_in_lines(found: dict[str, Any], *, tensors: bool) -> str:
     sizes, step = found["bytes"], found["training_step"]
     rows = [
         ("file", f"{found['path']}, {sizes['file']:,} bytes, format version {found['version']}"),
-        ("parameters", f"{found['parameters']:,} in {sizes['weights']:,} bytes"),
+        ("parameters", f"{found['parameters']:,} in {sizes['weights']:,} bytes, as {_widths(found['tensors'])}"),
         ("model", _config(found["config"])),
         ("tokenizer", _tokenizer(found["tokenizer"])),
         ("generation", _generation(found["generation"] or {})),
@@ -94,6 +95,16 @@ def checkpoint_in_lines(found: dict[str, Any], *, tensors: bool) -> str:
     ]
     table = [[t["name"], f"{t['dtype']:4} {_shape(t):16} {t['group']}"] for t in found["tensors"]]
     return _lines(rows, table if tensors else [])
+
+
+def _widths(tensors: list[dict[str, Any]]) -> str:
+    """What parameters are stored as, the dtype of most numbers first: "int8 in groups of 32, f32"."""
+    numbers: dict[str, int] = {}
+    for tensor in (tensor for tensor in tensors if tensor["group"] == "weights"):
+        _, _, group = tensor["layout"].partition("/")
+        width = tensor["dtype"] + (f" in groups of {group}" if group not in ("", "1") else "")
+        numbers[width] = numbers.get(width, 0) + math.prod(tensor["shape"])
+    return ", ".join(sorted(numbers, key=lambda width: -numbers[width]))
 
 
 def _lines(rows: list[tuple[str, str]], table: list[list[str]]) -> str:

@@ -25,6 +25,15 @@ class Usage(ConfigError):
     """A mistake in the command line."""
 
 
+@contextlib.contextmanager
+def of_the_words() -> Iterator[None]:
+    """What is refused meanwhile is wrong by the words of the command line alone, whatever the files hold."""
+    try:
+        yield
+    except GollmError as error:
+        raise Usage(str(error)) from None
+
+
 def guarded(action: Callable[[], int], *, debug: bool = False) -> int:
     """Runs an action; a failure becomes one line on stderr and the status to exit with. `debug` adds the traceback."""
     try:

@@ -1,18 +1,20 @@
 """gollm generate --prompts: many prompts from a file, their texts as JSON lines, in the prompts' order.
 
 An output file can be gone on with: it grows by whole lines, and what an interruption left of the last one is cut off.
-Each line has the prompt and, as "run", a digest of the model and the options, so that a rerun with other prompts or
-options is refused.
+Each line has the prompt, the number of its line, the other fields of that line, where the prompts are JSON lines, and,
+as "run", a digest of the model and the options, so that a rerun with other prompts or options is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,7 +31,12 @@ if TYPE_CHECKING:
     from gollm.language_model import LanguageModel
 
 _BEGIN = b'{"prompt": "'  # of each line
+_OURS = ("line", "text", "logprobs", "choices", "finish_reason", "error", "run")  # fields of an output line
+SECONDS = 10.0  # between two reports of how far it is, where standard error is no terminal
 AHEAD = 128  # requests that wait in the engine: twice a batch
+
+
+Prompt = dict[str, Any]  # "prompt", "line", and what else its line of JSON has
 
 
 def generate_all(flags: ModelFlags, prompt_file: Path, output_file: Path | None, sampling: Sampling) -> int:
@@ -39,19 +46,26 @@ def generate_all(flags: ModelFlags, prompt_file: Path, output_file: Path | None,
     from gollm.inference.engine import Engine
 
     prompts = read_prompts(prompt_file)
-    model = flags.load()
+    model, draft = flags.load(), flags.load_draft()
     run = _digest(flags, sampling)
     output, n_done = (None, 0) if output_file is None else _opened(output_file, prompts, run)
-    n_failed = 0
+    n_failed, reported = 0, time.monotonic()
     try:
-        with Engine(model) as engine, tqdm(total=len(prompts), initial=n_done, unit=" prompts", disable=None) as bar:
-            for line in _lines(model, engine, prompts[n_done:], sampling):
+        with (
+            Engine(model, draft=draft) as engine,
+            tqdm(total=len(prompts), initial=n_done, unit=" prompts", disable=None) as bar,
+        ):
+            for n, line in enumerate(_lines(model, engine, prompts[n_done:], sampling), n_done + 1):
                 n_failed += "error" in line
                 _write(output, {**line, "run": run} if output else line, output_file)
                 bar.update()
+                if output and bar.disable and time.monotonic() - reported >= SECONDS:
+                    reported = time.monotonic()
+                    print(f"{n} of {len(prompts)} prompts", file=sys.stderr, flush=True)
     finally:
         if output:
-            output.close()
+            with contextlib.suppress(OSError):  # what a full disk left in its buffer: _write has said so
+                output.close()
     if n_failed:
         print(
             f'gollm: {n_failed} of {len(prompts)} prompts could not be continued; their lines say why as "error"',
@@ -60,13 +74,13 @@ def generate_all(flags: ModelFlags, prompt_file: Path, output_file: Path | None,
     return 1 if n_failed else 0
 
 
-def _lines(model: LanguageModel, engine: Engine, prompts: list[str], sampling: Sampling) -> Iterator[dict[str, Any]]:
-    waiting: deque[tuple[str, Stream | GollmError]] = deque()
+def _lines(model: LanguageModel, engine: Engine, prompts: list[Prompt], sampling: Sampling) -> Iterator[dict[str, Any]]:
+    waiting: deque[tuple[Prompt, Stream | GollmError]] = deque()
     left = iter(prompts)
     while True:
         while len(waiting) < AHEAD and (prompt := next(left, None)) is not None:
             try:
-                waiting.append((prompt, engine.submit(prompt, sampling)))
+                waiting.append((prompt, engine.submit(prompt["prompt"], sampling)))
             except GollmError as error:
                 waiting.append((prompt, error))
         if not waiting:
@@ -76,13 +90,14 @@ def _lines(model: LanguageModel, engine: Engine, prompts: list[str], sampling: S
             if isinstance(stream, GollmError):
                 raise stream
             found = stream.result()
-            yield {"prompt": prompt, **to_json(model, found), "finish_reason": found.finish_reason}
+            yield {**prompt, **to_json(model, found), "finish_reason": found.finish_reason}
         except GollmError as error:
-            yield {"prompt": prompt, "error": str(error)}
+            yield {**prompt, "error": str(error)}
 
 
-def read_prompts(path: Path) -> list[str]:
-    """One a line; of JSON lines the field "prompt". Empty lines are none. Raises DataError."""
+def read_prompts(path: Path) -> list[Prompt]:
+    """One a line; of JSON lines the field "prompt", and the others as they are. Empty lines are none. Raises
+    DataError."""
     name = "standard input" if str(path) == "-" else str(path)
     try:
         stream = standard_input(DataError) if str(path) == "-" else open_regular(path, buffering=-1)
@@ -90,18 +105,21 @@ def read_prompts(path: Path) -> list[str]:
             lines = "".join(text_chunks(stream, name, DataError)).split("\n")
     except OSError as failure:
         raise DataError(f"cannot read {name}: {reason(failure)}") from None
-    read: Callable[[str, str], str] = _field if path.suffix in (".jsonl", ".ndjson") else lambda line, _: line
-    prompts = [read(line.removesuffix("\r"), f"{name}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+    read = _fields if path.suffix in (".jsonl", ".ndjson") else lambda line, i, _: {"prompt": line, "line": i}
+    prompts = [read(line.removesuffix("\r"), i, f"{name}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
         raise DataError(f"{name} has no prompts; write one a line")
     return prompts
 
 
-def _field(line: str, where: str) -> str:
-    prompt = parse_object(line.encode(), where, DataError).get("prompt")
+def _fields(line: str, number: int, where: str) -> Prompt:
+    found = parse_object(line.encode(), where, DataError)
+    prompt = found.pop("prompt", None)
     if not isinstance(prompt, str):
         raise DataError(f'{where}: the field "prompt" is {shorten(prompt)}; it must be text')
-    return prompt
+    for name in found.keys() & set(_OURS):
+        raise DataError(f'{where}: the field "{name}" is one of the output, too; give it another name')
+    return {"prompt": prompt, "line": number, **found}
 
 
 # --- the output file -------------------------------------------------------------------------------------------------
@@ -115,7 +133,7 @@ def _digest(flags: ModelFlags, sampling: Sampling) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
-def _opened(path: Path, prompts: list[str], digest: str) -> tuple[BinaryIO, int]:
+def _opened(path: Path, prompts: list[Prompt], digest: str) -> tuple[BinaryIO, int]:
     """The file to append to, and how many of the prompts are done. Raises GenerationError."""
     n_done = end = 0
     try:
@@ -129,7 +147,7 @@ def _opened(path: Path, prompts: list[str], digest: str) -> tuple[BinaryIO, int]
     return file, n_done
 
 
-def _checked(file: BinaryIO, path: Path, prompts: list[str], digest: str) -> tuple[int, int]:
+def _checked(file: BinaryIO, path: Path, prompts: list[Prompt], digest: str) -> tuple[int, int]:
     """How many whole lines there are, and where they end."""
     n_done = end = 0
     for line in file:
@@ -141,7 +159,7 @@ def _checked(file: BinaryIO, path: Path, prompts: list[str], digest: str) -> tup
         found = parse_object(line, where, GenerationError)
         if "run" not in found:
             raise GenerationError(f"{where} is of another kind of file; write to another file")
-        if n_done >= len(prompts) or found["prompt"] != prompts[n_done]:
+        if n_done >= len(prompts) or any(found.get(name) != value for name, value in prompts[n_done].items()):
             raise GenerationError(f"{where} has another prompt than --prompts has there; write to another file")
         if found["run"] != digest:
             raise GenerationError(
@@ -153,6 +171,10 @@ def _checked(file: BinaryIO, path: Path, prompts: list[str], digest: str) -> tup
 
 def _write(output: BinaryIO | None, line: dict[str, Any], path: Path | None) -> None:
     text = json.dumps(line, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a prompt with half of a surrogate pair, which its line calls an error
+        text = json.dumps(line)
     if output is None:
         print(text, flush=True)
         return

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from gollm.cli.process import of_the_words
+from gollm.errors import warn
 from gollm.options import Positional
+
+if TYPE_CHECKING:
+    from gollm.formats import Source
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,37 @@ def run(options: Options) -> None:
 
     from gollm import formats
     from gollm.quantisation import DTYPES
+    from gollm.quantisation.rounding import checked_group
 
+    with of_the_words():
+        formats.format_of_target(options.target)
+        group = checked_group(DTYPES[options.weights], options.group)
     names = {"head": "head", "embedding": "token_embedding"}
     with formats.open_model(options.model, options.tokenizer) as model:
         keep = {names[part] for part in options.keep}
         if model.config.tied_head and keep:
             keep = {"token_embedding"}
-        narrow = model.quantised(DTYPES[options.weights], options.group, keep)
+        narrow = model.quantised(DTYPES[options.weights], group, keep)
+        before = _rounded_again(model, narrow)
         formats.save(narrow, options.target, overwrite=options.overwrite)
-    print(f"{options.target}: {os.path.getsize(options.target) / 1e6:.1f} MB")
+    if before:
+        warn(f"the model was quantised already ({', '.join(before)}), and is rounded again")
+    size, size_before = os.path.getsize(options.target), os.path.getsize(options.model)
+    if options.model.is_file() and size > size_before:
+        warn(f"{options.target} is larger than {options.model}: {size / 1e6:.1f} MB, {size_before / 1e6:.1f} MB before")
+    print(f"{options.target}: {size / 1e6:.1f} MB")
+
+
+def _rounded_again(model: Source, narrow: Source) -> list[str]:
+    """What quantised parameters were that are stored as something else now."""
+    from gollm.model.decoder import Decoder
+    from gollm.quantisation.panels import GROUPS
+
+    pairs = [(model.packed(name), narrow.packed(name)) for name in Decoder(model.config).parameters]
+    return sorted(
+        {
+            f"{old.dtype} in groups of {old.group}"
+            for old, new in pairs
+            if old and new and old.dtype in GROUPS and (old.dtype, old.group) != (new.dtype, new.group)
+        }
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from gollm.cli.process import Usage, of_the_words
 from gollm.errors import ConfigError, GenerationError
 from gollm.options import NonNegativeFloat, NonNegativeInt, Positional, PositiveFloat, PositiveInt, Range
 from gollm.options.types import shown
@@ -26,11 +27,23 @@ class ModelFlags:
     context: PositiveInt | None = None  # maximum length in tokens, prompt included (default: the model's context)
     # how rotary positions beyond the model's context are scaled; required for a longer context
     rope_scaling: Literal["linear", "llama3", "none"] | None = None
+    # speculation: a small model with the same tokenizer that guesses ahead; the text stays the same, and often comes
+    # sooner
+    draft: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.rope_scaling is not None and self.context is None:
+            raise ConfigError(f"rope_scaling is {self.rope_scaling!r}, but there is no context to scale to; give both")
 
     def load(self) -> LanguageModel:
         from gollm.language_model import load
 
         return load(self.model, tokenizer=self.tokenizer, context=self.context, rope_scaling=self.rope_scaling)
+
+    def load_draft(self) -> LanguageModel | None:
+        from gollm.language_model import load
+
+        return None if self.draft is None else load(self.draft, tokenizer=self.tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +77,7 @@ class SamplingFlags:
     DEFAULTS: ClassVar[Mapping[str, str]] = {"max_new_tokens": "the model's recommendation, or 200"}
 
     def sampling(self, **more: object) -> Sampling:
-        """A Sampling with what was given."""
+        """A Sampling with what was given. Raises Usage for what it refuses."""
         from gollm.inference.sampling import Sampling
 
         given = {field.name: getattr(self, field.name) for field in fields(SamplingFlags)} | more
@@ -72,7 +85,8 @@ class SamplingFlags:
         for name in ("json_schema", "grammar"):
             if (path := getattr(self, name)) is not None:
                 given[name] = _text_of(path)
-        return Sampling(**{name: value for name, value in given.items() if value not in (None, (), {})})
+        with of_the_words():
+            return Sampling(**{name: value for name, value in given.items() if value not in (None, (), {})})
 
 
 def _text_of(path: Path) -> str:
@@ -90,4 +104,4 @@ def _bias(text: str) -> tuple[int, float]:
     try:
         return int(token), float(number)
     except ValueError:
-        raise ConfigError(f"--logit-bias has {shown(text)}; it must be ID=NUMBER, such as 50256=-2.5") from None
+        raise Usage(f"--logit-bias has {shown(text)}; it must be ID=NUMBER, such as 50256=-2.5") from None

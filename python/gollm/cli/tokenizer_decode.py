@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from gollm.cli.inputs import text_or_stdin
+from gollm.cli.process import of_the_words
 from gollm.errors import DataError
 from gollm.options import Positional
 
@@ -27,8 +28,11 @@ class Options:
 
 
 def run(options: Options) -> None:
-    words = text_or_stdin("-").split() if options.ids == ("-",) else list(options.ids)
-    ids = [_id(word) for word in words]
+    if options.ids == ("-",):
+        ids = [_id(word) for word in text_or_stdin("-").split()]
+    else:
+        with of_the_words():
+            ids = [_id(word) for word in options.ids]
     from gollm.formats import open_tokenizer
 
     tokenizer = open_tokenizer(options.tokenizer)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from gollm.cli.process import of_the_words
 from gollm.errors import ConfigError
 from gollm.options import Positional, PositiveInt
 
@@ -36,6 +37,10 @@ class Options:
 
     ALIASES: ClassVar[Mapping[str, str]] = {"data": "corpus", "output": "out"}
 
+    def __post_init__(self) -> None:
+        if self.kind != "bpe" and self.split != "gpt2":
+            raise ConfigError(f"--split is {self.split!r}, and --kind {self.kind}; only bpe has a choice of patterns")
+
 
 VOCAB_SIZE = 4096
 
@@ -45,13 +50,13 @@ def run(options: Options) -> None:
 
     from gollm.data import open_source
     from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordPieceTokenizer, WordTokenizer, save
-    from gollm.tokenizers.patterns import PATTERNS
+    from gollm.tokenizers.patterns import PATTERNS, checked
     from gollm.tokenizers.wordpiece import SPECIAL_TOKENS
 
+    with of_the_words():
+        checked(options.split)
     if os.path.exists(options.out) and not options.overwrite:
         raise ConfigError(f"{options.out} is there already; choose another file with --out, or --overwrite it")
-    if options.kind != "bpe" and options.split != "gpt2":
-        raise ConfigError(f"--split is {options.split!r}, and --kind {options.kind}; only bpe has a choice of patterns")
     source = open_source(
         list(options.corpus) or None,
         patterns=options.pattern,

@@ -31,6 +31,7 @@ from gollm.inference.scheduler import Scheduler, pages_needed
 from gollm.inference.speculation import Drafter, DraftModel, PromptLookup, check_draft
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
+from gollm.system.strict_json import shorten
 
 Prompt = str | Sequence[int] | Array
 
@@ -305,8 +306,13 @@ class Engine:
         n_pages, vocab_size = pages_for(max_tokens_in_cache), drawn_from(model)
         drafter: Drafter | None = None
         if draft is not None and not isinstance(draft, int):
+            if not all(hasattr(draft, name) for name in ("decoder", "tokenizer")):
+                raise GenerationError(
+                    f"draft is {shorten(draft)}; it must be a model with the same tokenizer, as gollm.load returns, "
+                    "or a whole number of tokens to guess"
+                )
             check_draft(model, draft)
-            drafter = DraftModel(draft, n_pages, chunk, vocab_size, 2 * max_batch)
+            drafter = DraftModel(draft, n_pages, chunk, vocab_size, 2 * max_batch, cache_dtype)
         elif draft is not None:
             _check_count("draft", draft)
             drafter = PromptLookup(draft)

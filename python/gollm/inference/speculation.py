@@ -22,7 +22,7 @@ from gollm.errors import GenerationError
 from gollm.inference.decoding import CachedForward
 from gollm.inference.drawing import Drawn, Row, draw_each
 from gollm.inference.generation import Generation, Model
-from gollm.inference.pages import CachedSequence, PagePool, cache_dtype_of, pages_for
+from gollm.inference.pages import CachedSequence, CacheDType, PagePool, cache_dtype_of, pages_for
 from gollm.tokenizers import Tokenizer
 
 MATCHED = 3  # tokens that must have come before: fewer are often followed by something else
@@ -103,11 +103,19 @@ class DraftModel:
     """A small model that goes ahead of the large one. It has as many pages of its own as that; a text for which they do
     not suffice goes without guesses."""
 
-    def __init__(self, model: Model, n_pages: int, chunk: int, vocab_size: int | None, max_recorded_rows: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        n_pages: int,
+        chunk: int,
+        vocab_size: int | None,
+        max_recorded_rows: int,
+        cache_dtype: CacheDType = "float32",
+    ) -> None:
         self.size = MODEL_DRAFTS
         self.chunk, self.vocab_size = chunk, vocab_size
         self.context = model.decoder.config.context
-        self.pool = PagePool(model.decoder.config, n_pages, cache_dtype_of(model.decoder))
+        self.pool = PagePool(model.decoder.config, n_pages, cache_dtype_of(model.decoder, cache_dtype))
         self._forward = CachedForward(model.decoder, self.pool, max_recorded_rows)
         self._drafted: dict[Generation, _Drafted] = {}
 
