@@ -118,9 +118,13 @@ const struct gollm_kernel *gollm_kernels(enum gollm_dtype dtype) {
     return dtype == GOLLM_FLOAT64 ? gollm_table_f64 : variants[chosen].table;
 }
 
+static int finish(void) { return GOLLM_OK; } // calls return when all is done
+
 static const struct gollm_backend cpu = {.name = "cpu",
+                                         .n_kernels = KERNEL_COUNT,
                                          .kernels = gollm_kernels,
                                          .run_plan = gollm_run_plan,
+                                         .finish = finish,
                                          .workspace_size = gollm_workspace_size,
                                          .reserve_workspace = gollm_reserve_workspace,
                                          .release_workspace = gollm_release_workspace};
@@ -141,6 +145,7 @@ const char *gollm_status_message(int status) {
     case GOLLM_BAD_VALUE: return "a value outside of its range";
     case GOLLM_OUT_OF_MEMORY: return "not enough memory for the workspace";
     case GOLLM_UNSUPPORTED: return "this device has no such kernel";
+    case GOLLM_DEVICE_FAILED: return "the device reported an error";
     default: return "an unknown status";
     }
 }

@@ -231,14 +231,14 @@ int gollm_run_plan(struct gollm_plan *plan, int64_t times, int64_t *failed) {
                 outcome.failed = i;
         }
     } else if (n == 1) {
-        struct gollm_team alone = {0, 1, &barrier, workspace, NULL};
+        struct gollm_team alone = {0, 1, &barrier, workspace, NULL, NULL};
         run_calls(plan, times, &outcome, &alone);
     }
 #ifdef _OPENMP
     else {
 #pragma omp parallel num_threads(n)
         {
-            struct gollm_team team = {omp_get_thread_num(), omp_get_num_threads(), &barrier, workspace, NULL};
+            struct gollm_team team = {omp_get_thread_num(), omp_get_num_threads(), &barrier, workspace, NULL, NULL};
             run_calls(plan, times, &outcome, &team);
         }
     }

@@ -32,19 +32,23 @@ enum gollm_status {
     GOLLM_BAD_INDEX = 2,     /* a token id, position or page outside of its table */
     GOLLM_BAD_VALUE = 3,     /* a scalar outside of its range */
     GOLLM_OUT_OF_MEMORY = 4, /* no memory for the workspace */
-    GOLLM_UNSUPPORTED = 5    /* the device has no such kernel */
+    GOLLM_UNSUPPORTED = 5,   /* the device has no such kernel */
+    GOLLM_DEVICE_FAILED = 6  /* the device reported an error: no device, a launch that failed, a lost connection */
 };
 
 enum gollm_activation { GOLLM_NONE = 0, GOLLM_GELU_TANH = 1, GOLLM_GELU_ERF = 2, GOLLM_RELU = 3, GOLLM_SILU = 4 };
 
 enum { GOLLM_ALIGNMENT = 64 }; /* bytes of a cache line: workspaces are aligned to it, and the tensors of the package */
 
-/* What `real` stands for in a call: float or double; and what the operands of a product are rounded to. */
+/* What `real` stands for in a call: float, double, or (on a GPU) bfloat16; and what the operands of a product are rounded
+ * to. `wide` is double where real is double, else float. */
 enum gollm_dtype { GOLLM_FLOAT32 = 0, GOLLM_FLOAT64 = 1, GOLLM_BFLOAT16 = 2 };
 
 /* Argument structs and kernels, made from the contracts. The types of a contract in C; a call of the GOLLM_FLOAT64 table
- * takes the same structs with addresses of doubles where they say float. */
+ * takes the same structs with addresses of doubles where they say float, one of the GOLLM_BFLOAT16 table with addresses of
+ * bfloat16 where a contract says real. */
 #define GOLLM_TYPE_real float
+#define GOLLM_TYPE_wide float
 #define GOLLM_TYPE_f64 double
 #define GOLLM_TYPE_i64 int64_t
 #define GOLLM_TYPE_i32 int32_t
@@ -75,6 +79,7 @@ struct gollm_team {
     struct gollm_barrier *barrier; /* for gollm_team_wait */
     void *workspace;               /* one block for the whole team, aligned to GOLLM_ALIGNMENT, contents undefined */
     void *stream;                  /* CUDA's stream; NULL on the CPU */
+    int32_t *error; /* on a GPU: a word in its memory, into which a kernel that meets bad data writes its status */
 };
 GOLLM_API void gollm_team_wait(const struct gollm_team *team); /* returns when every thread of the team has called it */
 
@@ -123,14 +128,23 @@ GOLLM_API int64_t gollm_workspace_size(void);
 GOLLM_API int gollm_reserve_workspace(int64_t bytes); /* 0, or GOLLM_OUT_OF_MEMORY */
 GOLLM_API void gollm_release_workspace(void);
 
-/* A device: what is above for the CPU. Another device is another one of these, with a row for each kernel. */
+/* A device: what is above for the CPU. Another device is another one of these, with a row for each kernel. A GPU runs behind
+ * the program's back: run_plan returns when all is queued, and bad data (GOLLM_BAD_INDEX, GOLLM_BAD_VALUE) show when
+ * `finish` waits for the results; what was queued after them may have computed with them. */
 struct gollm_backend {
     const char *name;
-    const struct gollm_kernel *(*kernels)(enum gollm_dtype dtype);
+    int n_kernels;
+    const struct gollm_kernel *(*kernels)(enum gollm_dtype dtype); /* NULL: no table of this type */
     int (*run_plan)(struct gollm_plan *plan, int64_t times, int64_t *failed);
+    int (*finish)(void); /* 0, or the status of the first call since the last `finish` that met bad data */
     int64_t (*workspace_size)(void);
     int (*reserve_workspace)(int64_t bytes);
     void (*release_workspace)(void);
+
+    /* The device's memory; NULL on the CPU, whose memory is the program's. */
+    void *(*allocate)(int64_t bytes); /* NULL: there is not enough */
+    void (*release)(void *memory);
+    int (*copy)(void *to, const void *from, int64_t bytes); /* between any two memories; waits until it is done */
 };
 GOLLM_API const struct gollm_backend *gollm_cpu(void);
 

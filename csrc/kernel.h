@@ -12,6 +12,7 @@ typedef double real;
 #else
 typedef float real;
 #endif
+typedef real wide;
 typedef double f64;
 typedef int64_t i64;
 typedef int32_t i32;

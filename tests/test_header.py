@@ -22,6 +22,7 @@ C_TYPES = {
     "f16": "uint16_t",
     "u8": "uint8_t",
     "real": "float",  # also in a call of the float64 table
+    "wide": "float",
 }
 HEADER = gollm.get_include() / "gollm.h"
 

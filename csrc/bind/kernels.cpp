@@ -23,7 +23,8 @@ namespace {
 
 enum class Kind { In, OptIn, Out, OptOut, InOut, Into };
 
-// The types of a contract, as NumPy has them: kind of dtype and bytes of an element, 0 for `real`, which has two.
+// The types of a contract, as NumPy has them: kind of dtype and bytes of an element, 0 for `real` and `wide`, which have
+// two, and the same one in a call.
 namespace type {
 struct Type {
     char kind;
@@ -33,7 +34,8 @@ struct Type {
         return (kind == 'f' ? "float" : kind == 'u' ? "uint" : "int") + std::to_string(8 * bytes);
     }
 };
-constexpr Type real{'f', 0}, f64{'f', 8}, i64{'i', 8}, i32{'i', 4}, i8{'i', 1}, bf16{'u', 2}, f16{'u', 2}, u8{'u', 1};
+constexpr Type real{'f', 0}, wide = real, f64{'f', 8}, i64{'i', 8}, i32{'i', 4}, i8{'i', 1}, bf16{'u', 2}, f16{'u', 2},
+                             u8{'u', 1};
 } // namespace type
 using type::Type;
 

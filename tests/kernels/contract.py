@@ -13,6 +13,10 @@ OUTPUTS = {"OUT", "OPT_OUT", "INOUT", "INTO"}
 OPTIONAL = {"OPT_IN", "OPT_OUT", "INTO"}
 
 
+class bfloat16:
+    """The `real` of a table of GOLLM_BFLOAT16, where NumPy has no type. Values are float32 that bfloat16 holds."""
+
+
 @dataclass(frozen=True)
 class Field:
     """One entry: kind(type, name, shape). Scalars have no shape."""
@@ -23,7 +27,9 @@ class Field:
     axes: tuple[str, ...] = ()
 
     def dtype(self, real: type) -> np.dtype:
-        types = {"real": real, "f64": np.float64, "i64": np.int64, "i32": np.int32, "bf16": np.uint16}
+        """Of its buffer; `real` is float, double, or bfloat16 as its bits."""
+        types = {"real": np.uint16 if real is bfloat16 else real, "wide": np.float32 if real is bfloat16 else real}
+        types |= {"f64": np.float64, "i64": np.int64, "i32": np.int32, "bf16": np.uint16}
         types |= {"f16": np.uint16, "u8": np.uint8}
         return np.dtype(types[self.type])
 

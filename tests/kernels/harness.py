@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 
 from gollm import _native
-from kernels.contract import Contract, Field
+from kernels.contract import Contract, Field, bfloat16
 
 Arrays = dict[str, Any]
 
@@ -132,15 +132,44 @@ def load_rows() -> dict[str, Row]:
     return ROWS
 
 
+# Builds of other devices by name: run() calls them instead of the binding, with the row, the case, the buffers by name,
+# the names of those that are added to, and the number of `threads`, which chooses how the device is timed.
+DEVICES: dict[str, Callable[[Row, dict[str, Any], dict[str, Guarded], Collection[str], int], None]] = {}
+
+
 def real_of(build: str) -> type:
-    return np.float64 if build == "f64" else np.float32
+    return np.float64 if build == "f64" else bfloat16 if build.endswith("bfloat16") else np.float32
+
+
+def eps_of(real: type) -> float:
+    """The largest relative error of rounding to this type is half of it."""
+    return 2**-7 if real is bfloat16 else float(np.finfo(real).eps)
 
 
 def rng_of(*what: object) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(repr(what).encode()))
 
 
+def bits_of_bfloat16(values: np.ndarray) -> np.ndarray:
+    """float32 -> the bits of the nearest bfloat16, of two equally near ones the even"""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    nearest = (bits.astype(np.uint64) + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(values), bits >> 16 | 0x40, nearest).astype(np.uint16)
+
+
+def encoded(values: np.ndarray, field: Field, real: type) -> np.ndarray:
+    """What the buffer of a field holds."""
+    return bits_of_bfloat16(values) if real is bfloat16 and field.type == "real" else values
+
+
+def decoded(buffer: np.ndarray, field: Field, real: type) -> np.ndarray:
+    return (buffer.astype(np.uint32) << 16).view(np.float32) if real is bfloat16 and field.type == "real" else buffer
+
+
 def rounded(value: Any, field: Field, real: type) -> np.ndarray:
+    if real is bfloat16 and field.type == "real":
+        bits = bits_of_bfloat16(np.asarray(value).astype(np.float32))
+        return np.ascontiguousarray(decoded(bits, field, real))
     return np.ascontiguousarray(np.asarray(value).astype(field.dtype(real)))
 
 
@@ -194,11 +223,15 @@ def _expected(row: Row, index: int, real: type, drop: frozenset[str]) -> tuple[A
     inputs = make_inputs(row, case, real)
     want = call_reference(row, {name: value for name, value in inputs.items() if name not in drop}, case)
     roundings = 8 + 2 * np.sqrt(row.summands(SimpleNamespace(**case)))
-    limits = np.finfo(real)
+    limits = np.finfo(np.float32 if real is bfloat16 else real)
     moved = sensitivity(row, index, drop)
     bounds = {
         name: roundings * limits.eps * (moved[name] + np.abs(value)) + limits.tiny for name, value in want.items()
     }
+    if real is bfloat16:  # computed in float, and rounded once
+        for field in row.contract.outputs:
+            if field.type == "real" and field.name in want:
+                bounds[field.name] = bounds[field.name] + 0.51 * eps_of(real) * np.abs(want[field.name])
     return inputs, want, bounds
 
 
@@ -331,22 +364,27 @@ def run(
             buffers[field.name] = Guarded(field.shape(case), field.dtype(real), offset)
         array = buffers[field.name].array
         if field in contract.inputs:
-            array[...] = inputs[field.name]
+            array[...] = encoded(inputs[field.name], field, real)
         elif field.name in accumulate:
-            array[...] = start_of(row, case, field, real)
+            array[...] = encoded(start_of(row, case, field, real), field, real)
         arguments[field.name] = (array, True) if field.name in accumulate else array
-    with using(build, threads), contextlib.ExitStack() as stack:
-        for buffer in set(buffers.values()):
-            stack.enter_context(buffer.watched())
-        getattr(_native, row.name)(**arguments)
+    if build in DEVICES:
+        DEVICES[build](row, case, buffers, accumulate, threads)
+    else:
+        with using(build, threads), contextlib.ExitStack() as stack:
+            for buffer in set(buffers.values()):
+                stack.enter_context(buffer.watched())
+            getattr(_native, row.name)(**arguments)
     where = f"{row.name} ({build}, {threads} threads, {case})"
     for name, buffer in buffers.items():
         buffer.check(f"{where}: {name}")
     for field in contract.of_kind("IN", "OPT_IN"):
         name = field.name
         if name in buffers and name not in shared.values():
-            assert buffers[name].array.tobytes() == inputs[name].tobytes(), f"{where}: wrote to {name}"
-    return {field.name: buffers[field.name].array.copy() for field in contract.outputs if field.name in buffers}
+            same = buffers[name].array.tobytes() == encoded(inputs[name], field, real).tobytes()
+            assert same, f"{where}: wrote to {name}"
+    outputs = [field for field in contract.outputs if field.name in buffers]
+    return {field.name: decoded(buffers[field.name].array.copy(), field, real) for field in outputs}
 
 
 def compare(what: str, got: Arrays, want: Arrays, bounds: Arrays) -> None:

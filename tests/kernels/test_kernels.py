@@ -77,7 +77,7 @@ def test_accumulation(row, build):
             inputs, want, bounds = expected(row, index, real_of(build), drop)
             start = {name: harness.start_of(row, case, fields[name], real_of(build)) for name in accumulate}
             want = want | {name: want[name] + start[name] for name in accumulate}
-            eps = np.finfo(real_of(build)).eps
+            eps = harness.eps_of(real_of(build))
             bounds = bounds | {name: 2 * bounds[name] + 8 * eps * np.abs(start[name]) for name in accumulate}
             what = f"{row.name} ({build}, {case}) accumulating into {', '.join(sorted(accumulate))}"
             compare(what, run(row, build, case, inputs, drop=drop, accumulate=accumulate), want, bounds)
@@ -113,7 +113,7 @@ def test_nan_and_infinity_go_where_the_formula_sends_them(row, build):
         clean = expected(row, index, real)[0]
         for number, field in enumerate(row.contract.inputs):
             saved = row.forward and field.name in {output.name for output in ROWS[row.forward].contract.outputs}
-            if field.type != "real" or saved or clean[field.name].size == 0 or not row.nonfinite:
+            if field.type not in ("real", "wide") or saved or clean[field.name].size == 0 or not row.nonfinite:
                 continue
             value = row.nonfinite[(index + number) % len(row.nonfinite)]
             inputs, want = with_value(row, index, real, field.name, value)
@@ -137,7 +137,7 @@ def test_empty_sizes(row, build):
         except KernelError:
             continue
         want = call_reference(row, inputs, case)
-        scale = np.sqrt(np.finfo(real_of(build)).eps)
+        scale = np.sqrt(harness.eps_of(real_of(build)))
         compare(f"{row.name} ({build}, {case})", got, want, {name: scale * (1 + np.abs(want[name])) for name in want})
 
 

@@ -8,8 +8,9 @@ IDS = {
     "tokens": lambda rng, s: rng.integers(0, s.V, s.N),
     "positions": lambda rng, s: rng.integers(0, s.T, s.N),
 }
-# N, C, V, T: more rows than ids, so that rows meet in the tables; and fewer
+# N, C, V, T: more rows than ids, so that rows meet in the tables; and fewer; and several blocks of a GPU's sort
 SHAPES = [(1, 1, 1, 1), (2, 3, 1, 2), (7, 5, 3, 4), (16, 17, 50, 16), (129, 100, 11, 64), (300, 768, 1001, 257)]
+SHAPES += [(2500, 5, 40, 300)]
 
 
 @kernel("embedding_forward", shapes=SHAPES, inputs=IDS, empty=["N", "C"], together=[{"positions", "position_table"}])
