@@ -18,7 +18,7 @@ def unavailable_reason() -> str | None:
     if importlib.util.find_spec("gollm._cuda") is None:
         return "this gollm was built without CUDA kernels"
     try:
-        device_count = importlib.import_module("gollm._cuda").device_count()
-    except (ImportError, RuntimeError) as error:
+        native = importlib.import_module("gollm._cuda")
+    except ImportError as error:
         return f"the CUDA kernels cannot be loaded: {error}"
-    return None if device_count > 0 else "no NVIDIA GPU was found"
+    return None if native.device_count() > 0 else f"no NVIDIA GPU can be used: {native.error()}"

@@ -1,0 +1,234 @@
+/* Products of matrices with their epilogue, c (M, N) = op(a) op(b): two kernels, both for every layout and size.
+ *
+ *   products of floats      64 x 64 of c a block, 4 x 4 a thread, in fp32; operands rounded to bfloat16 first where asked
+ *   products of bfloat16    128 x 128 of c a block, 64 x 64 a warp, mma.sync, tiles of 64 of k copied three stages ahead
+ *
+ * An operand lies with k contiguous (K-major) or with its other axis (MN-major). An element of c is one chain over k in
+ * ascending order (16 at a time in a tensor core), whatever M and N are: no result depends on the batch.
+ */
+#ifndef GOLLM_CUDA_GEMM_H
+#define GOLLM_CUDA_GEMM_H
+
+#include "activation.h"
+
+namespace GOLLM_VARIANT {
+
+/* The steps on the finished sum v, as csrc/epilogue.h has them. Matrices are (M, N); NULL and GOLLM_NONE leave one out. */
+struct Epilogue {
+    real *c;
+    int64_t accumulate;
+    const real *bias;        /* (N)  v += bias */
+    real *pre;               /*      pre = v */
+    int64_t activation;      /*      v = activation(v), unless gradient_of is given */
+    const real *factor;      /*      v *= factor */
+    const real *residual;    /*      v += residual */
+    const real *gradient_of; /*      v *= activation'(gradient_of); of a gate also dfactor and product */
+    real *dfactor, *product;
+
+    __device__ __forceinline__ void operator()(int64_t at, int64_t n, float v) const {
+        if (bias) v += to_float(bias[n]);
+        if (pre) put(pre + at, v);
+        const float times = factor ? to_float(factor[at]) : 1;
+        if (gradient_of) {
+            const float x = to_float(gradient_of[at]);
+            if (dfactor) {
+                const float f = GOLLM_VARIANT::activation(activation, x);
+                put(product + at, f * times);
+                put(dfactor + at, f * v);
+            }
+            v *= activation_gradient(activation, x);
+        } else
+            v = GOLLM_VARIANT::activation(activation, v);
+        if (factor) v *= times;
+        if (residual) v += to_float(residual[at]);
+        if (accumulate) v += to_float(c[at]);
+        put(c + at, v);
+    }
+};
+
+struct Product {
+    const real *a, *b;
+    int64_t M, N, K, compute;
+    Epilogue epilogue;
+};
+
+/* The finished sums of a tile, from shared memory, so that the epilogue is compiled once and neighbouring threads write
+ * neighbouring elements. */
+template <int SIZE, int THREADS>
+__device__ __forceinline__ void write_tile(const Product &p, const float (&sums)[SIZE][SIZE + 4], int64_t m0,
+                                           int64_t n0) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < SIZE * SIZE; i += THREADS) {
+        const int64_t m = m0 + i / SIZE, n = n0 + i % SIZE;
+        if (m < p.M && n < p.N) p.epilogue(m * p.N + n, n, sums[i / SIZE][i % SIZE]);
+    }
+}
+
+/* Products of floats. */
+constexpr int FLOAT_TILE = 64, FLOAT_STEP = 16, FLOAT_THREADS = 256;
+
+struct FloatTiles {
+    float a[FLOAT_STEP][FLOAT_TILE + 4], b[FLOAT_STEP][FLOAT_TILE + 4];
+};
+union FloatMemory {
+    FloatTiles tiles;
+    float sums[FLOAT_TILE][FLOAT_TILE + 4];
+};
+
+__device__ __forceinline__ float operand(const real *x, int64_t at, int64_t compute) {
+    const float v = to_float(x[at]);
+    return compute == GOLLM_BFLOAT16 ? to_float(bf16{bf16_of_float(v)}) : v;
+}
+
+template <bool MN_MAJOR>
+__device__ __forceinline__ void load_float_tile(float (&tile)[FLOAT_STEP][FLOAT_TILE + 4], const real *x, int64_t mn0,
+                                                int64_t k0, int64_t mn_size, int64_t k_size, int64_t compute) {
+    for (int i = threadIdx.x; i < FLOAT_TILE * FLOAT_STEP; i += FLOAT_THREADS) {
+        const int mn = MN_MAJOR ? i % FLOAT_TILE : i / FLOAT_STEP, k = MN_MAJOR ? i / FLOAT_TILE : i % FLOAT_STEP;
+        const int64_t row = mn0 + mn, step = k0 + k;
+        tile[k][mn] = row < mn_size && step < k_size
+                          ? operand(x, MN_MAJOR ? step * mn_size + row : row * k_size + step, compute)
+                          : 0;
+    }
+}
+
+template <bool A_MN, bool B_MN> __global__ void __launch_bounds__(FLOAT_THREADS) float_product_kernel(Product p) {
+    FloatMemory &memory = shared_memory<FloatMemory>();
+    FloatTiles &tiles = memory.tiles;
+    const int64_t tiles_m = ceil_div(p.M, FLOAT_TILE);
+    const int64_t m0 = blockIdx.x % tiles_m * FLOAT_TILE, n0 = blockIdx.x / tiles_m * FLOAT_TILE;
+    const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
+    float c[4][4] = {};
+    for (int64_t k0 = 0; k0 < p.K; k0 += FLOAT_STEP) {
+        __syncthreads();
+        load_float_tile<A_MN>(tiles.a, p.a, m0, k0, p.M, p.K, p.compute);
+        load_float_tile<B_MN>(tiles.b, p.b, n0, k0, p.N, p.K, p.compute);
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < FLOAT_STEP; k++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) c[i][j] += tiles.a[k][row + i] * tiles.b[k][column + j];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) memory.sums[row + i][column + j] = c[i][j];
+    __syncthreads();
+    write_tile<FLOAT_TILE, FLOAT_THREADS>(p, memory.sums, m0, n0);
+}
+
+#ifdef GOLLM_BF16
+/* Products of bfloat16. A tile is 128 (m or n) x 64 (k): K-major 128 rows of 128 bytes, MN-major two slabs of 64 rows (k) of
+ * 128 bytes. Chunk c of 16 bytes of row r lies at chunk c ^ (r % 8), so that ldmatrix's eight rows hit all banks once. */
+constexpr int TILE = 128, STEP = 64, STAGES = 3, PRODUCT_THREADS = 128;
+
+struct HalfTiles {
+    struct Stage {
+        bf16 a[TILE * STEP], b[TILE * STEP];
+    } stages[STAGES];
+};
+union HalfMemory {
+    HalfTiles tiles;
+    float sums[TILE][TILE + 4];
+};
+
+__device__ __forceinline__ uint32_t chunk_address(uint32_t tile, int row, int chunk) {
+    return tile + row * 128 + ((chunk ^ (row & 7)) << 4);
+}
+
+template <bool MN_MAJOR>
+__device__ __forceinline__ void load_half_tile(bf16 *tile, const bf16 *x, int64_t mn0, int64_t k0, int64_t mn_size,
+                                               int64_t k_size) {
+    const bool aligned = is_aligned(x) && (MN_MAJOR ? mn_size : k_size) % 8 == 0;
+    for (int i = threadIdx.x; i < TILE * STEP / 8; i += PRODUCT_THREADS) {
+        const int row = i / 8, chunk = i % 8;
+        const int64_t mn = MN_MAJOR ? mn0 + row / 64 * 64 + chunk * 8 : mn0 + row;
+        const int64_t k = MN_MAJOR ? k0 + row % 64 : k0 + chunk * 8;
+        const int64_t left = MN_MAJOR ? (k < k_size ? mn_size - mn : 0) : (mn < mn_size ? k_size - k : 0);
+        const int valid = left >= 8 ? 8 : left > 0 ? (int)left : 0;
+        const bf16 *from = valid ? (MN_MAJOR ? x + k * mn_size + mn : x + mn * k_size + k) : x;
+        if (aligned)
+            copy_async16(chunk_address(shared_address(tile), row, chunk), from, valid * 2);
+        else
+            for (int j = 0; j < 8; j++) tile[row * 64 + (chunk ^ (row & 7)) * 8 + j] = j < valid ? from[j] : bf16{0};
+    }
+}
+
+template <bool A_MN, bool B_MN> __global__ void __launch_bounds__(PRODUCT_THREADS) half_product_kernel(Product p) {
+    HalfMemory &memory = shared_memory<HalfMemory>();
+    HalfTiles &tiles = memory.tiles;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, wm = warp / 2 * 64, wn = warp % 2 * 64;
+    const int64_t tiles_m = ceil_div(p.M, TILE), m0 = blockIdx.x % tiles_m * TILE, n0 = blockIdx.x / tiles_m * TILE;
+    const int steps = (int)ceil_div(p.K, STEP);
+    float c[4][8][4] = {};
+    auto load = [&](int step) {
+        if (step < steps) {
+            HalfTiles::Stage &stage = tiles.stages[step % STAGES];
+            load_half_tile<A_MN>(stage.a, p.a, m0, (int64_t)step * STEP, p.M, p.K);
+            load_half_tile<B_MN>(stage.b, p.b, n0, (int64_t)step * STEP, p.N, p.K);
+        }
+        copy_commit();
+    };
+    for (int step = 0; step < STAGES - 1; step++) load(step);
+    for (int step = 0; step < steps; step++) {
+        copy_wait<STAGES - 2>();
+        __syncthreads();
+        load(step + STAGES - 1); // into the stage that all have left
+        const uint32_t ta = shared_address(tiles.stages[step % STAGES].a);
+        const uint32_t tb = shared_address(tiles.stages[step % STAGES].b);
+#pragma unroll
+        for (int k = 0; k < STEP; k += 16) {
+            uint32_t a[4][4], b[4][4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int m = wm + i * 16, n = wn + i * 16;
+                if (A_MN)
+                    ldmatrix4_transposed(
+                        a[i], chunk_address(ta, m / 64 * 64 + k + lane % 8 + lane / 16 * 8, m % 64 / 8 + lane / 8 % 2));
+                else
+                    ldmatrix4(a[i], chunk_address(ta, m + lane % 16, k / 8 + lane / 16));
+                if (B_MN)
+                    ldmatrix4_transposed(b[i], chunk_address(tb, n / 64 * 64 + k + lane % 16, n % 64 / 8 + lane / 16));
+                else
+                    ldmatrix4(b[i], chunk_address(tb, n + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 8; j++) mma_bf16(c[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        }
+    }
+    copy_wait<0>();
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int m = wm + i * 16 + lane / 4 + e / 2 * 8, n = wn + j * 8 + lane % 4 * 2 + e % 2;
+                memory.sums[m][n] = c[i][j][e];
+            }
+    __syncthreads();
+    write_tile<TILE, PRODUCT_THREADS>(p, memory.sums, m0, n0);
+}
+#endif
+
+template <bool A_MN, bool B_MN> int run_product(const Product &p, const gollm_team *team) {
+#ifdef GOLLM_BF16
+    const int64_t blocks = ceil_div(p.M, TILE) * ceil_div(p.N, TILE);
+    return launch(half_product_kernel<A_MN, B_MN>, dim3((unsigned)blocks), PRODUCT_THREADS, sizeof(HalfMemory), team,
+                  p);
+#else
+    const int64_t blocks = ceil_div(p.M, FLOAT_TILE) * ceil_div(p.N, FLOAT_TILE);
+    return launch(float_product_kernel<A_MN, B_MN>, dim3((unsigned)blocks), FLOAT_THREADS, sizeof(FloatMemory), team,
+                  p);
+#endif
+}
+
+} // namespace GOLLM_VARIANT
+
+#endif

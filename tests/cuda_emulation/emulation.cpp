@@ -1,0 +1,317 @@
+/* The engine behind emulation.h: fibers, barriers, rendezvous, copies, and the products of a warp. */
+#include "emulation.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <sys/mman.h>
+#include <utility>
+
+#if !defined(__x86_64__)
+#error "the switch between fibers is written for x86-64"
+#endif
+
+/* Saves the registers that a function keeps, and the stack pointer; and takes up those of another fiber. */
+extern "C" void gollm_switch_fiber(void **save, void *load);
+asm(R"(
+.text
+.globl gollm_switch_fiber
+.hidden gollm_switch_fiber
+.type gollm_switch_fiber,@function
+gollm_switch_fiber:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size gollm_switch_fiber,.-gollm_switch_fiber
+)");
+
+namespace emulation {
+
+Timing timing;
+Fiber *self;
+dim3 block_index, block_size, grid_size;
+
+namespace {
+
+constexpr size_t STACK = 128 * 1024, PAGE = 4096, ALIGNMENT = 1024;
+constexpr size_t MOST_SHARED = 227 * 1024, ARENA = 228 * 1024;
+constexpr int MOST_THREADS = 1024;
+
+struct Rendezvous {
+    const char *what;
+    uint32_t mask, arrived;
+    void *slots[32];
+};
+struct Warp {
+    Rendezvous open[4];
+};
+
+struct Block {
+    std::vector<Fiber> fibers;
+    std::vector<Warp> warps;
+    std::vector<Fiber *> ready, at_barrier; // ready: from `next` on
+    size_t next = 0, shared_bytes = 0;
+    int n_threads = 0, alive = 0;
+    char *arena_end = nullptr, *shared = nullptr;
+    void *caller = nullptr;
+    const std::function<void()> *body = nullptr;
+};
+Block block;
+
+uint64_t random_bits() { // xorshift
+    uint64_t &r = timing.random;
+    r ^= r << 13, r ^= r >> 7, r ^= r << 17;
+    return r;
+}
+
+uint32_t rank(const Fiber *fiber) {
+    return (uint32_t)(fiber->warp + 1) * 2654435761u * (uint32_t)(2 * timing.warp_ahead + 1) >> 4;
+}
+
+Fiber *next_ready() { // nullptr: everybody waits
+    Block &b = block;
+    if (b.next == b.ready.size()) return nullptr;
+    size_t chosen = b.next;
+    if (timing.warp_ahead) {
+        for (size_t i = b.next + 1; i < b.ready.size(); i++)
+            if (rank(b.ready[i]) < rank(b.ready[chosen])) chosen = i;
+    } else if (timing.random) {
+        chosen += random_bits() % (b.ready.size() - b.next);
+    }
+    std::swap(b.ready[chosen], b.ready[b.next]);
+    Fiber *fiber = b.ready[b.next++];
+    if (b.next == b.ready.size()) b.ready.clear(), b.next = 0;
+    return fiber;
+}
+
+[[noreturn]] void deadlock() {
+    std::fprintf(stderr, "emulation: deadlock in block (%u, %u, %u), with %d of %d threads left:\n", block_index.x,
+                 block_index.y, block_index.z, block.alive, block.n_threads);
+    int shown = 0;
+    for (int i = 0; i < block.n_threads && shown < 8; i++)
+        if (const Fiber &fiber = block.fibers[i]; !fiber.done)
+            std::fprintf(stderr, "  thread %d waits for %s\n", fiber.index, fiber.waits_for), shown++;
+    std::abort();
+}
+
+void switch_to(Fiber *fiber, void **save) {
+    self = fiber;
+    gollm_switch_fiber(save, fiber ? fiber->stack_pointer : block.caller);
+}
+
+void wait(const char *what) { // until another thread makes this one ready
+    Fiber *mine = self;
+    mine->waits_for = what;
+    Fiber *next = next_ready();
+    if (!next) deadlock();
+    if (next != mine) switch_to(next, &mine->stack_pointer);
+}
+
+void release_barrier() {
+    for (Fiber *fiber : block.at_barrier) block.ready.push_back(fiber);
+    block.at_barrier.clear();
+}
+
+void entry() {
+    (*block.body)();
+    Fiber *mine = self;
+    if (!mine->copies.empty()) fail("the thread returned with copies that it never waited for");
+    mine->done = true;
+    block.alive--;
+    if (!block.at_barrier.empty() && (int)block.at_barrier.size() == block.alive) release_barrier();
+    Fiber *next = next_ready();
+    if (!next && block.alive > 0) deadlock();
+    switch_to(next, &mine->stack_pointer);
+    std::abort();
+}
+
+void *guarded(size_t bytes, bool guard_at_end) {
+    char *memory = (char *)mmap(nullptr, bytes + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) fail("no memory");
+    mprotect(guard_at_end ? memory + bytes : memory, PAGE, PROT_NONE);
+    return guard_at_end ? memory : memory + PAGE;
+}
+
+float value(uint32_t pair, int i) {
+    const uint32_t bits = i ? pair & 0xffff0000u : pair << 16;
+    return __uint_as_float(bits);
+}
+
+} // namespace
+
+void fail(const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    std::fprintf(stderr, "emulation: block (%u, %u, %u), thread %d: ", block_index.x, block_index.y, block_index.z,
+                 self ? self->index : -1);
+    std::vfprintf(stderr, format, list);
+    std::fprintf(stderr, "\n");
+    std::abort();
+}
+
+void run_block(int n_threads, size_t shared_bytes, const std::function<void()> &body) {
+    Block &b = block;
+    if (b.fibers.empty()) {
+        b.fibers.resize(MOST_THREADS);
+        b.arena_end = (char *)guarded(ARENA, true) + ARENA;
+    }
+    if (n_threads < 1 || n_threads > MOST_THREADS || n_threads % 32) fail("a block of %d threads", n_threads);
+    if (shared_bytes > MOST_SHARED) fail("a block with %zu bytes of shared memory", shared_bytes);
+    b.body = &body;
+    b.n_threads = b.alive = n_threads;
+    b.warps.assign((size_t)n_threads / 32, {});
+    b.ready.clear(), b.next = 0, b.at_barrier.clear();
+    b.shared_bytes = (shared_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    b.shared = b.arena_end - b.shared_bytes;
+    std::memset(b.shared, 0xFF, b.shared_bytes);
+    for (int i = 0; i < n_threads; i++) {
+        Fiber &fiber = b.fibers[i];
+        if (!fiber.stack) fiber.stack = guarded(STACK, false);
+        fiber.index = i, fiber.lane = i % 32, fiber.warp = i / 32;
+        fiber.group = 0, fiber.done = false, fiber.copies.clear();
+        fiber.index3 = dim3((unsigned)i, 0, 0);
+        void **top = (void **)((char *)fiber.stack + STACK - 64);
+        *--top = nullptr; // entry finds the stack aligned as after a call
+        *--top = (void *)entry;
+        for (int registers = 0; registers < 6; registers++) *--top = nullptr;
+        fiber.stack_pointer = top;
+        b.ready.push_back(&fiber);
+    }
+    switch_to(next_ready(), &b.caller);
+}
+
+void block_barrier() {
+    block.at_barrier.push_back(self);
+    if ((int)block.at_barrier.size() == block.alive) {
+        block.at_barrier.pop_back();
+        release_barrier();
+    } else
+        wait("__syncthreads");
+}
+
+void warp_collective(const char *what, uint32_t mask, void *slot, const std::function<void(void **)> &work) {
+    Warp &warp = block.warps[self->warp];
+    const uint32_t mine = 1u << self->lane;
+    if (!(mask & mine)) fail("%s: lane %d is not in its mask %08x", what, self->lane, mask);
+    Rendezvous *meeting = nullptr;
+    for (Rendezvous &open : warp.open)
+        if (open.arrived && (open.mask & mask)) {
+            if (open.mask != mask) fail("%s: the masks %08x and %08x overlap", what, open.mask, mask);
+            if (open.what != what) fail("lanes of a warp diverge: %s and %s", open.what, what);
+            meeting = &open;
+        }
+    for (Rendezvous &open : warp.open)
+        if (!meeting && !open.arrived) meeting = &open;
+    if (!meeting) fail("%s: too many masks at once in a warp", what);
+    meeting->what = what, meeting->mask = mask, meeting->arrived |= mine, meeting->slots[self->lane] = slot;
+    if (meeting->arrived != mask) return wait(what);
+    meeting->arrived = 0;
+    work(meeting->slots);
+    for (uint32_t others = mask & ~mine; others; others &= others - 1)
+        block.ready.push_back(&block.fibers[self->warp * 32 + __builtin_ctz(others)]);
+}
+
+void *shared_memory(size_t bytes) {
+    if (bytes > block.shared_bytes) fail("shared memory of %zu bytes, launched with %zu", bytes, block.shared_bytes);
+    return block.shared;
+}
+
+void *at_shared_address(uint32_t address, size_t bytes) {
+    if (address + bytes > block.shared_bytes) fail("shared address %u of %zu bytes", address, block.shared_bytes);
+    return block.shared + address;
+}
+
+uint32_t shared_address_of(const void *p) {
+    const ptrdiff_t offset = (const char *)p - block.shared;
+    if (offset < 0 || offset >= (ptrdiff_t)block.shared_bytes) fail("this pointer is not one to shared memory");
+    return (uint32_t)offset;
+}
+
+static void deliver(const Copy &copy) {
+    if (copy.valid) std::memcpy(copy.to, copy.from, (size_t)copy.valid);
+    std::memset((char *)copy.to + copy.valid, 0, (size_t)(16 - copy.valid));
+}
+
+void copy16(void *to, const void *from, int valid) {
+    const Copy copy{to, from, valid, self->group};
+    if (timing.copies_at_issue)
+        deliver(copy);
+    else
+        self->copies.push_back(copy);
+}
+
+void wait_for_copies(int groups_left) {
+    std::vector<Copy> later;
+    for (const Copy &copy : self->copies)
+        if (copy.group < self->group - groups_left)
+            deliver(copy);
+        else
+            later.push_back(copy);
+    self->copies = std::move(later);
+}
+
+void ldmatrix(uint32_t (&r)[4], uint32_t row, bool transposed) {
+    if (row % 16) fail("ldmatrix: address %u is not a multiple of 16", row);
+    struct Slot {
+        uint32_t row, *r;
+    } slot{row, r};
+    warp_collective(transposed ? "ldmatrix.trans" : "ldmatrix", 0xffffffffu, &slot, [=](void **slots) {
+        for (int j = 0; j < 4; j++) {
+            uint16_t m[8][8];
+            for (int i = 0; i < 8; i++) std::memcpy(m[i], at_shared_address(((Slot *)slots[8 * j + i])->row, 16), 16);
+            for (int lane = 0; lane < 32; lane++) {
+                const int g = lane / 4, t = lane % 4 * 2;
+                ((Slot *)slots[lane])->r[j] =
+                    transposed ? m[t][g] | (uint32_t)m[t + 1][g] << 16 : m[g][t] | (uint32_t)m[g][t + 1] << 16;
+            }
+        }
+    });
+}
+
+void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    struct Slot {
+        float *d;
+        const uint32_t *a;
+        uint32_t b[2];
+    } slot{d, a, {b0, b1}};
+    warp_collective("mma.sync", 0xffffffffu, &slot, [](void **slots) {
+        float A[16][16], B[16][8], D[16][8];
+        for (int lane = 0; lane < 32; lane++) {
+            const Slot &s = *(const Slot *)slots[lane];
+            const int g = lane / 4, t = lane % 4 * 2;
+            for (int i = 0; i < 2; i++) {
+                A[g][t + i] = value(s.a[0], i), A[g + 8][t + i] = value(s.a[1], i);
+                A[g][t + 8 + i] = value(s.a[2], i), A[g + 8][t + 8 + i] = value(s.a[3], i);
+                B[t + i][g] = value(s.b[0], i), B[t + 8 + i][g] = value(s.b[1], i);
+                D[g][t + i] = s.d[i], D[g + 8][t + i] = s.d[2 + i];
+            }
+        }
+        for (int m = 0; m < 16; m++)
+            for (int k = 0; k < 16; k++)
+                for (int n = 0; n < 8; n++) D[m][n] += A[m][k] * B[k][n];
+        for (int lane = 0; lane < 32; lane++) {
+            const Slot &s = *(const Slot *)slots[lane];
+            const int g = lane / 4, t = lane % 4 * 2;
+            for (int i = 0; i < 2; i++) s.d[i] = D[g][t + i], s.d[2 + i] = D[g + 8][t + i];
+        }
+    });
+}
+
+} // namespace emulation
+
+/* For the tests: how the next launches are timed. */
+extern "C" __attribute__((visibility("default"))) void gollm_emulation_timing(int warp_ahead, uint64_t random,
+                                                                              int copies_at_issue) {
+    emulation::timing = {warp_ahead, random, copies_at_issue};
+}

@@ -1,0 +1,201 @@
+/* A CUDA thread block on the CPU, for tests: what cuda/gpu.h takes from nvcc comes from here when a .cu file is compiled as
+ * C++. A block's threads are fibers of one thread of the system, blocks run in turn. A barrier, a shuffle, a matrix product of
+ * a warp is a rendezvous: each thread leaves its operands and waits; the last one does the work of all. Threads wait in
+ * queues, so that an empty queue is a deadlock, reported with who waits for what.
+ *
+ * What shows bugs: shared memory is full of NaN at a block's start and ends at a page that cannot be touched; copies arrive as
+ * late as the waits allow, or at once; and threads run in several orders (struct timing). Races need those: a missing
+ * __syncthreads shows only where one warp runs ahead of the others.
+ *
+ * Not seen: the assembly itself, conflicts of banks, pressure of registers, and how tensor cores truncate.
+ */
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+namespace emulation {
+
+struct Copy { // 16 bytes on their way into shared memory
+    void *to;
+    const void *from;
+    int valid, group;
+};
+
+struct Fiber {
+    void *stack_pointer, *stack;
+    dim3 index3;
+    int index, lane, warp, group; // group: of copies, the one that is open
+    bool done;
+    const char *waits_for;
+    std::vector<Copy> copies;
+};
+
+/* How a block's threads and copies are timed. */
+struct Timing {
+    int warp_ahead;      // not 0: a warp runs until it blocks before the next, in an order drawn from this number
+    uint64_t random;     // not 0: the next thread is drawn at random, from this seed
+    int copies_at_issue; // copies arrive at once, not at their wait
+};
+extern Timing timing;
+
+extern Fiber *self;
+extern dim3 block_index, block_size, grid_size;
+
+[[noreturn]] void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+void run_block(int n_threads, size_t shared_bytes, const std::function<void()> &body);
+void block_barrier();
+/* Every lane of the mask brings a slot; the last one calls work(slots) for all. */
+void warp_collective(const char *what, uint32_t mask, void *slot, const std::function<void(void **slots)> &work);
+void *shared_memory(size_t bytes);
+void *at_shared_address(uint32_t address, size_t bytes);
+uint32_t shared_address_of(const void *p);
+void copy16(void *to, const void *from, int valid);
+void wait_for_copies(int groups_left);
+void ldmatrix(uint32_t (&r)[4], uint32_t row, bool transposed);
+void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
+template <class... P, class... A>
+void launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, A... args) {
+    const std::function<void()> body = [=] { kernel(static_cast<P>(args)...); };
+    grid_size = grid, block_size = dim3((unsigned)threads);
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
+                block_index = dim3(x, y, z);
+                run_block(threads, shared_bytes, body);
+            }
+}
+
+enum class Shuffle { xor_, up, down, index };
+template <class T> T shuffle(const char *what, uint32_t mask, T value, int argument, Shuffle kind) {
+    struct Slot {
+        T in, out;
+        int argument;
+    } slot{value, value, argument};
+    warp_collective(what, mask, &slot, [=](void **slots) {
+        for (int lane = 0; lane < 32; lane++) {
+            if (!(mask >> lane & 1)) continue;
+            Slot &mine = *(Slot *)slots[lane];
+            int from = kind == Shuffle::xor_   ? lane ^ mine.argument
+                       : kind == Shuffle::down ? lane + mine.argument
+                       : kind == Shuffle::up   ? lane - mine.argument
+                                               : mine.argument & 31;
+            if (from < 0 || from > 31) from = lane;
+            if (!(mask >> from & 1)) fail("%s: lane %d reads lane %d, which is not in the mask", what, lane, from);
+            mine.out = ((Slot *)slots[from])->in;
+        }
+    });
+    return slot.out;
+}
+
+} // namespace emulation
+
+/* CUDA's own names, as far as kernels use them. */
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define threadIdx (::emulation::self->index3)
+#define blockIdx (::emulation::block_index)
+#define blockDim (::emulation::block_size)
+#define gridDim (::emulation::grid_size)
+
+inline void __syncthreads() { emulation::block_barrier(); }
+inline void __syncwarp(uint32_t mask = 0xffffffffu) {
+    emulation::warp_collective("__syncwarp", mask, nullptr, [](void **) {});
+}
+template <class T> T __shfl_xor_sync(uint32_t mask, T x, int lanes) {
+    return emulation::shuffle("__shfl_xor_sync", mask, x, lanes, emulation::Shuffle::xor_);
+}
+template <class T> T __shfl_up_sync(uint32_t mask, T x, int lanes) {
+    return emulation::shuffle("__shfl_up_sync", mask, x, lanes, emulation::Shuffle::up);
+}
+template <class T> T __shfl_down_sync(uint32_t mask, T x, int lanes) {
+    return emulation::shuffle("__shfl_down_sync", mask, x, lanes, emulation::Shuffle::down);
+}
+template <class T> T __shfl_sync(uint32_t mask, T x, int lane) {
+    return emulation::shuffle("__shfl_sync", mask, x, lane, emulation::Shuffle::index);
+}
+inline uint32_t __ballot_sync(uint32_t mask, int vote) {
+    struct Slot {
+        int vote;
+        uint32_t result;
+    } slot{vote, 0};
+    emulation::warp_collective("__ballot_sync", mask, &slot, [=](void **slots) {
+        uint32_t votes = 0;
+        for (int lane = 0; lane < 32; lane++)
+            if (mask >> lane & 1 && ((Slot *)slots[lane])->vote) votes |= 1u << lane;
+        for (int lane = 0; lane < 32; lane++)
+            if (mask >> lane & 1) ((Slot *)slots[lane])->result = votes;
+    });
+    return slot.result;
+}
+inline int __any_sync(uint32_t mask, int vote) { return __ballot_sync(mask, vote) != 0; }
+inline int __all_sync(uint32_t mask, int vote) { return __ballot_sync(mask, vote) == mask; }
+inline int __popc(uint32_t x) { return __builtin_popcount(x); }
+
+inline int atomicAdd(int *p, int x) { // threads change only where they wait
+    const int before = *p;
+    *p += x;
+    return before;
+}
+
+inline float __uint_as_float(uint32_t bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+inline uint32_t __float_as_uint(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+inline uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b >> 32); }
+using std::fmaxf, std::fminf, std::isfinite;
+
+/* gpu.h's instructions. */
+inline uint32_t shared_address(const void *p) { return emulation::shared_address_of(p); }
+inline void copy_async16(uint32_t to, const void *from, int valid) {
+    if (to % 16 || (valid && (uintptr_t)from % 16)) emulation::fail("cp.async: an address is not a multiple of 16");
+    emulation::copy16(emulation::at_shared_address(to, 16), from, valid);
+}
+inline void copy_commit() { emulation::self->group++; }
+template <int N> void copy_wait() { emulation::wait_for_copies(N); }
+inline void ldmatrix4(uint32_t (&r)[4], uint32_t row) { emulation::ldmatrix(r, row, false); }
+inline void ldmatrix4_transposed(uint32_t (&r)[4], uint32_t row) { emulation::ldmatrix(r, row, true); }
+inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emulation::mma(d, a, b0, b1); }
+
+/* The runtime, as far as cuda/device.cu uses it: one device, whose memory is the program's. */
+typedef void *cudaStream_t;
+enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2 };
+enum cudaMemcpyKind { cudaMemcpyDefault };
+enum { cudaStreamNonBlocking };
+inline const char *cudaGetErrorString(cudaError_t) { return "an emulated error"; }
+inline cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, cudaSuccess; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaMalloc(void **p, size_t bytes) {
+    *p = std::aligned_alloc(256, (bytes + 255) / 256 * 256 + 256);
+    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+inline cudaError_t cudaFree(void *p) { return std::free(p), cudaSuccess; }
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, int) { return *stream = nullptr, cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+    return std::memcpy(to, from, bytes), cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t) {
+    return std::memset(to, byte, bytes), cudaSuccess;
+}

@@ -1,0 +1,98 @@
+"""Every kernel of cuda/ passes the checks of the CPU's kernels, with the same references, on an emulated GPU."""
+
+import dataclasses
+import math
+import platform
+import shutil
+
+import numpy as np
+import pytest
+
+from cuda_emulation.device import VARIANTS, Device, Failed, build
+from gollm import _native
+from kernels import harness, test_kernels
+from kernels.harness import load_rows
+
+pytestmark = pytest.mark.skipif(
+    platform.machine() != "x86_64" or not shutil.which("c++"), reason="the emulation needs a C++ compiler on x86-64"
+)
+# M N K of a product, and C V of a table: tiles of 128 and stages of 64 are full and ragged far below it.
+MOST_WORK = {"MNK": 6_000_000, "CV": 100_000}
+
+
+def emulated(row):
+    """The row without its largest cases."""
+
+    def is_small(case):
+        return all(math.prod(case.get(dim, 0) for dim in dims) <= most for dims, most in MOST_WORK.items())
+
+    return dataclasses.replace(row, cases=tuple(filter(is_small, row.cases)))
+
+
+ROWS = {name: emulated(row) for name, row in load_rows().items()}
+CHECKS = [
+    test_kernels.test_values,
+    test_kernels.test_optional_arguments,
+    test_kernels.test_accumulation,
+    test_kernels.test_threads_and_alignment_do_not_change_a_bit,  # and how threads and copies are timed
+    test_kernels.test_aliasing_does_not_change_a_bit,
+    test_kernels.test_nan_and_infinity_go_where_the_formula_sends_them,
+]
+# What the backend does not have yet: the list grows shorter, and no kernel may fall out of the table unseen.
+MISSING = {
+    *("attention_backward", "attention_forward", "attention_paged", "attention_paged_bf16", "attention_paged_f16"),
+    *("embedding_bf16", "embedding_f16", "embedding_int4", "embedding_int4_min", "embedding_int8"),
+    *("head_backward", "head_forward", "kv_cache_write", "kv_cache_write_bf16", "kv_cache_write_f16", "log_sum_exp"),
+    *("matmul_bf16", "matmul_f16", "matmul_int4", "matmul_int4_min", "matmul_int8", "matmul_packed", "pack_weight"),
+    *("measure_fma", "measure_read", "measure_stream", "sample"),
+}
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory):
+    device = Device(build(tmp_path_factory.mktemp("emulation")))
+    harness.DEVICES.update({f"cuda-{variant}": device.caller(variant) for variant in VARIANTS})
+    yield device
+    for variant in VARIANTS:
+        del harness.DEVICES[f"cuda-{variant}"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in MISSING])
+def test_kernel(device, name, variant):
+    for check in CHECKS:
+        check(ROWS[name], f"cuda-{variant}")
+
+
+@pytest.mark.parametrize("name", sorted(MISSING))
+def test_a_kernel_that_is_not_there_yet_is_refused_by_name(device, name):
+    for variant in VARIANTS:
+        assert not device.has(name, variant)
+        with pytest.raises(Failed, match=f"{name}: unsupported"):
+            device.caller(variant)(ROWS[name], ROWS[name].cases[0], {}, (), 1)
+
+
+def test_missing_kernels_are_known(device):
+    assert {name for name in _native.contracts() if not device.has(name)} == MISSING
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bad_data_show_when_results_are_read(device, variant):
+    """The call itself is queued; the error word tells at `finish`, once, and the next call is well."""
+    row = ROWS["embedding_forward"]
+    case = {"N": 40, "C": 5, "V": 7, "T": 3, "without": ("positions", "position_table")}
+    for tokens, status in [([7] * 40, "bad index"), ([-1] * 40, "bad index"), ([6] * 40, None)]:
+        inputs = harness.make_inputs(row, case, harness.real_of(variant)) | {"tokens": np.array(tokens, np.int32)}
+        if status:
+            with pytest.raises(Failed, match=f"embedding_forward: {status}"):
+                harness.run(row, f"cuda-{variant}", case, inputs)
+        else:
+            harness.run(row, f"cuda-{variant}", case, inputs)
+
+
+def test_dropout_masks_are_the_cpus(device):
+    row = ROWS["dropout_backward"]
+    for case in row.cases:
+        inputs = harness.make_inputs(row, case, np.float32)
+        cpu, gpu = (harness.run(row, build, case, inputs)["dx"] for build in (_native.isa(), "cuda-float32"))
+        np.testing.assert_array_equal(gpu == 0, cpu == 0)

@@ -1,0 +1,78 @@
+"""Bugs that people write, planted in a kernel: the emulation finds each of them, in the timing that shows it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cuda_emulation.device import CUDA, HERE
+from cuda_emulation.test_kernels import pytestmark as pytestmark
+
+# name: (file with the bug, what is replaced, by what, the kernel file, its row)
+MUTANTS = {
+    "one group of copies is not waited for": (
+        "gemm.h",
+        "copy_wait<STAGES - 2>()",
+        "copy_wait<STAGES - 1>()",
+        "matmul",
+        "matmul_nt",
+    ),
+    "no barrier before shared memory is read": (
+        "column_sums.h",
+        "    __syncthreads();\n    if (row != 0",
+        "    if (row != 0",
+        "rmsnorm",
+        "rmsnorm_backward",
+    ),
+    "no test of the edge in the epilogue": ("gemm.h", "if (m < p.M && n < p.N)", "if (m < p.M)", "matmul", "matmul_nt"),
+    "rows of b in the wrong lanes": (
+        "gemm.h",
+        "n + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2",
+        "n + lane % 16, k / 8 + lane / 16",
+        "matmul",
+        "matmul_nt",
+    ),
+    "a stage refilled before all have left it": (
+        "gemm.h",
+        "        __syncthreads();\n        load(step + STAGES - 1); // into",
+        "        load(step + STAGES - 1); // into",
+        "matmul",
+        "matmul_nt",
+    ),
+    "a warp's sum of one lane alone": (
+        "kernel.h",
+        "__shfl_xor_sync(0xffffffffu, x, mask)",
+        "0",
+        "softmax",
+        "softmax_forward",
+    ),
+}
+RUN = """
+import sys
+from pathlib import Path
+from cuda_emulation.device import Device, build
+from cuda_emulation.test_kernels import CHECKS, ROWS
+from kernels import harness
+folder, kernel, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+device = Device(build(folder, [kernel], ["bfloat16"], cuda=folder))
+harness.DEVICES["cuda-bfloat16"] = device.caller("bfloat16")
+for check in (CHECKS[0], CHECKS[3]):
+    check(ROWS[name], "cuda-bfloat16")
+"""
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_bug_is_found(name, tmp_path):
+    file, text, bug, kernel, row = MUTANTS[name]
+    for path in CUDA.glob("*"):
+        source = path.read_text()
+        if path.name == file:
+            assert text in source, f"{file} has changed: plant the bug anew"
+            source = source.replace(text, bug)
+        (tmp_path / path.name).write_text(source)
+    command = [sys.executable, "-c", RUN, str(tmp_path), kernel, row]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
+    assert run.returncode != 0, f"{name} was not found"
+    assert "emulation:" in run.stderr or "are wrong" in run.stderr or "differ" in run.stderr or "bytes" in run.stderr, (
+        run.stderr[-2000:]
+    )

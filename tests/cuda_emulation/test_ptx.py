@@ -1,0 +1,39 @@
+"""What the compiler makes of cuda/, where nvcc is at hand: the instructions that the kernels are written for."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from cuda_emulation.device import CUDA, ROOT, VARIANTS
+
+pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def ptx(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ptx")
+    files = sorted(path for path in CUDA.glob("*.cu") if path.stem != "device")
+    (folder / "unit.cu").write_text("".join(f'#include "{path}"\n' for path in files))
+    command = ["nvcc", "-std=c++17", "-O3", "-arch=compute_80", "-ptx", f"-DGOLLM_VARIANT={request.param}"]
+    command += [*VARIANTS[request.param], f"-I{CUDA}", f"-I{ROOT / 'csrc'}", "-o", "unit.ptx", "unit.cu"]
+    subprocess.run(command, check=True, cwd=folder)
+    return request.param, (folder / "unit.ptx").read_text()
+
+
+def test_no_float_is_added_atomically(ptx):
+    assert not re.findall(r"\b(?:atom|red)\.\S*\.(?:f|bf)\d+", ptx[1])
+
+
+def test_nothing_lies_in_local_memory(ptx):
+    assert not re.findall(r"\b(?:ld|st)\.local\S*", ptx[1])
+
+
+def test_vectors_of_16_bytes_are_moved_at_once(ptx):
+    assert re.search(r"\bld\.global\.v4\.\w32", ptx[1]) and re.search(r"\bst\.global\.v4\.\w32", ptx[1])
+
+
+def test_products_of_bfloat16_run_on_tensor_cores(ptx):
+    for instruction in ("mma.sync.aligned.m16n8k16", "ldmatrix.sync.aligned.m8n8.x4", "cp.async.cg.shared.global"):
+        assert (instruction in ptx[1]) == (ptx[0] == "bfloat16"), instruction
