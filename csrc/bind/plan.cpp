@@ -83,7 +83,8 @@ class Plan : public Made {
     }
 
     void run(int64_t times) {
-        if (times < 1 || times > 1 << 30) raise_error("GollmError", "a plan cannot run " + std::to_string(times) + " times");
+        if (times < 1 || times > 1 << 30)
+            raise_error("GollmError", "a plan cannot run " + std::to_string(times) + " times");
         refuse_inside("a plan cannot run");
         if (pool_->lent()) raise_error("GollmError", "a plan cannot run while memory that it has lent is in use");
         if (!usage_.start_run()) raise_error("GollmError", IN_USE);
