@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -595,16 +593,16 @@ def check_memory(rounds: int, n: int) -> None:
         assert resident() < before + (2 << 20), (resident(), before)
 
 
-def in_a_process_of_its_own(function: Callable[..., None], *args: Any) -> None:
+def check_memory_in_a_process_of_its_own(rounds: int, n: int) -> None:
     """What other tests have left in memory, and give back or take up now, does not count."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        pool.submit(function, *args).result()
+    program = f"import runpy; runpy.run_path({__file__!r})['check_memory']({rounds}, {n})"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_memory_is_flat_and_every_page_is_free_after_submits_and_cancels() -> None:
-    in_a_process_of_its_own(check_memory, 3, 200)
+    check_memory_in_a_process_of_its_own(rounds=3, n=200)
 
 
 @pytest.mark.slow
 def test_memory_is_flat_after_ten_thousand() -> None:
-    in_a_process_of_its_own(check_memory, 5, 2000)
+    check_memory_in_a_process_of_its_own(rounds=5, n=2000)
