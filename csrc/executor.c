@@ -1,9 +1,9 @@
 /* The executor: the one place that owns threads and workspace. A call, or a plan of many, runs in one parallel region.
  *
  * Between the calls of a plan the threads meet at the barrier, unless a call overlaps the one before it: that costs a
- * fraction of ending a region and starting the next. The workspace is as large as the call that needs most. Calls from several threads queue on a mutex, so the
- * workspace belongs to the one that runs. OpenMP's threads do not survive fork(): the child computes alone, on one thread,
- * which gives the same results. */
+ * fraction of ending a region and starting the next. The workspace is as large as the call that needs most. Calls from
+ * several threads queue on a mutex, so the workspace belongs to the one that runs. OpenMP's threads do not survive fork():
+ * the child computes alone, on one thread, which gives the same results. */
 #define _GNU_SOURCE
 #include <pthread.h>   /* mutex, atfork */
 #include <sched.h>     /* sched_yield */

@@ -312,10 +312,18 @@ def test_the_temperature_is_a_number_and_save_keeps_other_conversations(
     checkpoint: Path, tmp_path: Path, run: Run
 ) -> None:
     talk = tmp_path / "talk.json"
-    commands = [f"/save {talk}", "/reset", f"/save {talk}", f"/save --overwrite {talk}", "/temperature"]
+    commands = [
+        f"/save {talk}",
+        "/reset",
+        f"/save {talk}",
+        f"/save --overwrite {talk}",
+        "/save --overwrite",
+        "/temperature",
+    ]
     lines = "".join(json.dumps({"command": command}) + "\n" for command in commands)
     result = run("chat", checkpoint, "--json", "--draft", checkpoint, stdin=lines.encode())
-    saved, _, refused, replaced, temperature = map(json.loads, result.out.splitlines())
+    saved, _, refused, replaced, nameless, temperature = map(json.loads, result.out.splitlines())
     assert saved["said"] == replaced["said"] == f"(saved 0 messages in {talk})"
     assert refused["error"].startswith(f"cannot write {talk}: another conversation lies there; choose another name")
+    assert nameless["error"] == "the name of a file is missing, as in /save talk.json"
     assert temperature["said"] == "(the temperature is 0.8, the default)"

@@ -192,8 +192,10 @@ def _temperature(chat: Conversation, rest: str) -> str:
 
 
 def _save(chat: Conversation, rest: str) -> str:
-    name = rest.removeprefix("--overwrite ").strip()
-    chat.save(_path(name), overwrite=name != rest)
+    first, _, others = rest.partition(" ")
+    overwrite = first == "--overwrite"
+    name = others.strip() if overwrite else rest
+    chat.save(_path(name), overwrite=overwrite)
     return f"(saved {len(chat.messages)} messages in {name})"
 
 
