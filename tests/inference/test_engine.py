@@ -26,6 +26,7 @@ from gollm.language_model import LanguageModel
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
+from gollm.system.memory import resident_bytes
 from gollm.tokenizers import BPETokenizer
 
 TOKENIZER = BPETokenizer.train("hello world, this is a text\n" * 3, 264, special_tokens=["<|endoftext|>"])
@@ -547,11 +548,6 @@ else:
 # -- memory
 
 
-def resident() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def submit_and_cancel(engine: gollm.Engine, n: int) -> None:
     """n requests of all kinds, of which some are read, some cancelled at once or later, some dropped, some fail."""
     random = np.random.default_rng(0)
@@ -583,14 +579,14 @@ def check_memory(rounds: int, n: int) -> None:
         for _ in range(rounds):  # until every page has been used, and passes of all sizes are recorded
             submit_and_cancel(engine, n)
         gc.collect()
-        before, threads, objects = resident(), threading.active_count(), len(gc.get_objects())
+        before, threads, objects = resident_bytes()[0], threading.active_count(), len(gc.get_objects())
         for _ in range(rounds):
             submit_and_cancel(engine, n)
         gc.collect()
         assert engine.stats.free_pages == engine.stats.n_pages == 40
         assert threading.active_count() == threads
         assert len(gc.get_objects()) < objects + 200
-        assert resident() < before + (2 << 20), (resident(), before)
+        assert resident_bytes()[0] < before + (2 << 20)
 
 
 def check_memory_in_a_process_of_its_own(rounds: int, n: int) -> None:
