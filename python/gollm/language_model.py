@@ -148,8 +148,9 @@ def load(
 
     `tokenizer`, one that is loaded or a file's name, replaces the model's own, or stands for the one that its format
     does not have. `context` is another number of tokens than the model is for; `rope_scaling` ("linear", "llama3" or
-    "none") says how the positions of a longer one are rotated: see ModelConfig.with_context. Quantised weights are used
-    as they are, or with `dequantise` as float32, which takes several times the memory. Raises FormatError for a
+    "none") says how the positions of a longer one are rotated: see ModelConfig.with_context. Weights that are
+    quantised or stored in 16 bits are used as they are, and cannot be trained; with `dequantise` they become float32,
+    which can, and takes several times the memory. Raises FormatError for a
     model that is missing, damaged or not supported, TokenizerError for such a tokenizer, ConfigError for a context that
     it cannot have."""
     if rope_scaling is not None and context is None:
@@ -159,7 +160,8 @@ def load(
         weights = source.weights()
         decoder = Decoder(config, weights=weights)
         if weights is None:
-            found = {} if dequantise else {name: source.packed(name) for name in decoder.parameters}
+            stored = source.as_stored()
+            found = {} if dequantise else {name: stored.packed(name) for name in decoder.parameters}
             packed = {name: weight.storage() for name, weight in found.items() if weight is not None}
             decoder.parameters.freeze(packed)
             decoder.parameters.let_go(packed)

@@ -214,3 +214,35 @@ def test_load_can_widen(tmp_path):
         )
     narrow.save(tmp_path / "again.golm")
     assert (tmp_path / "again.golm").read_bytes() == (tmp_path / "m.golm").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "config"),
+    [
+        ("gguf", "bf16", llama(tied_head=False)),
+        ("gguf", "f16", gpt2()),
+        ("huggingface", "bf16", llama()),
+        ("huggingface", "f16", llama(qkv_bias=True)),  # halves of heads apart
+        ("huggingface", "bf16", gpt2()),  # transposed
+        ("golm", "bf16", llama()),
+        ("llm.c", "bf16", gpt2()),
+    ],
+)
+def test_what_is_stored_in_16_bits_is_loaded_so_and_computes_the_same(tmp_path, form, dtype, config):
+    """Parameters that lie in one array with others of 32 bits are widened; so are biases and norms."""
+    source, arrays = random_source(config, scale=0.1)
+    path = tmp_path / "model"
+    save(source, path, form, dtype)
+    narrow, wide = gollm.load(path), gollm.load(path, dequantise=True)
+    half = {"bf16": dtypes.bfloat16, "f16": dtypes.float16}[dtype]
+    for name, parameter in narrow.decoder.parameters.items():
+        storage = parameter.storage
+        if name in matrices(arrays):
+            assert (storage.dtype, storage.layout) == (half, PANELS)
+            np.testing.assert_array_equal(dequantise(storage), wide.decoder.parameters[name].data)
+        else:
+            assert storage.dtype is dtypes.float32
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (2, 19)).astype(np.int32)
+    assert narrow.logits(ids).tobytes() == wide.logits(ids).tobytes()
+    narrow.save(tmp_path / "saved.golm")
+    assert gollm.load(tmp_path / "saved.golm").logits(ids).tobytes() == wide.logits(ids).tobytes()

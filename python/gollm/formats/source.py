@@ -43,9 +43,10 @@ class Source(AbstractContextManager["Source"]):
     read(name, out) fills `out`, a contiguous float32 array of the shape of the parameter `name`, with the parameter as
     gollm has it: rows of queries and keys with each head's pairs side by side (gollm.formats.rotary_order). It needs
     little memory beside `out`. packed(name) is a parameter that is quantised, as kernels take it and without another
-    rounding; else None. read() gives its numbers then. weights() is the buffer of a whole ParameterArena where a file
-    has it as such, mapped so that nothing is read before it is used, and nothing that is written reaches the file; else
-    None. Use a source in a `with` block, which lets go of its file at the end.
+    rounding; else None. read() gives its numbers then. half(name) is bfloat16 or float16 for a parameter that is stored
+    as such, row by row, and that read() widens; else None. weights() is the buffer of a whole ParameterArena where a
+    file has it as such, mapped so that nothing is read before it is used, and nothing that is written reaches the file;
+    else None. Use a source in a `with` block, which lets go of its file at the end.
     """
 
     config: ModelConfig
@@ -57,6 +58,7 @@ class Source(AbstractContextManager["Source"]):
     without_tokenizer: str = ""  # why there is none, where the file has one that gollm cannot use, or is to have one
     weights: Callable[[], Array | None] = lambda: None
     packed: Callable[[str], Packed | None] = lambda name: None
+    half: Callable[[str], DType | None] = lambda name: None
 
     def array(self, name: str, shape: tuple[int, ...]) -> Array:
         """A parameter in memory of its own."""
@@ -74,6 +76,24 @@ class Source(AbstractContextManager["Source"]):
 
         return replace(self, packed=packed)
 
+    def as_stored(self) -> Source:
+        """The same model, in which matrices that are stored in 16 bits are packed, too: the same numbers in half the
+        memory."""
+        parameters = Decoder(self.config).parameters
+
+        def packed(name: str) -> Packed | None:
+            found, dtype = self.packed(name), self.half(name)
+            if found is not None or dtype is None or not _is_matrix(parameters[name]):
+                return found
+            return Packed(dtype, 1, lambda: narrow(name, dtype))
+
+        def narrow(name: str, dtype: DType) -> Storage:
+            wide = np.empty(parameters[name].shape, FLOAT32)  # not of the pool, which would keep it
+            self.read(name, wide)
+            return quantise(wide, dtype)
+
+        return replace(self, packed=packed)
+
     def quantised(self, dtype: DType, group: int | None = None, keep: Collection[str] = ()) -> Source:
         """The same model with its matrices rounded to a quantised dtype, in groups of the usual size unless another is
         given; but for those named in `keep` and learned positions. Those that are of this dtype already are not rounded
@@ -83,7 +103,7 @@ class Source(AbstractContextManager["Source"]):
 
         def packed(name: str) -> Packed | None:
             parameter = parameters[name]
-            if not parameter.decays or name == "position_embedding" or name in keep:
+            if not _is_matrix(parameter) or name in keep:
                 return None
             found = self.packed(name)
             if found is not None and (found.dtype, found.group) == (dtype, group):
@@ -113,6 +133,11 @@ class Source(AbstractContextManager["Source"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_matrix(parameter: Parameter) -> bool:
+    """Whether it can be packed: all that weight decay is for, but for learned positions."""
+    return parameter.decays and parameter.name != "position_embedding"
 
 
 @dataclass(frozen=True)

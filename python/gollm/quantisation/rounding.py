@@ -16,11 +16,22 @@ from gollm.errors import ConfigError
 from gollm.kernels import Array, cpu
 from gollm.nn import dtypes
 from gollm.nn.dtypes import DType
-from gollm.nn.storage import Storage
-from gollm.quantisation.panels import GROUPS, HALVES, Codes, pack, pack_halves, unpack, unpack_halves
+from gollm.nn.storage import PANELS, Storage
+from gollm.quantisation.panels import (
+    GROUPS,
+    HALVES,
+    PANEL,
+    Codes,
+    pack,
+    pack_halves,
+    packed_shape,
+    unpack,
+    unpack_halves,
+)
 
 DTYPES = {dtype.name: dtype for dtype in GROUPS} | {"bf16": dtypes.bfloat16, "fp16": dtypes.float16}
 _ROWS = 1 << 21  # numbers that are rounded at a time, in whole rows
+_HALVES_ROWS = 1 << 18  # to 16 bits: what fits into a cache
 
 
 def checked_group(dtype: DType, group: int | None) -> int:
@@ -35,9 +46,14 @@ def quantise(w: Array, dtype: DType, group: int | None = None) -> Storage:
     """w (N, K) float32 as a packed weight. Raises ConfigError for a group that the dtype does not have, and for numbers
     beyond float16's largest, 65504, or not finite where the dtype has scales; bfloat16 holds all."""
     group = checked_group(dtype, group)
-    if dtype in HALVES:
-        return pack_halves(_halves(w, dtype), dtype)
     N, K = w.shape
+    if dtype in HALVES:
+        packed = np.empty(packed_shape(dtype, (N, K), 1), np.uint16)
+        step = max(PANEL, _HALVES_ROWS // max(1, K) // PANEL * PANEL)
+        for begin in range(0, N, step):
+            part = pack_halves(_halves(w[begin : begin + step], dtype), dtype).array
+            packed[begin // PANEL :][: len(part)] = part
+        return Storage(packed, dtype, PANELS, shape=(N, K))
     groups = -(-K // group)
     codes = np.empty((N, K), np.uint8)
     scales = np.empty((N, groups), "<f2")

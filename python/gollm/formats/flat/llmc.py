@@ -23,6 +23,7 @@ from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.formats.tokenizer_beside import TokenizerBeside, read_beside
 from gollm.model.config import MAX_LAYERS, ModelConfig
 from gollm.model.generation_defaults import GenerationDefaults
+from gollm.nn import dtypes
 from gollm.system.files import replacing
 from gollm.tokenizers.files import llmc as llmc_tokenizer
 
@@ -91,6 +92,8 @@ def _recognises(path: Path) -> bool:
 
 def _read(path: Path) -> Source:
     source = open_flat(path, "llm.c model", HEADER_BYTES, _parse)
+    if source.dtype == "bfloat16":
+        source.half = lambda name: dtypes.bfloat16
     if source.config.vocab_size == GPT2_VOCABULARY:
         source.defaults = GenerationDefaults(stop_tokens=(GPT2_END,), bos_token=GPT2_END)
     V = source.config.vocab_size

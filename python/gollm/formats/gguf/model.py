@@ -35,6 +35,7 @@ from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn import dtypes
+from gollm.nn.dtypes import DType
 from gollm.nn.tensor import FLOAT32
 from gollm.quantisation import Codes, joined, pack, unpack
 from gollm.system.files import replacing
@@ -43,6 +44,7 @@ from gollm.tokenizers import Tokenizer
 
 _TYPES: dict[StorageType, BlockType] = {"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0, "q4_0": Q4_0}
 _FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2}  # llama.cpp's names for "mostly of this type"
+_HALVES = {BF16.number: dtypes.bfloat16, F16.number: dtypes.float16}
 _QUANTIZATION_VERSION = 2
 
 _IGNORED = ".attn_rot_embd.weight"  # tables of rotations in files from 2023
@@ -98,6 +100,10 @@ def _source(path: Path, file: BinaryIO, header: GGUFHeader) -> Source:
             return None
         return Packed(kind.dtype, 32, lambda: pack(joined([codes(other, kind) for other in names])))
 
+    def half(name: str) -> DType | None:
+        types = {header.tensors[tensor].type.number for tensor, _, _ in parts[name]}
+        return _HALVES.get(types.pop()) if len(types) == 1 else None
+
     def codes(name: str, kind: Quantised) -> Codes:
         tensor = header.tensors[name]
         rows, K = tensor.shape
@@ -131,6 +137,7 @@ def _source(path: Path, file: BinaryIO, header: GGUFHeader) -> Source:
         dtype=", ".join(dict.fromkeys(t.type.name for t in header.tensors.values() if len(t.shape) > 1)),
         without_tokenizer=without,
         packed=packed,
+        half=half,
     )
 
 

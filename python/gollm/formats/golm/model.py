@@ -23,6 +23,7 @@ from gollm.kernels import Array, cpu
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
+from gollm.nn import dtypes
 from gollm.nn.parameters import ALIGNED_ELEMENTS, Parameter, ParameterArena
 from gollm.nn.storage import PANELS, ROW_MAJOR, Storage
 from gollm.nn.tensor import FLOAT32
@@ -76,6 +77,7 @@ def _read(path: Path) -> Source:
         close=file.close,
         weights=lambda: _mapped(file, parameters),
         packed=lambda name: _packed(file, name, parameters[name].shape),
+        half=lambda name: dtypes.bfloat16 if _is_bf16(file, name) else None,
     )
 
 
@@ -104,11 +106,15 @@ def _packed(file: CheckpointFile, name: str, shape: tuple[int, ...]) -> Packed |
     return Packed(dtype, group, lambda: Storage(file.tensors[name], dtype, PANELS, shape=shape))
 
 
+def _is_bf16(file: CheckpointFile, name: str) -> bool:
+    return file.dtype(name) == "bf16"
+
+
 def _copy(file: CheckpointFile, name: str, out: Array) -> None:
     packed = _packed(file, name, out.shape)
     if packed is not None:
         out[...] = dequantise(packed.storage())
-    elif file.dtype(name) == "bf16":
+    elif _is_bf16(file, name):
         file.copy(file.tensors[name], out, lambda out, bits: cpu.from_bf16(y=out, x=bits))
     else:
         file.copy(file.tensors[name], out)

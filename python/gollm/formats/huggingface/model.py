@@ -62,7 +62,16 @@ def read(path: Path) -> Source:
         tokenizer, without = _read_tokenizer(path)
         close = stack.pop_all().close
     dtype = ", ".join(sorted({tensor.dtype for _, tensor in tensors.values()}))
-    return Source(weights.config, weights.read, tokenizer, defaults, close, dtype=dtype, without_tokenizer=without)
+    return Source(
+        weights.config,
+        weights.read,
+        tokenizer,
+        defaults,
+        close,
+        dtype=dtype,
+        without_tokenizer=without,
+        half=weights.half,
+    )
 
 
 def _read_tokenizer(folder: Path) -> tuple[Tokenizer | None, str]:

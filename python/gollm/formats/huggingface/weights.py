@@ -27,6 +27,8 @@ from gollm.formats.rotary_order import to_interleaved
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
+from gollm.nn import dtypes
+from gollm.nn.dtypes import DType
 from gollm.nn.parameters import Parameter
 from gollm.nn.tensor import FLOAT32
 from gollm.system.strict_json import shorten
@@ -34,6 +36,7 @@ from gollm.system.strict_json import shorten
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 HEAD = "lm_head.weight"
+_HALVES = {"BF16": dtypes.bfloat16, "F16": dtypes.float16}
 _MAX_SHARDS = 1000
 _BLOCK = 1 << 20  # elements of a transposed matrix that are in memory beside it, or of two that are compared
 _BASES = ("model.", "transformer.")  # what the model without its head does not have in its names
@@ -174,6 +177,11 @@ class Weights:
                 _read_transposed(file, stored, rows)
             else:
                 _read_heads(file, stored, rows, self.config.head_dim)
+
+    def half(self, name: str) -> DType | None:
+        places = (self._places[part.name] for part in self._parts[name])
+        stored = {file.tensors[tensor].dtype for file, tensor in places}
+        return _HALVES.get(stored.pop()) if len(stored) == 1 else None
 
     def _settle_head(self, untied: ModelConfig) -> set[str]:
         """Decides what the head is that the configuration ties. Returns the names of copies of the embedding."""
