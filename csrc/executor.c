@@ -21,15 +21,17 @@
 
 #include "gollm.h"
 
-/* A thread that waits looks for so long before it sleeps. It has to sleep: where two threads share a core, the other one
- * cannot arrive before, and one that wakes is put on an idle core (docs/performance.md has the figures). */
-enum { MAX_THREADS = 1024, LOOKS_BETWEEN_TIMES = 16, NANOSECONDS_BEFORE_SLEEP = 20000 };
+/* A thread that waits looks for so long before it sleeps: several times what waking takes, or a thread that was woken finds
+ * the others asleep at the next barrier. It has to sleep at last: where two threads share a CPU, the other one cannot arrive
+ * before (docs/performance.md has the figures). */
+enum { MAX_THREADS = 1024, LOOKS_BETWEEN_TIMES = 16, NANOSECONDS_BEFORE_SLEEP = 100000 };
 
 /* Counts arrivals; the last one of n starts the next phase. A line each: waiting threads read only `phase`. */
 struct gollm_barrier {
     _Alignas(GOLLM_ALIGNMENT) atomic_int arrived;
     atomic_int sleeping;
     _Alignas(GOLLM_ALIGNMENT) atomic_uint phase; /* wraps around */
+    int cpu;                                     /* of the thread that started the phase */
 };
 
 static pthread_mutex_t queue = PTHREAD_MUTEX_INITIALIZER;
@@ -71,6 +73,23 @@ static void wake_all(atomic_uint *word) {
 #endif
 }
 
+#ifdef __linux__
+static int this_cpu(void) { return sched_getcpu(); }
+
+/* Moves the calling thread to another CPU that it may use. A virtual machine's idle CPUs look taken to its scheduler, so it
+ * wakes a thread where it slept; two that share a CPU would take turns there, while another CPU is idle. */
+static void leave_cpu(int cpu) {
+    cpu_set_t allowed, others;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    others = allowed;
+    CPU_CLR((size_t)cpu, &others);
+    if (sched_setaffinity(0, sizeof others, &others) == 0) sched_setaffinity(0, sizeof allowed, &allowed);
+}
+#else
+static int this_cpu(void) { return -1; }
+static void leave_cpu(int cpu) { (void)cpu; }
+#endif
+
 /* Whoever sleeps has counted itself before it looks at `phase` the last time, and the last one to arrive looks at that count
  * after it has written `phase`: in the order of all sequentially consistent operations one of them sees the other. */
 void gollm_team_wait(const struct gollm_team *team) {
@@ -79,6 +98,7 @@ void gollm_team_wait(const struct gollm_team *team) {
     const unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == team->n_threads - 1) {
         atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
+        b->cpu = this_cpu();
         atomic_store(&b->phase, phase + 1);
         if (atomic_load(&b->sleeping)) wake_all(&b->phase);
         return;
@@ -94,6 +114,8 @@ void gollm_team_wait(const struct gollm_team *team) {
     atomic_fetch_add(&b->sleeping, 1);
     while (atomic_load(&b->phase) == phase) sleep_while(&b->phase, phase);
     atomic_fetch_sub(&b->sleeping, 1);
+    const int cpu = this_cpu();
+    if (cpu >= 0 && cpu == b->cpu) leave_cpu(cpu);
 }
 
 static void lock_before_fork(void) { pthread_mutex_lock(&queue); }

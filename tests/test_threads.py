@@ -253,3 +253,32 @@ def test_a_subinterpreter_is_refused_and_the_main_one_goes_on():
     run = python(SUBINTERPRETER)
     refused, again, works = run.stdout.splitlines()
     assert "subinterpreter" in refused and "subinterpreter" in again and works == "True", run.stderr
+
+
+AFFINITY = """
+import os, numpy as np
+from gollm.kernels import cpu
+from gollm.nn.plan import Plan
+
+allowed = frozenset(os.sched_getaffinity(0))
+x, y = np.zeros(7, np.float32), np.zeros((64, 7), np.float32)
+
+def uneven(step):  # few numbers: most threads have nothing to do, and wait
+    for _ in range(50):
+        cpu.fill(y=x, value=1.0)
+        cpu.softmax_forward(y=y, x=y)
+
+plan = Plan(uneven)
+for _ in range(40):
+    plan(np.zeros(1))
+masks = {frozenset(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")}
+assert masks == {allowed}, masks
+print("same")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_threads_that_move_to_another_cpu_keep_their_affinity():
+    """More threads than CPUs: every barrier sends some to sleep, and wakes them on another's CPU."""
+    run = python(AFFINITY, GOLLM_NUM_THREADS=str(2 * UNLIMITED))
+    assert run.stdout.split() == ["same"], run.stderr
