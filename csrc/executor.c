@@ -4,119 +4,20 @@
  * fraction of ending a region and starting the next. The workspace is as large as the call that needs most. Calls from
  * several threads queue on a mutex, so the workspace belongs to the one that runs. OpenMP's threads do not survive fork():
  * the child computes alone, on one thread, which gives the same results. */
-#define _GNU_SOURCE
 #include <pthread.h>   /* mutex, atfork */
-#include <sched.h>     /* sched_yield */
-#include <stdatomic.h> /* the barrier */
+#include <stdatomic.h> /* how a plan ended */
 #include <stdlib.h>    /* aligned_alloc */
-#include <time.h>      /* clock_gettime */
-#ifdef __linux__
-#include <linux/futex.h> /* FUTEX_WAIT_PRIVATE */
-#include <sys/syscall.h> /* SYS_futex */
-#include <unistd.h>      /* syscall */
-#endif
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-#include "gollm.h"
-
-/* A thread that waits looks for so long before it sleeps: several times what waking takes, or a thread that was woken finds
- * the others asleep at the next barrier. It has to sleep at last: where two threads share a CPU, the other one cannot arrive
- * before (docs/performance.md has the figures). */
-enum { MAX_THREADS = 1024, LOOKS_BETWEEN_TIMES = 16, NANOSECONDS_BEFORE_SLEEP = 100000 };
-
-/* Counts arrivals; the last one of n starts the next phase. A line each: waiting threads read only `phase`. */
-struct gollm_barrier {
-    _Alignas(GOLLM_ALIGNMENT) atomic_int arrived;
-    atomic_int sleeping;
-    _Alignas(GOLLM_ALIGNMENT) atomic_uint phase; /* wraps around */
-    int cpu;                                     /* of the thread that started the phase */
-};
+#include "barrier.h"
 
 static pthread_mutex_t queue = PTHREAD_MUTEX_INITIALIZER;
-static struct gollm_barrier barrier;
 static void *workspace;
 static _Atomic int64_t workspace_bytes; // read by whoever asks, written with the queue locked
 static atomic_int num_threads;
 static int forked;
-
-static inline void pause_cpu(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-static int64_t nanoseconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
-}
-
-/* Sleeps until wake_all() if *word is `value`; may return before, so the caller looks again. */
-static void sleep_while(atomic_uint *word, unsigned value) {
-#ifdef __linux__
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
-#else
-    (void)word, (void)value;
-    sched_yield();
-#endif
-}
-
-static void wake_all(atomic_uint *word) {
-#ifdef __linux__
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, MAX_THREADS, NULL, NULL, 0);
-#else
-    (void)word;
-#endif
-}
-
-#ifdef __linux__
-static int this_cpu(void) { return sched_getcpu(); }
-
-/* Moves the calling thread to another CPU that it may use. A virtual machine's idle CPUs look taken to its scheduler, so it
- * wakes a thread where it slept; two that share a CPU would take turns there, while another CPU is idle. */
-static void leave_cpu(int cpu) {
-    cpu_set_t allowed, others;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-    others = allowed;
-    CPU_CLR((size_t)cpu, &others);
-    if (sched_setaffinity(0, sizeof others, &others) == 0) sched_setaffinity(0, sizeof allowed, &allowed);
-}
-#else
-static int this_cpu(void) { return -1; }
-static void leave_cpu(int cpu) { (void)cpu; }
-#endif
-
-/* Whoever sleeps has counted itself before it looks at `phase` the last time, and the last one to arrive looks at that count
- * after it has written `phase`: in the order of all sequentially consistent operations one of them sees the other. */
-void gollm_team_wait(const struct gollm_team *team) {
-    if (team->n_threads == 1) return;
-    struct gollm_barrier *b = team->barrier;
-    const unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == team->n_threads - 1) {
-        atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
-        b->cpu = this_cpu();
-        atomic_store(&b->phase, phase + 1);
-        if (atomic_load(&b->sleeping)) wake_all(&b->phase);
-        return;
-    }
-    for (int64_t now = 0, end = INT64_MAX; now < end;) {
-        for (int looks = 0; looks < LOOKS_BETWEEN_TIMES; looks++) {
-            if (atomic_load_explicit(&b->phase, memory_order_acquire) != phase) return;
-            pause_cpu();
-        }
-        now = nanoseconds();
-        if (end == INT64_MAX) end = now + NANOSECONDS_BEFORE_SLEEP;
-    }
-    atomic_fetch_add(&b->sleeping, 1);
-    while (atomic_load(&b->phase) == phase) sleep_while(&b->phase, phase);
-    atomic_fetch_sub(&b->sleeping, 1);
-    const int cpu = this_cpu();
-    if (cpu >= 0 && cpu == b->cpu) leave_cpu(cpu);
-}
 
 static void lock_before_fork(void) { pthread_mutex_lock(&queue); }
 static void unlock_in_parent(void) { pthread_mutex_unlock(&queue); }
@@ -253,14 +154,15 @@ int gollm_run_plan(struct gollm_plan *plan, int64_t times, int64_t *failed) {
                 outcome.failed = i;
         }
     } else if (n == 1) {
-        struct gollm_team alone = {0, 1, &barrier, workspace, NULL, NULL};
+        struct gollm_team alone = {0, 1, &gollm_barrier, workspace, NULL, NULL};
         run_calls(plan, times, &outcome, &alone);
     }
 #ifdef _OPENMP
     else {
 #pragma omp parallel num_threads(n)
         {
-            struct gollm_team team = {omp_get_thread_num(), omp_get_num_threads(), &barrier, workspace, NULL, NULL};
+            struct gollm_team team = {
+                omp_get_thread_num(), omp_get_num_threads(), &gollm_barrier, workspace, NULL, NULL};
             run_calls(plan, times, &outcome, &team);
         }
     }

@@ -51,8 +51,8 @@ def quantise(w: Array, dtype: DType, group: int | None = None) -> Storage:
         packed = np.empty(packed_shape(dtype, (N, K), 1), np.uint16)
         step = max(PANEL, _HALVES_ROWS // max(1, K) // PANEL * PANEL)
         for begin in range(0, N, step):
-            part = pack_halves(_halves(w[begin : begin + step], dtype), dtype).array
-            packed[begin // PANEL :][: len(part)] = part
+            panels = pack_halves(_halves(w[begin : begin + step], dtype), dtype).array
+            packed[begin // PANEL :][: len(panels)] = panels
         return Storage(packed, dtype, PANELS, shape=(N, K))
     groups = -(-K // group)
     codes = np.empty((N, K), np.uint8)
