@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from gollm.options import given
 from gollm.training import Callback, Training, TrainResult
-from gollm.training.console import Console, Output
+from gollm.training.console import Announced, Console, Output
 from gollm.training.options import TrainOptions
 
 SIGNAL_STATUS = 128  # a shell's status of a process that a signal ended, less the signal's number
@@ -20,6 +22,10 @@ class Options(TrainOptions):
     """Train a model from raw text, and keep everything in a run folder."""
 
     json: bool = False  # print JSON lines: the metrics of each step, then the result
+
+
+class Runnable(Announced, AbstractContextManager[Any], Protocol):
+    def run(self, callbacks: Sequence[Callback]) -> TrainResult: ...
 
 
 class JsonLines(Callback):
@@ -35,12 +41,10 @@ class JsonLines(Callback):
         self.output.put(json.dumps({"result": dataclasses.asdict(result)}, default=str))
 
 
-def run(options: Options) -> int:
-    from gollm.training import prepare_job
-
-    own = {name: getattr(options, name) for name in given(options) if name != "json"}
-    with prepare_job(TrainOptions(**own)) as job:
-        if options.json:
+def follow(job: Runnable, as_json: bool) -> int:
+    """Runs a job, prints what happens, and returns the exit status."""
+    with job:
+        if as_json:
             reporter: JsonLines | Console = JsonLines()
         else:
             reporter = console = Console()
@@ -49,3 +53,10 @@ def run(options: Options) -> int:
     if reporter.output.failure is not None:
         raise reporter.output.failure
     return 0 if result.interrupted is None else SIGNAL_STATUS + result.interrupted
+
+
+def run(options: Options) -> int:
+    from gollm.training import prepare_job
+
+    own = {name: getattr(options, name) for name in given(options) if name != "json"}
+    return follow(prepare_job(TrainOptions(**own)), options.json)

@@ -128,6 +128,13 @@ class Sampler:
         self.position += self.batch_size
         return inputs, targets
 
+    def next_step(self, n_batches: int) -> tuple[Ids, Ids]:
+        """The next k batches: inputs and targets, (k, B, T) int32 each."""
+        inputs, targets = np.empty((2, n_batches, self.batch_size, self.context), np.int32)
+        for batch in zip(inputs, targets, strict=True):
+            self.next_batch(batch)
+        return inputs, targets
+
     def _start(self, position: int) -> int:
         """Where the window at `position` begins. Computed a block at a time; only the last block is kept."""
         number, offset = divmod(position, _BLOCK)

@@ -10,7 +10,8 @@ from gollm.model.decoder import Decoder
 from gollm.nn.optimizer import Optimizer
 from gollm.nn.plan import Plan
 from gollm.nn.tensor import Tensor
-from gollm.training.options import TrainOptions
+from gollm.training.objective import Batches
+from gollm.training.options import LoopOptions
 
 
 class Training(Protocol):
@@ -20,8 +21,9 @@ class Training(Protocol):
     a number of the model, such as `trainer.model.dropout.p`, call `trainer.forward_backward.forget()`."""
 
     model: Decoder
-    options: TrainOptions
+    options: LoopOptions
     optimizer: Optimizer
+    batches: Batches
     forward_backward: Plan[list[Tensor]]
     total_steps: int
 

@@ -5,19 +5,32 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from gollm.nn import products
 from gollm.system.machine import fma_peak, isa, num_threads, product_rate
 from gollm.system.memory import available_bytes
 from gollm.training.callbacks import Callback, Training, TrainResult
-from gollm.training.estimate import SHARE_OF_PEAK, flops_per_token
-from gollm.training.run import Run
-from gollm.training.run_folder import resume_command
+from gollm.training.estimate import SHARE_OF_PEAK, Estimate, flops_per_token
+from gollm.training.options import LoopOptions
+from gollm.training.run import Run, resume_command
+from gollm.training.state import METRICS
 
-if TYPE_CHECKING:
-    from gollm.training.job import Job
+
+class Announced(Protocol):
+    """A job that is about to run: gollm.training.job.Job, for one."""
+
+    @property
+    def options(self) -> LoopOptions: ...
+    @property
+    def estimate(self) -> Estimate: ...
+    @property
+    def total_steps(self) -> int: ...
+    @property
+    def n_done(self) -> int: ...
+    @property
+    def table(self) -> dict[str, str]: ...
 
 
 def bfloat16_speedup() -> float:
@@ -51,15 +64,13 @@ class Console(Callback):
         self.flops_per_token = 0.0
         self._bar: Any = None
 
-    def announce(self, job: Job) -> None:
+    def announce(self, job: Announced) -> None:
         """The table of what is about to happen, before anything is allocated for it."""
         for name, value in self._table(job).items():
             self._print(f"{name:<10} {value}")
 
-    def _table(self, job: Job) -> dict[str, str]:
-        config, needs = job.config, job.estimate
-        validation = len(job.dataset.validation)
-        few = "" if validation > config.context else ", too few for a validation loss"
+    def _table(self, job: Announced) -> dict[str, str]:
+        needs = job.estimate
         free = available_bytes()
         scarce = (
             f", MORE THAN THE {_bytes(free)} THAT ARE FREE: use a smaller --batch-size or model, "
@@ -72,13 +83,7 @@ class Console(Callback):
         products_too = f", and {speedup:.1f} times that in products of bfloat16" if narrow else ""
         seconds = needs.seconds(job.total_steps - job.n_done, self.peak, speedup)
         return {
-            "data": f"{job.source.name}: {len(job.dataset.train):,} training tokens, "
-            f"{validation:,} validation tokens{few}",
-            "tokenizer": f"{job.tokenizer.kind}, vocabulary of {job.tokenizer.vocab_size:,}",
-            "model": f"{config.n_layers} layers, {config.n_heads} heads, {config.d_model} wide, context "
-            f"{config.context}: {needs.n_parameters:,} parameters",
-            "training": f"{job.total_steps:,} steps of {job.tokens_per_step:,} tokens: "
-            f"{job.total_steps * job.tokens_per_step / len(job.dataset.train):.2g} epochs",
+            **job.table,
             "machine": f"{num_threads()} threads, {isa()}, {self.peak / 1e9:.0f} GFLOP/s",
             "memory": f"about {_bytes(needs.total_bytes)}: {_bytes(needs.state_bytes)} weights, gradients and moments, "
             f"{_bytes(needs.activation_bytes)} activations, {_bytes(needs.other_bytes)} the rest{scarce}",
@@ -87,7 +92,7 @@ class Console(Callback):
         }
 
     def on_start(self, trainer: Training) -> None:
-        self.flops_per_token = flops_per_token(trainer.model.config)
+        self.flops_per_token = flops_per_token(trainer.model.config, trainer.batches.context)
         if trainer.step:
             self._print(f"{'resumed':<10} after step {trainer.step:,} of {trainer.total_steps:,}")
         if sys.stderr.isatty():
@@ -106,7 +111,8 @@ class Console(Callback):
             self._print(self.line(metrics, trainer.total_steps))
         if "validation_loss" in metrics:
             best = " (the best so far)" if metrics["validation_loss"] == trainer.best_validation_loss else ""
-            self._print(f"validation loss {metrics['validation_loss']:.4f}{best}")
+            own = "".join(f", {said} {value:.4f}" for said, value in _figures(metrics, "validation_").items())
+            self._print(f"validation loss {metrics['validation_loss']:.4f}{own}{best}")
         if "sample" in metrics:
             self._print(f"--- a sample after step {step}\n{metrics['sample']}\n---")
 
@@ -117,9 +123,10 @@ class Console(Callback):
             self.peak = max(self.peak, fma_peak(0.2))
         share = rate * self.flops_per_token / self.peak
         step = f"{metrics['step']:>{len(str(total_steps))}}/{total_steps}"
+        own = "".join(f"{said} {value:.4f} | " for said, value in _figures(metrics).items())
         return (
-            f"step {step} | loss {metrics['loss']:.4f} | norm {metrics['grad_norm']:.2f} | lr {metrics['lr']:.2e} | "
-            f"{metrics['ms']:.1f} ms | {share:.1%} of peak | {rate:,.0f} tok/s"
+            f"step {step} | loss {metrics['loss']:.4f} | {own}norm {metrics['grad_norm']:.2f} | "
+            f"lr {metrics['lr']:.2e} | {metrics['ms']:.1f} ms | {share:.1%} of peak | {rate:,.0f} tok/s"
         )
 
     def on_end(self, trainer: Training, result: TrainResult) -> None:
@@ -129,7 +136,7 @@ class Console(Callback):
             name = signal.Signals(result.interrupted).name
             self._print(
                 f"{name}: stopped after step {result.steps} and saved {result.checkpoint}\n"
-                f"go on with: {resume_command(result.folder)}"
+                f"go on with: {resume_command(result.folder, trainer.options.COMMAND)}"
             )
             return
         best = Run(result.folder).best_path
@@ -138,7 +145,7 @@ class Console(Callback):
         loss = "" if lowest is None else f", best validation loss {lowest:.4f}"
         self._print(
             f"done: {result.steps} steps in {_duration(result.seconds)}{loss}\n"
-            f'try it: gollm generate --model {shlex.quote(str(model))} --prompt "..."'
+            f"try it: {trainer.options.TRY.format(shlex.quote(str(model)))}"
         )
 
     def _print(self, text: str) -> None:
@@ -146,6 +153,13 @@ class Console(Callback):
             self.output.put(text, self._bar.write)
         else:
             self.output.put(text)
+
+
+def _figures(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """An objective's own figures in a step's metrics, or in its evaluation, by their names in words."""
+    own = {name: value for name, value in metrics.items() if name not in METRICS and name != "sample"}
+    chosen = [name for name in own if name.startswith("validation_") == bool(prefix) and name != "validation_loss"]
+    return {name.removeprefix(prefix).replace("_", " "): own[name] for name in chosen}
 
 
 def _bytes(n: float) -> str:

@@ -4,19 +4,19 @@ from the machine's measured speed."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from gollm.data import TokenDataset
 from gollm.inference.pages import CachedSequence, PagePool, next_batch, pages_for
 from gollm.kernels import Array, cpu
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn.tape import no_grad
 from gollm.system.memory import release_free_memory, resident_bytes
-from gollm.training.objective import NextToken, forward_backward
-from gollm.training.options import TrainOptions
+from gollm.training.objective import NextToken, Objective, forward_backward
+from gollm.training.options import LoopOptions
 from gollm.training.trainer import configure, make_optimizer
 
 OVERHEAD = 5 << 20  # bytes: Python's objects, the threads' stacks, and rounding, as measured
@@ -75,7 +75,31 @@ class Estimate:
         return n_steps * (computing + self.step_overhead)
 
 
-def estimate(config: ModelConfig, options: TrainOptions, dataset: TokenDataset, n_steps: int) -> Estimate:
+@dataclass(frozen=True)
+class Workload:
+    """What is trained, and on what: as much of it as an estimate needs.
+
+    build         makes the model as it will be trained; what it takes counts as state
+    batch         the arrays of a micro-batch: of the longest sequences, whatever is in them
+    evaluation    the batches of an evaluation, those of one shape once
+    prompt        tokens of a sample's prompt
+    mapped_bytes  of files that batches are read from
+    """
+
+    build: Callable[[], Decoder]
+    batch: Sequence[Array]
+    evaluation: Sequence[Sequence[Array]]
+    prompt: int
+    mapped_bytes: int = 0
+    objective: Objective = field(default_factory=NextToken)
+
+
+def blank(*shape: int) -> Array:
+    """Tokens for a workload: memory that nobody writes to takes none."""
+    return np.zeros(shape, np.int32)
+
+
+def estimate(work: Workload, options: LoopOptions, n_steps: int) -> Estimate:
     """From a step, an evaluation and a sample that are measured without being computed (gollm.kernels.Kernels.Measure):
     nothing is allocated but the address space."""
     release_free_memory()
@@ -83,81 +107,76 @@ def estimate(config: ModelConfig, options: TrainOptions, dataset: TokenDataset, 
     measure = cpu.Measure()
     measure.begin()
     try:
-        model = Decoder(config)
+        model = work.build()
         configure(model, options)
         optimizer = make_optimizer(model, options)  # its moments
         _ = model.parameters.weights, model.parameters.gradients
         state_bytes = measure.bytes_held
-        _measure_step(model, options)
-        _measure_evaluation(model, options, len(dataset.validation))
-        _measure_sample(model, options)
+        _measure_step(model, work, options)
+        _measure_evaluation(model, work)
+        _measure_sample(model, work, options)
         activation_bytes = measure.bytes_held - state_bytes
         del optimizer
     finally:
         measure.end()
+    n_tokens, length = work.batch[0].size, work.batch[0].shape[1]
     return Estimate(
         n_parameters=model.parameters.n_parameters,
         state_bytes=state_bytes,
         activation_bytes=activation_bytes,
         workspace_bytes=measure.workspace_bytes,
-        data_bytes=_data_bytes(config, options, n_steps, dataset.n_bytes),
+        data_bytes=_data_bytes(work, options, n_steps),
         process_bytes=process + OVERHEAD,
         peak_so_far=peak,
-        step_flops=flops_per_token(config) * options.batch_size * config.context * options.grad_accumulation,
+        step_flops=flops_per_token(model.config, length) * n_tokens * options.grad_accumulation,
         step_overhead=STEP_SECONDS,
     )
 
 
-def _tokens(*shape: int) -> Array:
-    return np.zeros(shape, np.int32)  # memory that nobody writes to takes none
-
-
-def _measure_step(model: Decoder, options: TrainOptions) -> None:
+def _measure_step(model: Decoder, work: Workload, options: LoopOptions) -> None:
     k = min(options.grad_accumulation, 2)  # the second adds to the gradients of the first; the others do the same
-    tokens = _tokens(k, options.batch_size, model.config.context)
-    losses = np.empty(tokens.shape, np.float32)
-    forward_backward(model, np.zeros(k, np.int64), tokens, tokens, losses=losses)
+    batches = [np.zeros((k, *array.shape), array.dtype) for array in work.batch]
+    each = np.empty((k, *work.objective.each_shape(work.batch)), np.float32)
+    forward_backward(model, np.zeros(k, np.int64), np.ones(1), *batches, objective=work.objective, each=each)
 
 
-def _measure_evaluation(model: Decoder, options: TrainOptions, n_tokens: int) -> None:
-    """Its batches are as large as a step's but for the last."""
-    windows = min(max(0, n_tokens - 1) // model.config.context, options.eval_batches * options.batch_size)
+def _measure_evaluation(model: Decoder, work: Workload) -> None:
     with no_grad():
-        for rows in (min(windows, options.batch_size), windows % options.batch_size):
-            if rows:
-                tokens = _tokens(rows, model.config.context)
-                NextToken().loss(model, tokens, tokens, np.ones(1), np.empty(tokens.shape, np.float32))
+        for batch in work.evaluation:
+            each = np.empty(work.objective.each_shape(batch), np.float32)
+            work.objective.loss(model, batch, np.ones(1), each)
 
 
-def _measure_sample(model: Decoder, options: TrainOptions) -> None:
-    """The prompt, of about a token a character, and a token after it; where the text outgrows the context, half of it
-    is the next prompt."""
-    if not options.sample_tokens:
+def _measure_sample(model: Decoder, work: Workload, options: LoopOptions) -> None:
+    """The prompt, and a token after it; where the text outgrows the context, half of it is the next prompt."""
+    if not options.sample_tokens or not work.prompt:
         return
-    context, prompt = model.config.context, max(1, len(options.sample_prompt))
+    context, prompt = model.config.context, work.prompt
     sequence = CachedSequence(PagePool(model.config, pages_for(min(context, prompt + options.sample_tokens))))
     for rows in (min(context, prompt), 1 if prompt + options.sample_tokens <= context else max(1, context // 2)):
         sequence.clear()
         model.next_logits(next_batch([sequence], [[0] * rows]))
 
 
-def flops_per_token(config: ModelConfig) -> float:
+def flops_per_token(config: ModelConfig, length: int | None = None) -> float:
     """6 N + 12 L P T, forward and backward: two for each of the N parameters that a token is multiplied by (a table of
     embeddings that is not the head's is only looked up) and of the T keys and values that attention reads in L layers
     of heads P wide together, or as many as a layer's window has; twice again for the backward pass; the causal half is
-    not taken off."""
+    not taken off. T is the context, or the `length` of sequences."""
     n_parameters = Decoder(config).parameters.n_parameters
     if not config.tied_head:
         n_parameters -= config.vocab_size * config.d_model
-    seen = sum(min(config.context, config.window(i) or config.context) for i in range(config.n_layers))
+    length = length or config.context
+    seen = sum(min(length, config.window(i) or length) for i in range(config.n_layers))
     return 6 * n_parameters + 12 * config.n_heads * config.head_dim * seen
 
 
-def _data_bytes(config: ModelConfig, options: TrainOptions, n_steps: int, mapped_bytes: int) -> int:
+def _data_bytes(work: Workload, options: LoopOptions, n_steps: int) -> int:
     """What NumPy holds: pages of the mapped tokens, and batches."""
-    windows = n_steps * options.grad_accumulation * options.batch_size
-    pieces = mapped_bytes / FAULT_AROUND
-    touched = mapped_bytes * -math.expm1(-windows / pieces) if pieces else 0.0  # windows lie at random
+    n_batch, n_tokens = len(work.batch[0]), work.batch[0].size
+    windows = n_steps * options.grad_accumulation * n_batch
+    pieces = work.mapped_bytes / FAULT_AROUND
+    touched = work.mapped_bytes * -math.expm1(-windows / pieces) if pieces else 0.0  # windows lie at random
     training = 6 * options.grad_accumulation + 1  # inputs and targets twice, positions, losses; the sampler's rows
     evaluation = 2 * options.eval_batches + 3  # inputs and targets of all; losses, and their sums in double precision
-    return round(touched) + (training + evaluation) * options.batch_size * config.context * 4
+    return round(touched) + (training + evaluation) * n_tokens * 4

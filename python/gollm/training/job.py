@@ -15,11 +15,12 @@ from gollm.model.decoder import Decoder
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from gollm.tokenizers.base import END_OF_TEXT
 from gollm.training.callbacks import Callback, TrainResult
-from gollm.training.estimate import Estimate, estimate
+from gollm.training.estimate import Estimate, Workload, blank, estimate
 from gollm.training.options import TrainOptions
 from gollm.training.resume import resumed_options
 from gollm.training.run_folder import RunFolder
-from gollm.training.trainer import Trainer, sampler_of
+from gollm.training.trainer import Trainer
+from gollm.training.training_data import of_tokens, sampler_of
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,25 @@ class Job:
     estimate: Estimate
 
     @property
-    def tokens_per_step(self) -> int:
-        return self.options.batch_size * self.options.grad_accumulation * self.config.context
+    def table(self) -> dict[str, str]:
+        """What is about to happen, in words."""
+        n_train, n_validation, config = len(self.dataset.train), len(self.dataset.validation), self.config
+        few = "" if n_validation > config.context else ", too few for a validation loss"
+        step = self.options.batch_size * self.options.grad_accumulation * config.context
+        return {
+            "data": f"{self.source.name}: {n_train:,} training tokens, {n_validation:,} validation tokens{few}",
+            "tokenizer": f"{self.tokenizer.kind}, vocabulary of {self.tokenizer.vocab_size:,}",
+            "model": f"{config.n_layers} layers, {config.n_heads} heads, {config.d_model} wide, context "
+            f"{config.context}: {self.estimate.n_parameters:,} parameters",
+            "training": f"{self.total_steps:,} steps of {step:,} tokens: {self.total_steps * step / n_train:.2g} "
+            "epochs",
+        }
 
     def run(self, callbacks: Sequence[Callback] = ()) -> TrainResult:
         with self:
             model = Decoder(self.config).initialise(self.options.seed)
-            trainer = Trainer(model, self.tokenizer, self.options, callbacks, batches=self.batches)
-            return trainer.fit(self.dataset, self.folder)
+            data = of_tokens(self.dataset, self.tokenizer, self.options, self.config.context, self.batches)
+            return Trainer(model, self.tokenizer, self.options, callbacks).fit(data, self.folder)
 
     def __enter__(self) -> Job:
         return self
@@ -94,8 +106,21 @@ def _prepared(options: TrainOptions, folder: RunFolder) -> Job:
     config = options.model_config(tokenizer.vocab_size)
     batches = sampler_of(dataset, options, config.context)
     total_steps = options.total_steps(batches)
-    needs = estimate(config, options, dataset, total_steps - n_done)
+    needs = estimate(_workload(config, options, dataset), options, total_steps - n_done)
     return Job(options, folder, source, tokenizer, dataset, batches, config, total_steps, n_done, needs)
+
+
+def _workload(config: ModelConfig, options: TrainOptions, dataset: TokenDataset) -> Workload:
+    """Batches of an evaluation are as large as a step's but for the last; a prompt has about a token a character."""
+    B, T = options.batch_size, config.context
+    windows = min(max(0, len(dataset.validation) - 1) // T, options.eval_batches * B)
+    return Workload(
+        build=lambda: Decoder(config),
+        batch=(blank(B, T), blank(B, T)),
+        evaluation=[(blank(rows, T), blank(rows, T)) for rows in (min(windows, B), windows % B) if rows],
+        prompt=max(1, len(options.sample_prompt)),
+        mapped_bytes=dataset.n_bytes,
+    )
 
 
 def _source(options: TrainOptions, data: Sequence[str], patterns: Sequence[str]) -> DataSource:

@@ -6,7 +6,7 @@ that fine-tuning brings its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,10 +19,15 @@ from gollm.nn.tensor import Tensor
 
 
 class Batches(Protocol):
-    """Where micro-batches come from (gollm.data.Sampler is one). Its state goes into checkpoints."""
+    """Where micro-batches come from (gollm.data.Sampler is one). Its state goes into checkpoints.
 
-    def next_batch(self, out: tuple[Array, Array]) -> object:
-        """Fills a pair of arrays with inputs and targets: (B, T) int32 each."""
+    context  T, the tokens of the longest sequence"""
+
+    context: int
+
+    def next_step(self, n_batches: int) -> tuple[Array, ...]:
+        """The k micro-batches of a step, as the objective takes them: arrays whose first axis is k, the first of them
+        the inputs, (k, B, T) int32. T may differ from step to step."""
 
     def steps(self, epochs: float, batches_per_step: int) -> int:
         """How many steps see everything `epochs` times."""
@@ -36,57 +41,63 @@ class Batches(Protocol):
 
 class Objective(Protocol):
     """What the loss of a batch is. It is recorded (gollm.nn.plan): what changes from batch to batch, it reads from the
-    arrays that it is given."""
+    arrays that it is given.
 
-    def count(self, targets: Array) -> int:
-        """How many losses the mean of these targets is over."""
+    A batch is the arrays that Batches.next_step() gives, without their first axis."""
 
-    def loss(
-        self, model: Decoder, inputs: Array, targets: Array, denominator: Array | None, losses: Array | None
-    ) -> Tensor:
-        """The sum of the batch's losses by `denominator`, (1,) float64, or by their count: a scalar. `losses`, float32
-        of the targets' shape, receives each of them, 0 where none counts."""
+    def count(self, batch: Sequence[Array]) -> float:
+        """How many losses the mean of this batch is over."""
+
+    def each_shape(self, batch: Sequence[Array]) -> tuple[int, ...]:
+        """Of what `loss` says of each item of a batch."""
+
+    def loss(self, model: Decoder, batch: Sequence[Array], denominator: Array | None, each: Array | None) -> Tensor:
+        """The sum of the batch's losses by `denominator`, (1,) float64, or by their count: a scalar. `each`, float32 of
+        each_shape(), receives what there is to say of each item."""
+
+    def metrics(self, each: Array) -> dict[str, float]:
+        """Figures beside the loss, by name, from the `each` of one or more batches: (k, *each_shape)."""
 
 
 class NextToken:
-    """The cross-entropy of each target that is not IGNORE_INDEX, in nats."""
+    """The cross-entropy of each target that is not IGNORE_INDEX, in nats. A batch is inputs and targets, (B, T) each;
+    `each` receives the loss of each target, 0 where none counts."""
 
-    def count(self, targets: Array) -> int:
-        return int(np.count_nonzero(targets != IGNORE_INDEX))
+    def count(self, batch: Sequence[Array]) -> float:
+        return int(np.count_nonzero(batch[1] != IGNORE_INDEX))
 
-    def loss(
-        self, model: Decoder, inputs: Array, targets: Array, denominator: Array | None, losses: Array | None
-    ) -> Tensor:
-        return model.loss(inputs, targets, denominator=denominator, losses=losses)
+    def each_shape(self, batch: Sequence[Array]) -> tuple[int, ...]:
+        return tuple(batch[1].shape)
+
+    def loss(self, model: Decoder, batch: Sequence[Array], denominator: Array | None, each: Array | None) -> Tensor:
+        inputs, targets = batch
+        return model.loss(inputs, targets, denominator=denominator, losses=each)
+
+    def metrics(self, each: Array) -> dict[str, float]:
+        return {}
 
 
 def forward_backward(
     model: Decoder,
     counters: Array,
-    inputs: Array,
-    targets: Array,
-    denominator: Array | None = None,
-    *,
-    objective: Objective | None = None,
-    losses: Array | None = None,
+    denominator: Array,
+    *batches: Array,
+    objective: Objective,
+    each: Array | None = None,
 ) -> list[Tensor]:
     """The part of a step that the trainer records: the gradient of the mean loss over all k micro-batches, in the
     parameters.
 
-    inputs, targets: (k, B, T) int32; counters: (k,) int64, for the dropout; denominator: (1,) float64, the number of
-    losses that the mean is over (default: all targets); losses: (k, B, T) float32, receives each -> k parts of the
-    loss"""
-    objective = NextToken() if objective is None else objective
-    if denominator is None:
-        denominator = np.array([targets.size], np.float64)
+    counters: (k,) int64, for the dropout; denominator: (1,) float64, the number of losses that the mean is over;
+    batches: the objective's arrays, (k, ...); each: (k, ...) float32 -> k parts of the loss"""
     model.parameters.zero_grad()
     model.dropout.training = True
     parts = []
     try:
-        for i in range(len(inputs)):
+        for i in range(len(counters)):
             model.dropout.counter = counters[i : i + 1]
-            each = None if losses is None else losses[i]
-            part = objective.loss(model, inputs[i], targets[i], denominator, each)
+            batch = [array[i] for array in batches]
+            part = objective.loss(model, batch, denominator, None if each is None else each[i])
             part.backward()
             parts.append(part)
     finally:
@@ -97,21 +108,20 @@ def forward_backward(
 def evaluate(
     objective: Objective,
     model: Decoder,
-    batches: Iterable[tuple[Array, Array]],
+    batches: Iterable[Sequence[Array]],
     check: Callable[[], None] = lambda: None,
-) -> float:
-    """The mean loss over all batches. `check` is called before each, and may raise.
-
-    A batch's losses are added in double precision from the first to the last, as the kernel does, and its mean is a
-    float32, as the kernel gives it: the bits are those of `loss`."""
-    total, count = 0.0, 0
+) -> dict[str, float]:
+    """The mean loss over all batches as "loss", and the objective's figures. `check` is called before each batch, and
+    may raise."""
+    total, count = 0.0, 0.0
+    all_metrics: list[tuple[float, dict[str, float]]] = []
     with no_grad():
-        for inputs, targets in batches:
+        for batch in batches:
             check()
-            losses = np.empty(targets.shape, np.float32)
-            objective.loss(model, inputs, targets, None, losses)
-            n = objective.count(targets)
-            mean = np.float32(np.add.accumulate(losses.reshape(-1), dtype=np.float64)[-1] / max(1, n))
-            total += float(mean) * n
+            each = np.empty(objective.each_shape(batch), np.float32)
+            n = objective.count(batch)
+            total += objective.loss(model, batch, None, each).item() * n
             count += n
-    return total / max(1, count)
+            all_metrics.append((n, objective.metrics(each[None])))
+    means = {name: sum(n * found[name] for n, found in all_metrics) / count for name in all_metrics[0][1]}
+    return {"loss": total / max(1, count), **means}

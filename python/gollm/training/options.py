@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from gollm.errors import ConfigError
 from gollm.model.config import BelowOne, ModelConfig
@@ -19,6 +19,7 @@ from gollm.options import (
     Positional,
     PositiveFloat,
     PositiveInt,
+    check,
     replace,
 )
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 1500
 MAX_STEP_TOKENS = 1 << 40  # far beyond any memory; larger arrays have no size
 MAX_STEPS = 1 << 62
+
+L = TypeVar("L", bound="LoopOptions")
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class TrainOptions(ModelOptions, DataOptions, Given):
-    """Train a model from raw text, and keep everything in a run folder."""
+class LoopOptions(Given):
+    """How a trainer runs, whatever it trains: steps, optimiser and schedule, what is reported and kept."""
 
     steps: PositiveInt | None = None  # optimiser steps (default: 1500, or what --epochs takes)
     epochs: PositiveFloat | None = None  # passes over the data, instead of steps
@@ -88,26 +91,16 @@ class TrainOptions(ModelOptions, DataOptions, Given):
     resume: PathText | None = None  # the run folder of an interrupted run to go on with, under its own options
     cache_dir: PathText | None = None  # folder of tokenised data (default: $GOLLM_CACHE or ~/.cache/gollm)
 
+    COMMAND: ClassVar[str] = "train"  # of gollm, which goes on with such a run
+    TRY: ClassVar[str] = 'gollm generate --model {} --prompt "..."'  # what to do with the model afterwards
+    DEFAULT_EPOCHS: ClassVar[float | None] = None  # where neither steps nor epochs are given; None: DEFAULT_STEPS
     EITHER: ClassVar = (("steps", "epochs"),)
-    HEADINGS: ClassVar[Mapping[str, str]] = {
-        "data": "data",
-        "tokenizer": "tokenizer",
-        "preset": "model",
-        "steps": "training",
-        "optimizer": "optimisation",
-        "log_every": "logging and checkpoints",
-        "out": "output",
-    }
     # What --help leaves to --help-all.
-    RARE: ClassVar = (
-        *RARE,
-        *("field", "encoding", "decode_errors", "recompute", "activation_dtype", "beta1", "beta2", "eps"),
+    RARE: ClassVar[tuple[str, ...]] = (
+        *("recompute", "activation_dtype", "beta1", "beta2", "eps"),
         *("eval_batches", "sample_every", "keep_checkpoints", "cache_dir"),
     )
     ALIASES: ClassVar[Mapping[str, str]] = {
-        **ModelOptions.ALIASES,
-        "corpus": "data",
-        "patterns": "pattern",
         "learning_rate": "lr",
         "max_steps": "steps",
         "max_iters": "steps",
@@ -122,24 +115,21 @@ class TrainOptions(ModelOptions, DataOptions, Given):
     }
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check(self)
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("--steps and --epochs cannot both be given: each says when training ends")
-        context = self.model_config().context
-        if self.batch_size * self.grad_accumulation * context > MAX_STEP_TOKENS:
-            raise ConfigError(
-                f"--batch-size {self.batch_size} times --grad-accumulation {self.grad_accumulation} times a context of "
-                f"{context} is more than the 2^40 tokens that a step may have; use fewer"
-            )
 
     def total_steps(self, batches: Batches) -> int:
         """The number of the last step."""
-        if self.epochs is None:
-            return DEFAULT_STEPS if self.steps is None else self.steps
+        if self.steps is not None:
+            return self.steps
+        epochs = self.DEFAULT_EPOCHS if self.epochs is None else self.epochs
+        if epochs is None:
+            return DEFAULT_STEPS
         with contextlib.suppress(OverflowError):
-            if (n_steps := batches.steps(self.epochs, self.grad_accumulation)) <= MAX_STEPS:
+            if (n_steps := batches.steps(epochs, self.grad_accumulation)) <= MAX_STEPS:
                 return n_steps
-        raise ConfigError(f"--epochs is {self.epochs:g}, which is more than 2^62 steps; use fewer")
+        raise ConfigError(f"--epochs is {epochs:g}, which is more than 2^62 steps; use fewer")
 
     def resolved_warmup_steps(self, total_steps: int) -> int:
         """The step at which the learning rate reaches its peak."""
@@ -155,12 +145,9 @@ class TrainOptions(ModelOptions, DataOptions, Given):
         """Steps between samples."""
         return self.eval_every if self.sample_every is None else self.sample_every
 
-    def resolved(self, config: ModelConfig, total_steps: int) -> TrainOptions:
-        """With every value that was left open: the model's shape, and what follows from other options."""
-        shape = {name: getattr(config, name) for name in MODEL_FIELDS}
+    def resolved(self: L, config: ModelConfig, total_steps: int) -> L:
+        """With every value that was left open and follows from others."""
         return self.replace(
-            **shape,
-            vocab_size=config.vocab_size if self.tokenizer in ("bpe", "word") else self.vocab_size,
             steps=total_steps if self.epochs is None else None,
             min_lr=self.resolved_min_lr,
             warmup_steps=self.resolved_warmup_steps(total_steps),
@@ -172,6 +159,43 @@ class TrainOptions(ModelOptions, DataOptions, Given):
         values = dataclasses.asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
-    def replace(self, **changes: Any) -> TrainOptions:
+    def replace(self: L, **changes: Any) -> L:
         """A copy with changes, which count as given."""
         return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class TrainOptions(LoopOptions, ModelOptions, DataOptions):
+    """Train a model from raw text, and keep everything in a run folder."""
+
+    HEADINGS: ClassVar[Mapping[str, str]] = {
+        "data": "data",
+        "tokenizer": "tokenizer",
+        "preset": "model",
+        "steps": "training",
+        "optimizer": "optimisation",
+        "log_every": "logging and checkpoints",
+        "out": "output",
+    }
+    RARE: ClassVar = (*RARE, "field", "encoding", "decode_errors", *LoopOptions.RARE)
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        **ModelOptions.ALIASES,
+        **LoopOptions.ALIASES,
+        "corpus": "data",
+        "patterns": "pattern",
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        context = self.model_config().context
+        if self.batch_size * self.grad_accumulation * context > MAX_STEP_TOKENS:
+            raise ConfigError(
+                f"--batch-size {self.batch_size} times --grad-accumulation {self.grad_accumulation} times a context of "
+                f"{context} is more than the 2^40 tokens that a step may have; use fewer"
+            )
+
+    def resolved(self, config: ModelConfig, total_steps: int) -> TrainOptions:
+        """With the model's shape, and the vocabulary of a tokenizer that was trained, too."""
+        shape = {name: getattr(config, name) for name in MODEL_FIELDS}
+        vocab_size = config.vocab_size if self.tokenizer in ("bpe", "word") else self.vocab_size
+        return super().resolved(config, total_steps).replace(**shape, vocab_size=vocab_size)

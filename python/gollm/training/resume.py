@@ -7,7 +7,7 @@ import os
 from gollm.errors import ConfigError
 from gollm.options import given
 from gollm.options.types import shown
-from gollm.training.options import TrainOptions
+from gollm.training.options import L
 from gollm.training.run import Run
 
 # What a resumed run may change: when it ends, what it reports and keeps, where its data lies (the data itself is
@@ -28,13 +28,13 @@ CHANGEABLE = (
 )
 
 
-def resumed_options(wanted: TrainOptions) -> TrainOptions:
+def resumed_options(wanted: L) -> L:
     """The options of the run in wanted.resume, with those of CHANGEABLE that are given now.
 
     Raises TrainingError where there is no run, ConfigError for an option that would change what the run computes."""
     assert wanted.resume is not None
     run = Run(wanted.resume)
-    saved, folder = run.options(), run.name
+    saved, folder = run.options(type(wanted)), run.name
     changes = {}
     for name in given(wanted):
         value, before = getattr(wanted, name), getattr(saved, name)

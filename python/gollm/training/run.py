@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from gollm.errors import TrainingError
 from gollm.options import from_mapping, load_file
 from gollm.system.files import open_regular
 from gollm.tokenizers import Tokenizer
-from gollm.training.options import TrainOptions
+from gollm.training.options import L, TrainOptions
 
 _CHECKPOINT = re.compile(r"step-(\d{8,})\.golm")
 
@@ -63,14 +64,21 @@ class Run:
         found = ((_CHECKPOINT.fullmatch(path.name), path) for path in self.path.iterdir())
         return dict(sorted((int(match[1]), path) for match, path in found if match))
 
-    def options(self) -> TrainOptions:
-        """Raises TrainingError where there is no run, ConfigError for a damaged file."""
+    def options(self, kind: type[L] = TrainOptions) -> L:  # type: ignore[assignment]
+        """As the command of `kind` has them, gollm train unless given. Raises TrainingError where there is no run of
+        it, ConfigError for a damaged file."""
         if not os.path.isfile(self.config_path):
             raise TrainingError(
                 f"there is no run to go on with in {self.name} (no config.yaml); name a run's folder, "
                 "or start a new run with --out"
             )
-        return from_mapping(TrainOptions, load_file(self.config_path), where=str(self.config_path))
+        values = load_file(self.config_path)
+        command = "finetune" if "task" in values else "train"
+        if command != kind.COMMAND:
+            raise TrainingError(
+                f"the run in {self.name} is one of gollm {command}; go on with: {resume_command(self.path, command)}"
+            )
+        return from_mapping(kind, values, where=str(self.config_path))
 
     def tokenizer(self) -> Tokenizer | None:
         """None where the run was killed before it was written."""
@@ -85,6 +93,11 @@ class Run:
         with open_regular(self.metrics_path, buffering=-1) as file:
             while (line := file.readline()).endswith(b"\n"):
                 yield line
+
+
+def resume_command(path: str | Path, command: str) -> str:
+    """What a shell takes to go on with a run."""
+    return f"gollm {command} --resume {shlex.quote(str(path))}"
 
 
 def parsed(line: bytes) -> dict[str, Any]:

@@ -14,18 +14,13 @@ from typing import Any
 from gollm.errors import TrainingError
 from gollm.options import load_file, to_yaml
 from gollm.system.files import read_regular, reason, remove_leftovers, replacing
-from gollm.training.options import TrainOptions
-from gollm.training.run import Run, parsed
+from gollm.training.options import LoopOptions
+from gollm.training.run import Run, parsed, resume_command
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
-
-def resume_command(path: str | Path) -> str:
-    """What a shell takes to go on with a run."""
-    return f"gollm train --resume {shlex.quote(str(path))}"
 
 
 class _Taken(Exception):
@@ -37,9 +32,10 @@ class RunFolder(Run):
 
     Raises TrainingError where it cannot be written, or is locked."""
 
-    def __init__(self, path: str | Path, *, new: bool = False) -> None:
-        """`new` raises _Taken for a folder that is there."""
+    def __init__(self, path: str | Path, *, command: str = "train", new: bool = False) -> None:
+        """`command` is the one of gollm that goes on with the run; `new` raises _Taken for a folder that is there."""
         super().__init__(path)
+        self._resume_command = resume_command(path, command)
         self._metrics: int | None = None
         try:
             self._made = self._make(new)
@@ -56,16 +52,16 @@ class RunFolder(Run):
         return TrainingError(f"the run folder {self.name} cannot be written: {why}; choose another with --out")
 
     @classmethod
-    def claim(cls, options: TrainOptions, name: str) -> RunFolder:
+    def claim(cls, options: LoopOptions, name: str) -> RunFolder:
         """The folder that the options choose: an interrupted run's, the new one of --out, or the first of runs/NAME-1,
         runs/NAME-2 ... that is free. Nobody else can choose it until it is closed.
 
         Raises TrainingError where another run has left something: nothing of it is ever overwritten."""
         if options.resume is not None:
-            return cls(options.resume)
+            return cls(options.resume, command=options.COMMAND)
         if options.out is None:
-            return cls.first_free(name)
-        folder = cls(options.out)
+            return cls.first_free(name, command=options.COMMAND)
+        folder = cls(options.out, command=options.COMMAND)
         try:
             folder._refuse_used()
         except BaseException:
@@ -74,11 +70,11 @@ class RunFolder(Run):
         return folder
 
     @classmethod
-    def first_free(cls, name: str, root: str | Path = "runs") -> RunFolder:
+    def first_free(cls, name: str, root: str | Path = "runs", *, command: str = "train") -> RunFolder:
         """Makes and locks root/NAME-1, or the first number that is free."""
         for number in itertools.count(1):
             with contextlib.suppress(_Taken):
-                return cls(Path(root) / f"{name}-{number}", new=True)
+                return cls(Path(root) / f"{name}-{number}", command=command, new=True)
         raise AssertionError
 
     def _make(self, new: bool) -> bool:
@@ -216,7 +212,7 @@ class RunFolder(Run):
             raise TrainingError(
                 f"{self.metrics_path} was removed, replaced or moved while the run was writing to it, so training "
                 f"stopped before step {values['step']} was saved; restore the folder and go on with: "
-                f"{resume_command(self.path)}, or start a new run"
+                f"{self._resume_command}, or start a new run"
             )
         line = json.dumps(values, ensure_ascii=False).encode() + b"\n"
         try:
@@ -236,7 +232,7 @@ class RunFolder(Run):
     def _metrics_failure(self, failure: OSError) -> TrainingError:
         return TrainingError(
             f"cannot write {self.metrics_path}: {reason(failure)}. The checkpoints are untouched: "
-            f"free some space and go on with: {resume_command(self.path)}"
+            f"free some space and go on with: {self._resume_command}"
         )
 
 

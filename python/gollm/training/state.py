@@ -3,7 +3,7 @@
     training: {"step", "sampler", "best_validation_loss", "validation"}
     training tensors: the optimiser's moments and step count
 
-"validation" names the validation tokens' content; checkpoints of gollm 0.1 lack it.
+"validation" names the validation data's content; checkpoints of gollm 0.1 lack it.
 
 Where a signal broke off the evaluation or sample after the step, "unfinished" holds the step's metrics, whose line in
 metrics.jsonl is still to be written.
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gollm.data import Tokens
 from gollm.errors import CheckpointError, ConfigError, DataError, warn
 from gollm.formats.golm.checkpoint import open_checkpoint, write_checkpoint
 from gollm.formats.golm.model import copy_weights
@@ -26,10 +25,10 @@ from gollm.model.decoder import Decoder
 from gollm.nn.optimizer import Optimizer
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
-from gollm.training.objective import Batches
 from gollm.training.run_folder import RunFolder
+from gollm.training.training_data import TrainingData
 
-METRICS = ("step", "loss", "grad_norm", "lr", "ms", "tokens_per_second")  # of a step alone
+METRICS = ("step", "loss", "grad_norm", "lr", "ms", "tokens_per_second")  # of every step; an objective has more
 
 
 @dataclass
@@ -58,8 +57,7 @@ def write_state(
     model: Decoder,
     tokenizer: Tokenizer,
     optimizer: Optimizer,
-    batches: Batches,
-    validation: Tokens,
+    data: TrainingData,
     state: RunState,
 ) -> None:
     """Writes a checkpoint that training can go on from.
@@ -73,21 +71,22 @@ def write_state(
     write_checkpoint(
         path,
         config=model.config.to_dict(),
+        generation=None if data.defaults is None else data.defaults.to_dict(),
         tensors={name: parameter.data for name, parameter in model.parameters.items()},
         order=model.parameters.order,
         tokenizer_state=tokenizer.to_state(),
         training={
             "step": state.step,
-            "sampler": batches.state(),
+            "sampler": data.batches.state(),
             "best_validation_loss": state.best_validation_loss,
-            "validation": validation.fingerprint,
+            "validation": data.fingerprint,
             **({} if state.unfinished is None else {"unfinished": state.unfinished}),
         },
         training_tensors=optimizer.state(),
     )
 
 
-def read_state(path: Path, model: Decoder, optimizer: Optimizer, batches: Batches, validation: Tokens) -> RunState:
+def read_state(path: Path, model: Decoder, optimizer: Optimizer, data: TrainingData) -> RunState:
     """Puts a checkpoint's weights and state into place.
 
     Raises CheckpointError for a file that does not fit, DataError for data that is not the run's."""
@@ -111,8 +110,8 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, batches: Batche
             raise CheckpointError(f"{path}: its unfinished step is {shorten(unfinished)}, not metrics of step {step}")
         if not isinstance(position, dict):
             raise CheckpointError(f"{path}: its training state has no position in the data")
-        batches.restore(position)
-        if saved.get("validation", validation.fingerprint) != validation.fingerprint:
+        data.batches.restore(position)
+        if saved.get("validation", data.fingerprint) != data.fingerprint:
             raise DataError(
                 "the validation data is not what the interrupted run had, so its losses could not be compared; resume "
                 "with the same data, or start a new run"
@@ -123,28 +122,26 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, batches: Batche
                 raise CheckpointError(f"{path}: the optimiser's state '{name}' is missing")
             file.copy(file.training_tensors[name], array)
     if unfinished is not None:
-        unfinished = {name: unfinished[name] for name in METRICS}
+        unfinished = {name: unfinished[name] for name in (*METRICS, *sorted(unfinished.keys() - set(METRICS)))}
     return RunState(step, best_validation_loss=best, unfinished=unfinished)
 
 
 def _are_metrics(values: object, step: int) -> bool:
     return (
         isinstance(values, dict)
-        and values.keys() == set(METRICS)
+        and values.keys() >= set(METRICS)
         and all(type(value) in (int, float) for value in values.values())
         and values["step"] == step > 0
     )
 
 
-def read_newest_state(
-    folder: RunFolder, model: Decoder, optimizer: Optimizer, batches: Batches, validation: Tokens
-) -> RunState:
+def read_newest_state(folder: RunFolder, model: Decoder, optimizer: Optimizer, data: TrainingData) -> RunState:
     """read_state() of the newest checkpoint. One that is damaged is set aside with a warning where an older one
     serves; else the error is the newest's, and all stay as they are."""
     failures: dict[Path, CheckpointError] = {}
     for path in reversed(folder.checkpoints().values()):
         try:
-            state = read_state(path, model, optimizer, batches, validation)
+            state = read_state(path, model, optimizer, data)
         except CheckpointError as failure:
             failures[path] = failure
             continue

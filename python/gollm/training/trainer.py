@@ -12,15 +12,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gollm import tokenizers
-from gollm.data import DataSource, Sampler, TokenDataset, evaluation_batches, open_source, prepare
-from gollm.errors import ConfigError, TrainingError
+from gollm.data import DataSource, TokenDataset, open_source, prepare
+from gollm.errors import TrainingError
 from gollm.inference.engine import pieces
 from gollm.kernels import Array
 from gollm.language_model import LanguageModel
@@ -33,49 +32,45 @@ from gollm.tokenizers import Tokenizer
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.interruption import Interruption, Stopped
 from gollm.training.objective import Batches, NextToken, Objective, evaluate, forward_backward
-from gollm.training.options import TrainOptions
+from gollm.training.options import LoopOptions, TrainOptions
 from gollm.training.resume import resumed_options
 from gollm.training.run_folder import RunFolder
 from gollm.training.state import RunState, read_newest_state, write_state
-
-MANY_TOKENS = 1 << 20  # of the training data, searched for the token that ends a text
+from gollm.training.training_data import TrainingData, of_tokens
 
 
 class Trainer:
-    """Trains a decoder on tokens.
+    """Trains the parameters of a decoder that are not frozen.
 
     >>> Trainer(model, tokenizer, TrainOptions(steps=100, out="runs/mine")).fit(data)     # doctest: +SKIP
 
     Of the options, those about the model and the tokenizer are already decided by what is given here. `objective` says
-    what the loss is (default: the next token's cross-entropy), `batches` where micro-batches come from (default: a
-    Sampler of the training data).
+    what the loss is (default: the next token's cross-entropy).
     """
 
     def __init__(
         self,
         model: Decoder,
         tokenizer: Tokenizer,
-        options: TrainOptions,
+        options: LoopOptions,
         callbacks: Sequence[Callback] = (),
         *,
         objective: Objective | None = None,
-        batches: Batches | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.options = options if options.resume is None else resumed_options(options)
         self.callbacks = list(callbacks)
         self.objective: Objective = NextToken() if objective is None else objective
-        self._batches = batches
         self.state = RunState()
         self.total_steps = 0
         self.interruption = Interruption()
         self.optimizer: Optimizer
-        self.data: TokenDataset
+        self.data: TrainingData
         self.batches: Batches
         self.forward_backward: Plan[list[Tensor]]  # the recorded part of a step
-        self.losses: Array  # (k, B, T) float32: of each target in the last step
-        self.validation: list[tuple[Array, Array]] = []  # (inputs, targets) of each evaluation batch
+        self.validation_figures: dict[str, float] = {}  # the objective's own, of the last evaluation
+        self.each: Array  # (k, ...) float32: what the objective says of each item of the last step, such as its loss
 
     @property
     def step(self) -> int:
@@ -88,16 +83,13 @@ class Trainer:
         return self.state.best_validation_loss
 
     @property
-    def tokens_per_step(self) -> int:
-        """How many tokens one step predicts."""
-        return self.options.batch_size * self.options.grad_accumulation * self.model.config.context
-
-    @property
     def finished(self) -> bool:
         """Whether all steps are done, the last one's evaluation and sample included."""
         return self.step >= self.total_steps and self.state.unfinished is None
 
-    def fit(self, data: TokenDataset | DataSource | str | Path, folder: RunFolder | None = None) -> TrainResult:
+    def fit(
+        self, data: TrainingData | TokenDataset | DataSource | str | Path, folder: RunFolder | None = None
+    ) -> TrainResult:
         """Trains until the last step, and writes the run folder (the options' unless it is given) as it goes.
 
         SIGINT and SIGTERM (in the main thread) let the running step finish, save, and return with `interrupted` set.
@@ -107,7 +99,6 @@ class Trainer:
         options, started = self.options, time.perf_counter()
         with folder or RunFolder.claim(options, "run") as folder, self.interruption as interruption:
             self._prepare(data)
-            prompt = self._prompt()
             metrics = self._resume(folder)
             state = self.state
             for callback in self.callbacks:
@@ -117,8 +108,8 @@ class Trainer:
                 if state.unfinished is None:
                     # One optimiser step.
                     clock, step = time.perf_counter(), self.step + 1
-                    inputs, targets, denominator = self._next_batches(step)
-                    loss = sum(part.item() for part in self.forward_backward(inputs, targets, denominator))
+                    denominator, batches = self._next_batches(step)
+                    loss = sum(part.item() for part in self.forward_backward(denominator, *batches))
                     self._refuse_divergence(step, "loss", loss)
                     lr = self.learning_rate(step)
                     norm = self.optimizer.step(lr)  # clips the gradient
@@ -131,21 +122,23 @@ class Trainer:
                         "grad_norm": norm,
                         "lr": lr,
                         "ms": round(seconds * 1e3, 3),
-                        "tokens_per_second": round(self.tokens_per_step / seconds, 1),
+                        "tokens_per_second": round(batches[0].size / seconds, 1),
+                        **self.objective.metrics(self.each),
                     }
                 # What follows a step. A signal breaks off evaluating and sampling, and leaves the step unfinished.
                 metrics = dict(state.unfinished)
                 try:
-                    if self.validation and self._due(options.eval_every):
+                    if self.data.validation and self._due(options.eval_every):
                         metrics["validation_loss"] = self.evaluate()
+                        metrics |= {f"validation_{name}": value for name, value in self.validation_figures.items()}
                         self._refuse_divergence(self.step, "validation loss", metrics["validation_loss"])
-                    if options.sample_tokens and self._due(options.resolved_sample_every):
-                        metrics["sample"] = self.sample(prompt)
+                    if options.sample_tokens and len(self.data.prompt) and self._due(options.resolved_sample_every):
+                        metrics["sample"] = self.sample()
                 except Stopped:
                     break
                 folder.write_metrics(metrics)
                 if state.finish(metrics.get("validation_loss")):
-                    LanguageModel(self.model, self.tokenizer).save(folder.best_path)
+                    LanguageModel(self.model, self.tokenizer, self.data.defaults).save(folder.best_path)
                 if self._due(options.checkpoint_every):
                     self._save(folder)
                 try:
@@ -173,29 +166,31 @@ class Trainer:
 
     # -- before the first step
 
-    def _prepare(self, data: TokenDataset | DataSource | str | Path) -> None:
+    def _prepare(self, data: TrainingData | TokenDataset | DataSource | str | Path) -> None:
         """Data, batches, optimiser, and the plan of the forward and backward passes."""
         options, model = self.options, self.model
-        context = model.config.context
-        if not isinstance(data, TokenDataset):
-            source = data if isinstance(data, DataSource) else open_source(data)
+        if isinstance(data, str | Path):
+            data = open_source(data)
+        if isinstance(data, DataSource):
+            assert isinstance(options, TrainOptions)
             data = prepare(
-                source, self.tokenizer, validation_fraction=options.validation_fraction, cache_dir=options.cache_dir
+                data, self.tokenizer, validation_fraction=options.validation_fraction, cache_dir=options.cache_dir
             )
+        if isinstance(data, TokenDataset):
+            data = of_tokens(data, self.tokenizer, options, model.config.context)
         self.data = data
-        self.batches = self._batches or sampler_of(data, options, context)
+        self.batches = data.batches
         self.total_steps = options.total_steps(self.batches)
-        self.validation = (
-            list(evaluation_batches(data.validation, options.batch_size, context, options.eval_batches))
-            if len(data.validation) > context
-            else []
-        )
         self.optimizer = make_optimizer(model, options)
         configure(model, options)
         self._counters = np.zeros(options.grad_accumulation, np.int64)
-        self.losses = np.empty((options.grad_accumulation, options.batch_size, context), np.float32)
-        self.forward_backward = Plan(
-            partial(forward_backward, model, self._counters, objective=self.objective, losses=self.losses)
+        self.forward_backward = Plan(self._forward_backward)
+
+    def _forward_backward(self, denominator: Array, *batches: Array) -> list[Tensor]:
+        shape = self.objective.each_shape([array[0] for array in batches])
+        self.each = np.empty((len(self._counters), *shape), np.float32)
+        return forward_backward(
+            self.model, self._counters, denominator, *batches, objective=self.objective, each=self.each
         )
 
     def _resume(self, folder: RunFolder) -> dict[str, Any]:
@@ -203,7 +198,7 @@ class Trainer:
         self.state = RunState()
         if self.options.resume is not None:
             if folder.checkpoints():
-                self.state = read_newest_state(folder, self.model, self.optimizer, self.batches, self.data.validation)
+                self.state = read_newest_state(folder, self.model, self.optimizer, self.data)
             else:
                 folder.refuse_lost()  # killed before its first: it starts over
         record = self.options.resolved(self.model.config, self.total_steps)
@@ -212,35 +207,16 @@ class Trainer:
             tokenizers.save(self.tokenizer, folder.tokenizer_path)
         return folder.start_metrics(self.step - (self.state.unfinished is not None))
 
-    def _prompt(self) -> Array:
-        """The tokens that samples continue, framed as the data's documents are.
-
-        Without a prompt: what comes before a document's first token; the data's first token where no document of the
-        training data has that before it."""
-        context, framing = self.model.config.context, self.tokenizer.framing
-        ids = np.array([*framing.begin, *self.tokenizer.encode(self.options.sample_prompt)], np.int32)
-        if len(ids) > context:
-            raise ConfigError(
-                f"--sample-prompt has {len(ids)} tokens, more than the model's context ({context}); shorten it"
-            )
-        if len(ids):
-            return ids
-        # A single long text without a begin has taught the model nothing of its end.
-        known = bool(framing.end) and framing.end[0] in self.data.train[:MANY_TOKENS]
-        return np.array(framing.start, np.int32) if known else self.data.train[:1]
-
     # -- parts of the loop
 
-    def _next_batches(self, step: int) -> tuple[Array, Array, Array]:
-        """A step's inputs and targets, (k, B, T), and how many losses its mean is over, (1,) float64.
+    def _next_batches(self, step: int) -> tuple[Array, tuple[Array, ...]]:
+        """How many losses a step's mean is over, (1,) float64, and its batches.
 
         Sets the dropout counters to the numbers of its micro-batches."""
-        k, context = self.options.grad_accumulation, self.model.config.context
-        inputs, targets = np.empty((2, k, self.options.batch_size, context), np.int32)
-        for i in range(k):
-            self.batches.next_batch((inputs[i], targets[i]))
-            self._counters[i] = (step - 1) * k + i
-        return inputs, targets, np.array([max(1, self.objective.count(targets))], np.float64)
+        k = self.options.grad_accumulation
+        self._counters[:] = range((step - 1) * k, step * k)
+        batches = self.batches.next_step(k)
+        return np.array([max(1, self.objective.count(batches))], np.float64), batches
 
     def learning_rate(self, step: int) -> float:
         """Of step 1 ... total_steps."""
@@ -266,18 +242,21 @@ class Trainer:
             )
 
     def evaluate(self) -> float:
-        """The mean loss over the fixed validation batches."""
+        """The mean loss over the fixed validation batches. The objective's other figures go to validation_figures."""
         with self.forward_backward.lend_memory():
-            return evaluate(self.objective, self.model, self.validation, self.interruption.check)
+            figures = evaluate(self.objective, self.model, self.data.validation, self.interruption.check)
+        loss = figures.pop("loss")
+        self.validation_figures = figures
+        return loss
 
-    def sample(self, prompt: Array) -> str:
-        """The text that the model now makes of some tokens, from the same draws each time."""
-        options = self.options
-        bare = LanguageModel(self.model)  # no token stops a sample
+    def sample(self) -> str:
+        """The text that the model now makes of the data's prompt, from the same draws each time."""
+        options, data = self.options, self.data
+        bare = LanguageModel(self.model, defaults=data.defaults)  # without defaults no token stops a sample
         with self.forward_backward.lend_memory():
-            text_decoder = self.tokenizer.decoder(after=prompt.tolist())
-            text = options.sample_prompt
-            for piece in pieces(bare, prompt, max_new_tokens=options.sample_tokens, temperature=0.8, seed=options.seed):
+            text_decoder = self.tokenizer.decoder(after=data.prompt.tolist())
+            text, n = data.shown, options.sample_tokens
+            for piece in pieces(bare, data.prompt, max_new_tokens=n, temperature=0.8, seed=options.seed):
                 text += "".join(map(text_decoder.push, piece.tokens))
                 self.interruption.check()
             return text + text_decoder.finish()
@@ -289,26 +268,21 @@ class Trainer:
     def _save(self, folder: RunFolder) -> None:
         folder.sync_metrics()
         path = folder.checkpoint_path(self.step)
-        write_state(path, self.model, self.tokenizer, self.optimizer, self.batches, self.data.validation, self.state)
+        write_state(path, self.model, self.tokenizer, self.optimizer, self.data, self.state)
         folder.note_checkpoint(path)
         folder.keep_newest(self.options.keep_checkpoints)
         for callback in self.callbacks:
             callback.on_checkpoint(self, path)
 
 
-def sampler_of(data: TokenDataset, options: TrainOptions, context: int) -> Sampler:
-    """The windows of the training data, in the order that the seed gives."""
-    return Sampler(data.train, batch_size=options.batch_size, context=context, seed=options.seed)
-
-
-def configure(model: Decoder, options: TrainOptions) -> None:
+def configure(model: Decoder, options: LoopOptions) -> None:
     """How the model computes in training."""
     model.dropout.seed = options.seed
     model.recompute, model.activation_dtype = options.recompute or "none", options.activation_dtype
     model.compute_dtype = options.compute_dtype
 
 
-def make_optimizer(model: Decoder, options: TrainOptions) -> Optimizer:
+def make_optimizer(model: Decoder, options: LoopOptions) -> Optimizer:
     """The optimiser that the options ask for, its moments zero."""
     if options.optimizer == "sgd":
         return SGD(

@@ -1,0 +1,77 @@
+"""What a trainer trains on and is judged by, in a form that does not depend on where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gollm.data import Sampler, TokenDataset, evaluation_batches
+from gollm.errors import ConfigError
+from gollm.kernels import Array
+from gollm.model.generation_defaults import GenerationDefaults
+from gollm.tokenizers import Tokenizer
+from gollm.training.objective import Batches
+from gollm.training.options import LoopOptions
+
+MANY_TOKENS = 1 << 20  # of the training data, searched for the token that ends a text
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Batches to train on, and what the model is judged by on the way.
+
+    batches      where the batches of a step come from
+    validation   (inputs, targets) of each batch of an evaluation, always the same
+    fingerprint  names the validation data's content
+    prompt       the ids that a sample continues; none: there are no samples
+    shown        their text, as far as a sample shows it
+    defaults     what the model's file will say about generating; its stop tokens end a sample
+    """
+
+    batches: Batches
+    validation: Sequence[tuple[Array, Array]]
+    fingerprint: str
+    prompt: Array
+    shown: str = ""
+    defaults: GenerationDefaults | None = None
+
+
+def sampler_of(data: TokenDataset, options: LoopOptions, context: int) -> Sampler:
+    """The windows of the training data, in the order that the seed gives."""
+    return Sampler(data.train, batch_size=options.batch_size, context=context, seed=options.seed)
+
+
+def of_tokens(
+    data: TokenDataset, tokenizer: Tokenizer, options: LoopOptions, context: int, batches: Batches | None = None
+) -> TrainingData:
+    """Windows of `context` tokens that predict the next one. `batches` are those of sampler_of() unless given."""
+    enough = len(data.validation) > context
+    return TrainingData(
+        batches=batches or sampler_of(data, options, context),
+        validation=list(evaluation_batches(data.validation, options.batch_size, context, options.eval_batches))
+        if enough
+        else [],
+        fingerprint=data.validation.fingerprint,
+        prompt=_prompt(data, tokenizer, options.sample_prompt, context),
+        shown=options.sample_prompt,
+    )
+
+
+def _prompt(data: TokenDataset, tokenizer: Tokenizer, text: str, context: int) -> Array:
+    """The tokens of a sample's prompt, framed as the data's documents are.
+
+    Without a prompt: what comes before a document's first token; the data's first token where no document of the
+    training data has that before it."""
+    framing = tokenizer.framing
+    ids = np.array([*framing.begin, *tokenizer.encode(text)], np.int32)
+    if len(ids) > context:
+        raise ConfigError(
+            f"--sample-prompt has {len(ids)} tokens, more than the model's context ({context}); shorten it"
+        )
+    if len(ids):
+        return ids
+    # A single long text without a begin has taught the model nothing of its end.
+    known = bool(framing.end) and framing.end[0] in data.train[:MANY_TOKENS]
+    return np.array(framing.start, np.int32) if known else data.train[:1]
