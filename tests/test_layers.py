@@ -35,6 +35,7 @@ ROOMS = (
     "language_model",
     "evaluation",
     "training",
+    "finetuning",
     "train",  # the function gollm.train
     "",  # gollm/__init__.py, the front door of programs
     "benchmarks",

@@ -17,6 +17,7 @@ from gollm.errors import ConfigError
 COMMANDS = {
     "train": ("train", "train a model from raw text, or go on with a run"),
     "pretrain": ("train", "the same as train"),
+    "finetune": ("finetune", "teach a model to do something, from examples"),
     "generate": ("generate", "continue a prompt with a trained model"),
     "chat": ("chat", "talk with a model"),
     "eval": ("eval", "measure a model's perplexity on a text, and compare it with another model"),

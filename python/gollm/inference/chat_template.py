@@ -86,10 +86,31 @@ class ChatTemplate:
 
         Raises GenerationError as render does, and where the two cannot be told apart: the template looks for a special
         token in a message, or puts it together of parts, such as "<|" and a role, and a message spells the same."""
-        assert self._tokenizer is not None, "ids need a tokenizer"
-        values = self._values(messages, tools, add_generation_prompt, variables)
+        return self._encoded(self._coded_text(self._values(messages, tools, add_generation_prompt, variables)))
+
+    def prompt_and_answer(
+        self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """The ids of the prompt that all messages but the last one make, as `ids` gives them, and those of the last
+        message, the assistant's, behind it.
+
+        Raises GenerationError as ids does, and for a template that begins the answer in another way in a prompt."""
+        prompt = self._coded_text(self._values(messages[:-1], tools, True, {}))
+        whole = self._coded_text(self._values(messages, tools, False, {}))
+        ids, all_ids = self._encoded(prompt), self._encoded(whole)
+        if all_ids[: len(ids)] == ids:
+            return ids, all_ids[len(ids) :]
+        if not whole.startswith(prompt):
+            raise GenerationError(
+                "the model's chat template does not write an answer behind the prompt that it makes for one, so "
+                "generation would begin in another way than this; give another template"
+            )
+        return ids, self._encoded(whole[len(prompt) :])  # a token would reach over the place where the answer begins
+
+    def _coded_text(self, values: dict[str, Any]) -> str:
+        """The text with a code for each special token that the template has written."""
         text = self._render(values)
-        values |= {name: self._codes.get(spelling, spelling) for name, spelling in self._variables.items()}
+        values = values | {name: self._codes.get(spelling, spelling) for name, spelling in self._variables.items()}
         coded = self._render_codes(values)
         spellings = {code: spelling for spelling, code in self._codes.items()}
         if _SURROGATE.sub(lambda match: spellings[match.group()], coded) != text:
@@ -97,7 +118,11 @@ class ChatTemplate:
                 "a message spells a special token that the model's chat template looks for in messages, so the two "
                 "cannot be told apart; remove special tokens from the messages"
             )
-        ids: list[int] = self._tokenizer.encode_coded(self._with_built(coded, values), self._codes).tolist()
+        return self._with_built(coded, values)
+
+    def _encoded(self, coded: str) -> list[int]:
+        assert self._tokenizer is not None, "ids need a tokenizer"
+        ids: list[int] = self._tokenizer.encode_coded(coded, self._codes).tolist()
         return ids
 
     def _values(
