@@ -38,6 +38,9 @@ enum gollm_status {
 
 enum gollm_activation { GOLLM_NONE = 0, GOLLM_GELU_TANH = 1, GOLLM_GELU_ERF = 2, GOLLM_RELU = 3, GOLLM_SILU = 4 };
 
+/* preference.c */
+enum gollm_preference { GOLLM_DPO = 0, GOLLM_IPO = 1 };
+
 enum { GOLLM_ALIGNMENT = 64 }; /* bytes of a cache line: workspaces are aligned to it, and the tensors of the package */
 
 /* What `real` stands for in a call: float, double, or (on a GPU) bfloat16; and what the operands of a product are rounded

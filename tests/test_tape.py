@@ -9,18 +9,25 @@ from gollm import _native
 from gollm.errors import DTypeError, GollmError, KernelError, ShapeError
 from gollm.nn.ops import (
     ACTIVATIONS,
+    PREFERENCES,
     activation,
     add,
     attention,
+    columns,
     cross_entropy,
     dropout,
     embedding,
+    gate,
     gated_mlp,
     layernorm,
     linear,
     mlp,
+    preference,
     rmsnorm,
+    row,
+    scale,
     softmax,
+    stack,
 )
 from gollm.nn.storage import Storage
 from gollm.nn.tape import Op, no_grad
@@ -34,6 +41,16 @@ EVEN_HEADS = {"H": 4, "G": 2, "D": 4, "scale": 0.5, "window": 3}
 ANGLES = np.random.default_rng(1).uniform(-3, 3, (6, 2))
 ROTATIONS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], -1).reshape(6, 4)
 COUNTER = np.array([5], np.int64)
+REFERENCES = {t: np.random.default_rng(2).standard_normal((3, 2)).astype(t) for t in map(np.dtype, ("f4", "f8"))}
+EACH = {dtype: np.empty((2, 3), dtype) for dtype in REFERENCES}
+DENOMINATOR = np.array([4.0])
+
+
+def preferred(nll, kind):
+    how = {"denominator": DENOMINATOR, "beta": 0.7, "kind": kind}
+    losses, margins = EACH[nll.dtype]
+    return preference(nll, reference=REFERENCES[nll.dtype], losses=losses, margins=margins, **how)
+
 
 # name -> (shapes of the leaves, the operation)
 OPERATIONS = {
@@ -74,6 +91,18 @@ OPERATIONS = {
     ),
     "add": ([(3, 7), (3, 7)], add),
     **{name: ([(3, 7)], lambda x, kind=kind: activation(x, kind=kind)) for name, kind in ACTIVATIONS.items()},
+    **{
+        f"gate with {name}": ([(3, 7), (3, 7)], lambda g, u, k=k: gate(g, u, kind=k)) for name, k in ACTIVATIONS.items()
+    },
+    "scale": ([(3, 7)], lambda x: scale(x, factor=-1.5)),
+    "columns": ([(3, 2), (3, 4)], lambda a, b: columns(a, b, begins=(6, 1), width=9)),
+    "row": ([(3, 2, 4)], lambda x: row(x, index=1)),
+    "stack": ([(), (), ()], lambda a, b, c: stack(a, b, c, a, shape=(2, 2))),
+    "rows": ([(3, 2, 4)], lambda x: add(row(x, index=0), row(x, index=2))),
+    **{
+        f"preference, {name}": ([(3, 2)], lambda nll, kind=kind: preferred(nll, kind))
+        for name, kind in PREFERENCES.items()
+    },
     "softmax": ([(3, 7)], softmax),
     "a value used twice": ([(3, 7), (7, 7)], lambda x, w: add(linear(x, w), x)),
     "a value added to itself": ([(3, 7)], lambda x: add(x, x)),

@@ -157,6 +157,40 @@ def matmul_f16(
 ) -> None: ...
 def activation_forward(*, y: _Buffer, x: _Buffer, kind: int) -> None: ...
 def activation_backward(*, dx: _Destination = None, dy: _Buffer, x: _Buffer, kind: int) -> None: ...
+def gate_forward(*, y: _Buffer, gate: _Buffer, up: _Buffer, kind: int) -> None: ...
+def gate_backward(
+    *,
+    dgate: _Destination = None,
+    dup: _Destination = None,
+    dy: _Buffer,
+    gate: _Buffer,
+    up: _Buffer,
+    kind: int,
+) -> None: ...
+def scale(*, y: _Destination = None, x: _Buffer, factor: float) -> None: ...
+def columns_take(*, part: _Destination = None, whole: _Buffer, begin: int) -> None: ...
+def columns_put(*, whole: _Destination = None, part: _Buffer, begin: int) -> None: ...
+def preference_forward(
+    *,
+    loss: _Buffer,
+    losses: _Buffer,
+    margins: _Buffer,
+    nll: _Buffer,
+    reference: _Buffer,
+    denominator: _Buffer,
+    beta: float,
+    kind: int,
+) -> None: ...
+def preference_backward(
+    *,
+    dnll: _Destination = None,
+    dloss: _Buffer,
+    nll: _Buffer,
+    reference: _Buffer,
+    denominator: _Buffer,
+    beta: float,
+    kind: int,
+) -> None: ...
 def softmax_forward(*, y: _Buffer, x: _Buffer) -> None: ...
 def softmax_backward(*, dx: _Destination = None, dy: _Buffer, y: _Buffer) -> None: ...
 def head_forward(

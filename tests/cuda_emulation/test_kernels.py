@@ -44,6 +44,15 @@ MISSING = {
     *("embedding_bf16", "embedding_f16", "embedding_int4", "embedding_int4_min", "embedding_int8"),
     *("head_backward", "head_forward", "kv_cache_write", "kv_cache_write_bf16", "kv_cache_write_f16", "log_sum_exp"),
     *("matmul_bf16", "matmul_f16", "matmul_int4", "matmul_int4_min", "matmul_int8", "matmul_packed", "pack_weight"),
+    *(
+        "columns_put",
+        "columns_take",
+        "gate_backward",
+        "gate_forward",
+        "preference_backward",
+        "preference_forward",
+        "scale",
+    ),
     *("measure_fma", "measure_read", "measure_stream", "sample"),
 }
 

@@ -22,6 +22,9 @@ from gollm.nn.tensor import Tensor
 # enum gollm_activation of gollm.h
 ACTIVATIONS = {"gelu_tanh": 1, "gelu": 2, "relu": 3, "silu": 4}
 
+# enum gollm_preference
+PREFERENCES = {"dpo": 0, "ipo": 1}
+
 IGNORE_INDEX = -1  # a target that does not count
 
 
@@ -321,6 +324,146 @@ class _Activation(Op):
 def activation(x: Tensor, *, kind: int) -> Tensor:
     """An activation, elementwise: `kind` is a value of ACTIVATIONS.  (...) -> (...)"""
     return _Activation.apply(x, kind=kind)
+
+
+class _Gate(Op):
+    """y = activation(gate) * up, elementwise: a gated MLP whose products have adapters.  (...), (...) -> (...)"""
+
+    def forward(self, gate: Storage, up: Storage, *, kind: int) -> Storage:
+        y = gate.new(gate.shape)
+        self.kernels.gate_forward(y=y, gate=gate, up=up, kind=kind)
+        self.save(self.keep(gate), self.keep(up), kind)
+        return y
+
+    def backward(self, dy: Storage, into: Destinations) -> None:
+        gate, up, kind = self.saved
+        self.kernels.gate_backward(dgate=into[0], dup=into[1], dy=dy, gate=gate.wide(), up=up.wide(), kind=kind)
+
+
+gate = _Gate.apply
+
+
+class _Scale(Op):
+    """y = factor * x.  (...) -> (...)"""
+
+    def forward(self, x: Storage, *, factor: float) -> Storage:
+        y = x.new(x.shape)
+        self.kernels.scale(y=y, x=x, factor=factor)
+        self.save(factor)
+        return y
+
+    def backward(self, dy: Storage, into: Destinations) -> None:
+        (factor,) = self.saved
+        self.kernels.scale(y=into[0], x=dy, factor=factor)
+
+
+scale = _Scale.apply
+
+
+class _Columns(Op):
+    """A matrix of zeros but for some columns: part i stands from begins[i] on.  (..., N_i) each -> (..., width)"""
+
+    def forward(self, *parts: Storage, begins: tuple[int, ...], width: int) -> Storage:
+        y = parts[0].new((*parts[0].shape[:-1], width))
+        for i, (part, begin) in enumerate(zip(parts, begins, strict=True)):
+            self.kernels.columns_put(whole=(y, i > 0), part=part, begin=begin)
+        self.save(begins)
+        return y
+
+    def backward(self, dy: Storage, into: Destinations) -> None:
+        (begins,) = self.saved
+        for i, begin in enumerate(begins):
+            self.kernels.columns_take(part=into[i], whole=dy, begin=begin)
+
+
+columns = _Columns.apply
+
+
+class _Stack(Op):
+    """Scalars as the values of one tensor of `shape`, in its order."""
+
+    def forward(self, *scalars: Storage, shape: tuple[int, ...]) -> Storage:
+        y = scalars[0].new(shape)
+        for i, value in enumerate(scalars):
+            self.kernels.columns_put(whole=(y.reshape((1, -1)), i > 0), part=value.reshape((1, 1)), begin=i)
+        self.save()
+        return y
+
+    def backward(self, dy: Storage, into: Destinations) -> None:
+        for i in range(len(self.inputs)):
+            if (part := into[i]) is not None:
+                value, accumulate = part
+                whole = dy.reshape((1, -1))
+                self.kernels.columns_take(part=(value.reshape((1, 1)), accumulate), whole=whole, begin=i)
+
+
+stack = _Stack.apply
+
+
+class _Rows(Op):
+    """Row `index` of the first axis.  (B, ...) -> (1, ...)"""
+
+    def forward(self, x: Storage, *, index: int) -> Storage:
+        y = x.new((1, *x.shape[1:]))
+        self.kernels.columns_take(part=y.reshape((1, -1)), whole=x.reshape((1, -1)), begin=index * y.array.size)
+        self.save(index)
+        return y
+
+    def backward(self, dy: Storage, into: Destinations) -> None:
+        (index,) = self.saved
+        if (dx := into[0]) is not None:
+            whole, accumulate = dx
+            size = dy.array.size
+            flat = whole.reshape((1, -1))
+            self.kernels.columns_put(whole=(flat, accumulate), part=dy.reshape((1, -1)), begin=index * size)
+
+
+row = _Rows.apply
+
+
+class _Preference(Op):
+    """The loss of preferring one answer of a pair to the other: csrc/preference.c. `losses` and `margins` receive those
+    of each pair.  nll, reference: (P, 2) -> ()"""
+
+    def forward(
+        self,
+        nll: Storage,
+        *,
+        reference: Array,
+        denominator: Array,
+        beta: float,
+        kind: int,
+        losses: Array,
+        margins: Array,
+    ) -> Storage:
+        loss = nll.new(())
+        self.kernels.preference_forward(
+            loss=loss.reshape(1),
+            losses=losses,
+            margins=margins,
+            nll=nll,
+            reference=reference,
+            denominator=denominator,
+            beta=beta,
+            kind=kind,
+        )
+        self.save(nll, reference, denominator, beta, kind)
+        return loss
+
+    def backward(self, dy: Storage, into: Destinations) -> None:
+        nll, reference, denominator, beta, kind = self.saved
+        self.kernels.preference_backward(
+            dnll=into[0],
+            dloss=dy.reshape(1),
+            nll=nll,
+            reference=reference,
+            denominator=denominator,
+            beta=beta,
+            kind=kind,
+        )
+
+
+preference = _Preference.apply
 
 
 class _Softmax(Op):

@@ -226,9 +226,11 @@ class ParameterArena(Mapping[str, Parameter]):
                 gradient, _ = parameter.grad_destination()
                 self.kernels.fill(y=gradient.reshape(-1), value=0.0)
 
-    def initialise(self, seed: int) -> None:
-        """Draws the starting values; each parameter's are a function of the seed and its name only."""
-        for name, parameter in self._parameters.items():
+    def initialise(self, seed: int, names: Collection[str] | None = None) -> None:
+        """Draws the starting values, of all parameters or of some; each one's are a function of the seed and its name
+        only."""
+        for name in self if names is None else names:
+            parameter = self[name]
             values = parameter.data
             if parameter.std:
                 entropy = [seed, *name.encode()]

@@ -2,17 +2,20 @@
 
 A weight w (O, I) is read in products with activations, forward and backward, as a table of embeddings, and as a
 language model's head. `_KERNELS` has one row a dtype and layout, and whoever calls these functions does not know which.
-Packed weights are not trained, so they have no kernels for gradients; neither have they one for the loss, which a head
-computes without holding all logits. Gradients of weights are plain: what is trained is.
+Packed weights are not trained. Where a gradient goes through one, and where one is the head of a loss, a plain copy of
+this one weight is made for the moment. Gradients of weights are plain: what is trained is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gollm.errors import DTypeError, ShapeError
+from gollm.kernels import Array
 from gollm.nn import dtypes
 from gollm.nn.dtypes import DType
 from gollm.nn.storage import PANELS, ROW_MAJOR, Storage
@@ -27,12 +30,9 @@ class _KernelNames(NamedTuple):
 
     product: str
     embedding_forward: str | None
-    input_gradient: str | None = None
-    head_forward: str | None = None
-    head_backward: str | None = None
 
 
-_PLAIN = _KernelNames("matmul_nt", "embedding_forward", "matmul_nn", "head_forward", "head_backward")
+_PLAIN = _KernelNames("matmul_nt", "embedding_forward")
 _KERNELS: dict[tuple[DType, str], _KernelNames] = {
     (dtypes.float32, ROW_MAJOR): _PLAIN,
     (dtypes.float64, ROW_MAJOR): _PLAIN,
@@ -89,7 +89,7 @@ def input_gradient(
     dx: Destination, dy: Storage, w: Storage, *, compute: int, activation: int = 0, **epilogue: Storage
 ) -> None:
     """dx = dy w, through the activation before it where `pre` is given (csrc/matmul.c).  dy: (..., O) -> (..., I)"""
-    _kernel(w, "input_gradient")(c=dx, a=dy, b=w, activation=activation, compute=compute, **epilogue)
+    dy.kernels.matmul_nn(c=dx, a=dy, b=plain(w, dy), activation=activation, compute=compute, **epilogue)
 
 
 def weight_gradient(dw: Destination, db: Destination, dy: Storage, x: Storage, *, compute: int) -> None:
@@ -104,11 +104,26 @@ def embedding_forward(y: Storage, w: Storage, **rest: Any) -> None:
     _kernel(w, "embedding_forward")(y=y, token_table=w, **rows, **rest)
 
 
-def head_forward(w: Storage, **rest: Any) -> None:
+def head_forward(w: Storage, x: Storage, **rest: Any) -> None:
     """The loss of a language model's head: csrc/head.c"""
-    _kernel(w, "head_forward")(w=w, **rest)
+    w.kernels.head_forward(w=plain(w, x), x=x, **rest)
 
 
-def head_backward(w: Storage, **rest: Any) -> None:
+def head_backward(w: Storage, x: Storage, **rest: Any) -> None:
     """The same with its gradients."""
-    _kernel(w, "head_backward")(w=w, **rest)
+    w.kernels.head_backward(w=plain(w, x), x=x, **rest)
+
+
+def plain(w: Storage, like: Storage) -> Storage:
+    """The weight in rows of the dtype of activations, as gradients need it: a packed one as a copy.  (O, I)"""
+    if w.layout == ROW_MAJOR:
+        return w
+    rows = like.new(w.shape)
+    embedding_forward(rows, w, tokens=_numbers(w.shape[0]), positions=None, position_table=None)
+    return rows
+
+
+@lru_cache(maxsize=64)
+def _numbers(n: int) -> Array:
+    """0 to n - 1, at an address that stays, for plans."""
+    return np.arange(n, dtype=np.int32)
