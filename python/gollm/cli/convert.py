@@ -22,6 +22,7 @@ class Options:
     to: Literal["golm", "huggingface", "gguf", "llama2.c", "llm.c", "json"] | None = None
     # dtype of the matrices, where the format has it (default: the format's usual one, for most float32)
     dtype: Literal["f32", "bf16", "f16", "q8_0", "q4_0"] | None = None
+    merge: Path | None = None  # the folder of an adapter (peft's LoRA) that is added to the weights
     tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
     overwrite: bool = False  # replace a target that exists
 
@@ -33,6 +34,8 @@ def run(options: Options) -> None:
         with of_the_words():
             formats.format_of_target(options.target)
     with formats.open_model(options.source, options.tokenizer) as model:
+        if options.merge is not None:
+            model = formats.with_adapter(model, options.merge)
         formats.save(model, options.target, options.to, options.dtype, overwrite=options.overwrite)
         if model.without_tokenizer:
             print(f"written without its tokenizer: {model.without_tokenizer}", file=sys.stderr)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gollm import tokenizers
 from gollm.errors import FormatError, TokenizerError, warn
-from gollm.formats.huggingface.weights import refuse_adapter
+from gollm.formats import peft
 from gollm.formats.opening import first_bytes
 from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.system.files import as_path, reason, refuse_pointer
@@ -42,7 +42,7 @@ _MODULES = {
 }
 NAMES = tuple(_MODULES)
 __all__ = ["NAMES", "ModelFormat", "Source", "StorageType", "convert", "format_named", "format_of_target", "open_model",
-           "open_tokenizer", "recognise", "save"]  # fmt: skip
+           "open_tokenizer", "recognise", "save", "with_adapter"]  # fmt: skip
 _ENDINGS = {".golm": "golm", ".gguf": "gguf", ".json": "json"}  # of names that can be one format only
 
 
@@ -69,7 +69,6 @@ def recognise(path: str | Path) -> ModelFormat:
         return found
     hint = ""
     if path.is_dir():
-        refuse_adapter(path)
         inside = sorted(config.parent.name for config in path.glob("*/config.json"))
         hint = f"; there is one in its folder {inside[0]}" if inside else ""
     else:
@@ -106,10 +105,19 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def open_model(path: str | Path, tokenizer: Tokenizer | str | Path | None = None) -> Source:
-    """The model at `path`, whatever its format; with `tokenizer` (or one in a file: `open_tokenizer`) for its own.
+    """The model at `path`, whatever its format; with `tokenizer` (or one in a file: `open_tokenizer`) for its own. Of
+    an adapter of peft, or a run with one, it is the base model with the adapter added.
 
     Raises FormatError for a model that is damaged or not supported, and for a tokenizer with more tokens than it has,
     TokenizerError for a tokenizer that cannot be read."""
+    folder = peft.adapter_in(path)
+    if folder is not None:
+        source = open_model(peft.base_of(folder), tokenizer)
+        try:
+            return peft.merged(source, folder)
+        except BaseException:
+            source.close()
+            raise
     given = tokenizer if tokenizer is None or isinstance(tokenizer, Tokenizer) else open_tokenizer(tokenizer)
     source = recognise(path).read(Path(path))
     rows = source.config.vocab_size
@@ -166,6 +174,8 @@ def save(
     goal = format_of_target(target) if to is None else format_named(to)
     if dtype is not None and dtype not in goal.dtypes:
         raise FormatError(f"dtype is {shorten(dtype)}; {goal.name} is written as {', '.join(goal.dtypes)}")
+    if source.config.labels and goal.name != "golm":
+        raise FormatError(f"this model is a classifier, which {goal.name} has no form for; write it as golm")
     if os.path.exists(target) and not _is_empty_folder(target):
         if not overwrite:
             raise FormatError(f"{target} is there already; choose another name, or replace it with --overwrite")
@@ -187,8 +197,18 @@ def convert(
     to: str | None = None,
     dtype: StorageType | None = None,
     *,
+    merge: str | Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes the model at `source` to `target`; see `save`."""
+    """Writes the model at `source` to `target`; see `save`. `merge` is the folder of an adapter that is added to its
+    weights first. Raises FormatError."""
     with open_model(source) as model:
-        save(model, target, to, dtype, overwrite=overwrite)
+        save(model if merge is None else with_adapter(model, merge), target, to, dtype, overwrite=overwrite)
+
+
+def with_adapter(source: Source, folder: str | Path) -> Source:
+    """The same model with the adapter of a folder, or of a run's folder, added to its weights. Raises FormatError."""
+    found = peft.adapter_in(folder)
+    if found is None:
+        raise FormatError(f"there is no adapter in {folder}: no adapter_config.json")
+    return peft.merged(source, found)

@@ -187,6 +187,8 @@ def prompt_ids(model: Model, prompt: str | Sequence[int] | Array) -> list[int]:
     Raises GenerationError for an empty prompt, one that is longer than the context, and a text whose tokens the model
     does not have; and what token_ids raises."""
     config = model.decoder.config
+    if config.labels:
+        raise GenerationError("this model is a classifier, which writes no text; use gollm classify")
     if isinstance(prompt, str):
         ids = _ids_of_text(model, prompt)
     else:

@@ -26,8 +26,10 @@ def packed(w: Storage) -> Storage:
 
 def packed_for_decoding(model: Decoder) -> Decoder:
     """A decoder with a packed copy of the float32 matrices, and the rest of the model's weights as they are; the same
-    bits. The model itself where there is nothing to pack, or too much. What changes the model's weights afterwards does
-    not change the copy."""
+    bits. The model itself where there is nothing to pack, or too much, or where it has adapters. What changes the
+    model's weights afterwards does not change the copy."""
+    if any(".adapter." in name for name in model.parameters):
+        return model
     config, storages = model.config, {name: p.storage for name, p in model.parameters.items()}
     tables = {"token_embedding", "position_embedding"}
     if config.tied_head and storages["token_embedding"].layout == ROW_MAJOR:  # a head of its own, which is packed

@@ -43,12 +43,55 @@ class Linear(Module):
 
     Split along its outputs (axis 0), or its inputs (axis 1); a bias goes with the outputs."""
 
+    adapter: Adapter | None = None
+
     def __init__(self, inputs: int, outputs: int, *, bias: bool, std: float = STD, split_axis: int = 0) -> None:
         self.weight = Parameter((outputs, inputs), std=std, split_axis=split_axis)
         self.bias = Parameter((outputs,), split_axis=0 if split_axis == 0 else None) if bias else None
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self.adapter is not None:
+            residual = self.adapter(x, residual)
         return ops.linear(x, self.weight, self.bias, residual)
+
+
+class LowRank(Module):
+    """scale (dropout(x) aᵀ) bᵀ + residual (gollm.model.lora).  (..., inputs) -> (..., outputs)
+
+    a starts with the standard deviation of peft's, which is uniform in ±1/√inputs; b at zero."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int, scale: float, p: float, stream: int) -> None:
+        self.a = Parameter((rank, inputs), std=1 / math.sqrt(3 * inputs))
+        self.b = Parameter((outputs, rank))
+        self.scale, self.p, self.stream = scale, p, stream
+
+    def __call__(self, x: Tensor, residual: Tensor | None, dropout: Dropout) -> Tensor:
+        if dropout.training and self.p > 0:
+            x = dropout(x, None, self.stream, self.p)
+        low = ops.linear(x, self.a)
+        return ops.linear(low if self.scale == 1 else ops.scale(low, factor=self.scale), self.b, None, residual)
+
+
+class Adapter(Module):
+    """What LoRA adds to a linear layer: to all of its outputs, or to parts of them.  (..., inputs) -> (..., outputs)
+
+    `dropout` is the model's, whose seed and counter decide the masks."""
+
+    def __init__(self, outputs: int, dropout: Dropout) -> None:
+        self.outputs, self.dropout = outputs, dropout
+        self.begins: dict[str, int] = {}  # of each part, by its name
+
+    def add(self, name: str, begin: int, part: LowRank) -> None:
+        self.begins[name] = begin
+        setattr(self, name, part)
+
+    def __call__(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        parts: list[LowRank] = [getattr(self, name) for name in self.begins]
+        if parts[0].b.shape[0] == self.outputs:
+            return parts[0](x, residual, self.dropout)
+        added = [part(x, None, self.dropout) for part in parts]
+        y = ops.columns(*added, begins=tuple(self.begins.values()), width=self.outputs)
+        return y if residual is None else ops.add(y, residual)
 
 
 class Norm(Module):
@@ -98,6 +141,10 @@ class FeedForward(Module):
 
     def __call__(self, x: Tensor, residual: Tensor | None) -> Tensor:
         up, down, gate = self.up, self.down, self.gate
+        if any(layer is not None and layer.adapter is not None for layer in (up, down, gate)):
+            if gate is None:
+                return down(ops.activation(up(x), kind=self.activation), residual)
+            return down(ops.gate(gate(x), up(x), kind=self.activation), residual)
         weights = (up.weight, up.bias, down.weight, down.bias)
         if gate is None:
             return ops.mlp(x, *weights, residual, activation=self.activation)
@@ -114,8 +161,10 @@ class Dropout:
         self.counter = np.zeros(1, np.int64)
         self.training = False
 
-    def __call__(self, x: Tensor, residual: Tensor | None, stream: int) -> Tensor:
-        return ops.dropout(x, residual, p=self.p, seed=self.seed, stream=stream, counter=self.counter)
+    def __call__(self, x: Tensor, residual: Tensor | None, stream: int, p: float | None = None) -> Tensor:
+        """`p` replaces the model's own probability."""
+        p = self.p if p is None else p
+        return ops.dropout(x, residual, p=p, seed=self.seed, stream=stream, counter=self.counter)
 
     @property
     def active(self) -> bool:

@@ -139,12 +139,15 @@ def _mapped(file: CheckpointFile, parameters: ParameterArena) -> Array | None:
 
 
 def copy_weights(file: CheckpointFile, decoder: Decoder) -> None:
-    """Puts the weights of an open checkpoint into a decoder. Raises CheckpointError unless they are of its shape."""
-    try:
-        _parameters(file, decoder.config)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file.path}: {error}") from None
-    for name, parameter in decoder.parameters.items():
+    """Puts the weights of an open checkpoint into the trained parameters of a decoder. Raises CheckpointError unless
+    they are of its shape."""
+    trained = {name: parameter for name, parameter in decoder.parameters.items() if parameter.requires_grad}
+    for name, parameter in trained.items():
+        entry = file.header.entries.get(name)
+        if entry is None or entry.group != "weights" or (entry.dtype, entry.shape) != ("f32", parameter.shape):
+            found = "missing" if entry is None else f"{entry.dtype} of shape {entry.shape}"
+            raise CheckpointError(f"{file.path}: the tensor '{name}', f32 of shape {parameter.shape}, is {found}")
+    for name, parameter in trained.items():
         _copy(file, name, parameter.data)
 
 

@@ -63,7 +63,7 @@ def read_defaults(folder: Path, model: Mapping[str, Any], vocab_size: int) -> Ge
         numbers |= dict.fromkeys(_DRAWING) | {"temperature": 0.0}
     elif do_sample not in (None, True):
         warn(f"{path}: do_sample is {shorten(do_sample)}; it must be true or false, so it is left out")
-    template, templates = _chat_templates(folder)
+    template, templates = read_chat_templates(folder)
     return GenerationDefaults(
         stop_tokens=ids["eos"],
         bos_token=next(iter(ids["bos"]), None),
@@ -99,7 +99,7 @@ def _ids(value: Any, where: str, vocab_size: int) -> tuple[int, ...]:
 # --- chat templates --------------------------------------------------------------------------------------------------
 
 
-def _chat_templates(folder: Path) -> tuple[str | None, dict[str, str]]:
+def read_chat_templates(folder: Path) -> tuple[str | None, dict[str, str]]:
     """The default one and those with names, as transformers finds them: chat_template.jinja and the files in
     additional_chat_templates, else what older folders have in tokenizer_config.json: a template, or a list of named
     ones."""

@@ -30,7 +30,7 @@ from gollm.formats.huggingface.generation_config import (
     write_chat_templates,
 )
 from gollm.formats.huggingface.safetensors import write_tensors
-from gollm.formats.huggingface.weights import INDEX, SINGLE, Weights, open_weights, parts_of, refuse_adapter
+from gollm.formats.huggingface.weights import INDEX, SINGLE, Weights, open_weights, parts_of
 from gollm.formats.rotary_order import to_half_split
 from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.kernels import Array
@@ -50,7 +50,6 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> Source:
-    refuse_adapter(path)
     values = read_object(path / "config.json")
     if values is None:
         raise FormatError(f"the folder {path} has no config.json")

@@ -80,15 +80,6 @@ def parts_of(parameter: Parameter, config: ModelConfig) -> list[Part]:
     return parts
 
 
-def refuse_adapter(folder: Path) -> None:
-    """Raises FormatError for a folder with an adapter: transformers computes it, whatever lies beside it."""
-    if os.path.isfile(folder / ADAPTER):
-        raise FormatError(
-            f"the folder {folder} has an adapter ({ADAPTER}), a LoRA for example, which gollm does not compute; merge "
-            "it into its model first (in peft: model.merge_and_unload()), and save that"
-        )
-
-
 def open_weights(folder: Path, stack: ExitStack) -> Tensors:
     """Every tensor's name, its file and its place there."""
 
