@@ -25,10 +25,12 @@ from gollm.model.batch import Batch
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
+from gollm.model.lora import added_to
 from gollm.model.token_ids import token_ids
 from gollm.nn.products import group_of
 from gollm.nn.storage import ROW_MAJOR
 from gollm.nn.tape import no_grad
+from gollm.quantisation import dequantise
 from gollm.system.files import as_path
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
@@ -122,15 +124,21 @@ class LanguageModel:
         return vectors
 
     def save(self, path: str | Path) -> None:
-        """Writes weights, tokenizer and defaults to one *.golm file. Raises CheckpointError."""
-        parameters = self.decoder.parameters
+        """Writes weights, tokenizer and defaults to one *.golm file; adapters are added to the weights. Raises
+        CheckpointError."""
+        parameters, added = self.decoder.parameters, added_to(self.decoder)
 
         def read(name: str, out: Array) -> None:
-            out[...] = parameters[name].data
+            storage = parameters[name].storage
+            out[...] = storage.array if storage.layout == ROW_MAJOR else dequantise(storage)
+            for begin, rows in added.get(name, ()):
+                out[begin : begin + len(rows)] += rows
 
         def packed(name: str) -> Packed | None:
             storage = parameters[name].storage
-            return None if storage.layout == ROW_MAJOR else Packed(storage.dtype, group_of(storage), lambda: storage)
+            if storage.layout == ROW_MAJOR or name in added:
+                return None
+            return Packed(storage.dtype, group_of(storage), lambda: storage)
 
         source = formats.Source(self.config, read, self.tokenizer, self.defaults, packed=packed)
         formats.format_named("golm").write(source, as_path(path, CheckpointError), "f32")

@@ -20,6 +20,7 @@ COMMANDS = {
     "finetune": ("finetune", "teach a model to do something, from examples"),
     "generate": ("generate", "continue a prompt with a trained model"),
     "chat": ("chat", "talk with a model"),
+    "classify": ("classify", "tell the labels of texts, by a model that was trained for it"),
     "eval": ("eval", "measure a model's perplexity on a text, and compare it with another model"),
     "tokenizer train": ("tokenizer_train", "train a tokenizer from text"),
     "tokenizer encode": ("encode", "turn text into token ids"),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from gollm.finetuning.classify import classify
+from gollm.finetuning.dpo import dpo
 from gollm.finetuning.options import FinetuneOptions
 from gollm.finetuning.padding import PaddedBatches, evaluation_of, fingerprint
 from gollm.finetuning.sft import sft
-from gollm.finetuning.task import Base, Task
-from gollm.language_model import load
-from gollm.model.decoder import Decoder
+from gollm.finetuning.task import Base, Task, new_parameters, with_new_head
+from gollm.formats import peft
+from gollm.language_model import LanguageModel, load
+from gollm.model.lora import attach
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.estimate import Estimate, Workload, estimate
 from gollm.training.resume import resumed_options
@@ -20,7 +25,7 @@ from gollm.training.run_folder import RunFolder
 from gollm.training.trainer import Trainer
 from gollm.training.training_data import TrainingData
 
-TASKS: dict[str, Callable[[FinetuneOptions, Base], Task]] = {"sft": sft}
+TASKS: dict[str, Callable[[FinetuneOptions, Base], Task]] = {"sft": sft, "dpo": dpo, "classify": classify}
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class FinetuneJob:
     folder: RunFolder
     base: Base
     task: Task
-    data: TrainingData
+    batches: PaddedBatches
     total_steps: int
     n_done: int
     estimate: Estimate
@@ -49,16 +54,44 @@ class FinetuneJob:
             "data": self.task.summary,
             "model": f"{options.model}: {config.n_layers} layers, {config.d_model} wide, "
             f"{self.estimate.n_parameters:,} parameters",
-            "training": f"{self.total_steps:,} steps of {n_items} sequences of at most {self.data.batches.context} "
+            "training": f"{self.total_steps:,} steps of {n_items} sequences of at most {self.batches.context} "
             f"tokens: {self.total_steps * n_items / len(self.task.train):.2g} epochs",
         }
 
     def run(self, callbacks: Sequence[Callback] = ()) -> TrainResult:
         with self:
             assert self.options.model is not None
-            decoder = load(self.options.model, dequantise=True).decoder
+            lora = self.options.lora
+            decoder = load(self.options.model, dequantise=lora is None).decoder
+            config = self.task.config or self.base.config
+            if self.task.config is not None:
+                decoder = with_new_head(decoder, config, self.options.seed)
+            if lora is not None:
+                attach(decoder, lora, self.options.seed, trained=new_parameters(config))
+            self.task.begin(decoder, self.folder.path)
             trainer = Trainer(decoder, self.base.tokenizer, self.options, callbacks, objective=self.task.objective)
-            return trainer.fit(self.data, self.folder)
+            return trainer.fit(self._data(), self.folder)
+
+    def _data(self) -> TrainingData:
+        task, lora, base = self.task, self.options.lora, os.path.abspath(self.options.model or "")
+
+        def save(model: LanguageModel, folder: RunFolder) -> None:
+            """The best model so far; adapters in the files of peft, but for a classifier: its head is trained, too."""
+            if lora is None or task.config is not None:
+                model.save(folder.best_path)
+            else:
+                peft.write_adapter(folder.adapter_path, model.decoder, lora, base, task.defaults.chat_template)
+
+        return TrainingData(
+            batches=self.batches,
+            validation=_validation(self.options, task),
+            fingerprint=fingerprint(task.validation),
+            prompt=task.prompt,
+            shown=task.shown,
+            defaults=task.defaults,
+            each_checkpoint=lora is not None,  # whose checkpoints are no models by themselves
+            save=save,
+        )
 
     def __enter__(self) -> FinetuneJob:
         return self
@@ -96,16 +129,18 @@ def _prepared(options: FinetuneOptions, folder: RunFolder) -> FinetuneJob:
     batches = PaddedBatches(
         task.train, task.collate, batch_size=B, n_batches=k, seed=options.seed, longest=task.longest
     )
-    validation = evaluation_of(task.validation, task.collate, B, options.eval_batches, task.longest)
-    data = TrainingData(batches, validation, fingerprint(task.validation), task.prompt, task.shown, task.defaults)
     total_steps, n_done = options.total_steps(batches), max(folder.checkpoints(), default=0)
     longest = sorted(task.train, key=lambda item: item.length)[-B:]
     work = Workload(
-        build=partial(Decoder, base.config),
+        build=partial(base.blank_decoder, task.config or base.config, options.lora, options.seed),
         batch=task.collate(longest, batches.context),
-        evaluation=validation,
+        evaluation=_validation(options, task),
         prompt=len(task.prompt),
         objective=task.objective,
     )
     needs = estimate(work, options, total_steps - n_done)
-    return FinetuneJob(options, folder, base, task, data, total_steps, n_done, needs)
+    return FinetuneJob(options, folder, base, task, batches, total_steps, n_done, needs)
+
+
+def _validation(options: FinetuneOptions, task: Task) -> list[Any]:
+    return evaluation_of(task.validation, task.collate, options.batch_size, options.eval_batches, task.longest)

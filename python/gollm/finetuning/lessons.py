@@ -30,16 +30,18 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Lesson:
-    """Messages as a chat template reads them, at least one of the assistant's; tools, where the record has some."""
+    """Messages as a chat template reads them, at least one of the assistant's; tools, where the record has some.
+    Answers are learned from message `first` on."""
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None
     where: str
+    first: int = 0
 
     @property
     def answers(self) -> list[int]:
-        """Which messages are the assistant's."""
-        return [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
+        """Which messages are learned."""
+        return [i for i, m in enumerate(self.messages) if m["role"] == "assistant" and i >= self.first]
 
 
 def lesson_of(record: Record) -> Lesson:
@@ -60,18 +62,50 @@ def lesson_of(record: Record) -> Lesson:
     else:
         found = ", ".join(map(shorten, list(values)[:8])) or "none"
         raise DataError(f"{where}: its fields are {found}; a conversation has {_FORMATS}")
+    return _checked(Lesson(messages, _tools(values, where), where))
+
+
+def pair_of(record: Record) -> tuple[Lesson, Lesson]:
+    """The chosen answer and the rejected one, behind the same prompt:
+
+        {"prompt": "Hi", "chosen": "Hello", "rejected": "What?"}        each a text, or a list of messages
+
+    Without a prompt, chosen and rejected are whole conversations, which differ in the last message. Raises DataError as
+    lesson_of does, and for two answers that are the same."""
+    values, where = record.values, record.where
+    if not {"chosen", "rejected"} <= values.keys():
+        found = ", ".join(map(shorten, list(values)[:8])) or "none"
+        raise DataError(f"{where}: its fields are {found}; a pair has prompt, chosen and rejected")
+    prompt = messages_of(values["prompt"], where, "prompt", "user") if "prompt" in values else []
+    lessons = []
+    for field in ("chosen", "rejected"):
+        messages = [*prompt, *messages_of(values[field], where, field, "assistant")]
+        lessons.append(_checked(Lesson(messages, _tools(values, where), where, len(prompt) or len(messages) - 1)))
+    chosen, rejected = lessons
+    if chosen.messages == rejected.messages:
+        raise DataError(f"{where}: chosen and rejected are the same; remove the pair")
+    if chosen.messages[: chosen.first] != rejected.messages[: rejected.first]:
+        raise DataError(f"{where}: chosen and rejected begin with different messages; they answer the same ones")
+    return chosen, rejected
+
+
+def _tools(values: dict[str, Any], where: str) -> list[dict[str, Any]] | None:
     tools = values.get("tools")
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise DataError(f"{where}: tools is {shorten(tools)}; it must be a list of JSON schemas")
-    conversation = Lesson(messages, tools or None, where)
-    if not conversation.answers:
+    return tools or None
+
+
+def _checked(lesson: Lesson) -> Lesson:
+    where, messages = lesson.where, lesson.messages
+    if not lesson.answers:
         raise DataError(f"{where}: no message is the assistant's, so there is nothing to learn")
-    if conversation.answers[0] == 0:
+    if lesson.answers[0] == 0:
         raise DataError(f"{where}: the first message is the assistant's; an answer needs a message before it")
-    for i in conversation.answers:
+    for i in lesson.answers:
         if not str(messages[i].get("content") or "").strip() and not messages[i].get("tool_calls"):
             raise DataError(f"{where}: message {i + 1}, the assistant's, is empty; remove it or the conversation")
-    return conversation
+    return lesson
 
 
 def messages_of(value: Any, where: str, field: str, role: str) -> list[Message]:

@@ -38,7 +38,7 @@ def sft(options: FinetuneOptions, base: Base) -> Task:
         kept, n = fitting(sequences, longest, options.too_long)
         parts.append(kept)
         n_long += n
-    prompt, shown = _sample_prompt(options.sample_prompt, (validation or train)[0], template)
+    prompt, shown = sample_prompt(options.sample_prompt, (validation or train)[0], template)
     return Task(
         train=parts[0],
         validation=parts[1],
@@ -81,7 +81,7 @@ def fitting(sequences: Sequence[TokenSequence], longest: int, too_long: str) -> 
     return [sequence for sequence in kept if sequence.learned[1:].any()], len(long)
 
 
-def _sample_prompt(text: str, conversation: Lesson, template: ChatTemplate) -> tuple[Array, str]:
+def sample_prompt(text: str, conversation: Lesson, template: ChatTemplate) -> tuple[Array, str]:
     """The ids of a question, and what a sample shows of it."""
     messages = conversation.messages[: conversation.answers[0]]
     tools = conversation.tools

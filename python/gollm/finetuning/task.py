@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from gollm import formats
 from gollm.errors import ConfigError, DataError
 from gollm.finetuning.options import FinetuneOptions
 from gollm.finetuning.padding import Collate, Item
-from gollm.kernels import Array
+from gollm.kernels import Array, cpu
 from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
+from gollm.model.lora import LoraConfig, attach
+from gollm.nn.dtypes import DType
+from gollm.nn.storage import PANELS, Storage
+from gollm.quantisation import packed_shape
 from gollm.tokenizers import Tokenizer
 from gollm.training.objective import Objective
 
@@ -26,6 +32,7 @@ class Base:
     config: ModelConfig
     tokenizer: Tokenizer
     defaults: GenerationDefaults
+    packed: Mapping[str, tuple[DType, int]]  # quantised parameters: dtype and group
 
     @classmethod
     def open(cls, path: str) -> Base:
@@ -34,7 +41,44 @@ class Base:
             if source.tokenizer is None:
                 why = f" ({source.without_tokenizer})" if source.without_tokenizer else ""
                 raise ConfigError(f"the model {path} has no tokenizer{why}, so it cannot read text")
-            return cls(source.config, source.tokenizer, source.defaults)
+            found = {name: source.packed(name) for name in Decoder(source.config).parameters}
+            packed = {name: (one.dtype, one.group) for name, one in found.items() if one is not None}
+            return cls(source.config, source.tokenizer, source.defaults, packed)
+
+    def blank_decoder(self, config: ModelConfig, lora: LoraConfig | None, seed: int) -> Decoder:
+        """A decoder as it will be trained, without its weights: for an estimate."""
+        decoder = Decoder(config)
+        if lora is not None:
+            blank = {}
+            for name, (dtype, group) in self.packed.items():
+                if config.labels and name == "head":
+                    continue
+                shape = decoder.parameters[name].shape
+                array = cpu.empty(packed_shape(dtype, shape, group), dtype.array)
+                blank[name] = Storage(array, dtype, PANELS, shape=shape)
+            decoder.parameters.freeze(blank)
+            decoder.parameters.let_go(blank)
+            attach(decoder, lora, seed, trained=new_parameters(config))
+        return decoder
+
+
+def new_parameters(config: ModelConfig) -> tuple[str, ...]:
+    """Those that start from nothing: the head of a classifier. They are trained beside adapters."""
+    return ("head",) if config.labels else ()
+
+
+def with_new_head(decoder: Decoder, config: ModelConfig, seed: int) -> Decoder:
+    """The same model with the head of a classifier, which has its starting values."""
+    changed = Decoder(config, decoder.parameters.dtype)
+    kept = {name: p.storage for name, p in decoder.parameters.items() if name != "head"}
+    packed = {name: storage for name, storage in kept.items() if storage.layout == PANELS}
+    changed.parameters.freeze(packed)
+    changed.parameters.let_go(packed)
+    for name, storage in kept.items():
+        if name not in packed:
+            changed.parameters[name].data[...] = storage.array
+    changed.parameters.initialise(seed, ["head"])
+    return changed
 
 
 @dataclass(frozen=True)
@@ -47,6 +91,8 @@ class Task:
     defaults            what the model's file will say about generating
     prompt, shown       of samples: gollm.training.training_data
     summary             the data, in words
+    config              of the model to train, where it is not the base model's: with other rows of the head
+    begin               is called with the model and the run's folder before the first batch is made
     """
 
     train: Sequence[Item]
@@ -58,6 +104,8 @@ class Task:
     prompt: Array
     shown: str
     summary: str
+    config: ModelConfig | None = None
+    begin: Callable[[Decoder, Path], None] = lambda model, folder: None
 
 
 def longest_allowed(options: FinetuneOptions, config: ModelConfig) -> int:

@@ -104,11 +104,13 @@ class ModelConfig:
     sliding_window: Count | None = None  # sliding-window size, in tokens; full attention unless given
     window_layers: tuple[int, ...] | None = None  # blocks with that window, counted from 0; all unless given
     dropout: BelowOne = 0.0  # dropout probability, of embeddings and residual branches
+    labels: tuple[str, ...] | None = None  # of a classifier, whose head has a row for each of them
 
     def __post_init__(self) -> None:
         self._set(activation=_ACTIVATION_ALIASES.get(str(self.activation), self.activation))
         derived = ("n_kv_heads", "head_dim", "d_ff")
-        refuse_values(self, {name for name in derived if getattr(self, name) is None} | {"window_layers"})
+        unchecked = {"window_layers", "labels"}
+        refuse_values(self, {name for name in derived if getattr(self, name) is None} | unchecked)
         if self.n_layers > MAX_LAYERS:
             raise ConfigError(f"n_layers is {self.n_layers}; it must be at most {MAX_LAYERS}")
         if self.n_kv_heads is None:
@@ -127,7 +129,8 @@ class ModelConfig:
             )
         if self.d_ff is None:
             self._set(d_ff=-(-8 * self.d_model // (3 * 64)) * 64 if self.gated_mlp else 4 * self.d_model)
-        refuse_values(self, {"window_layers"})
+        refuse_values(self, unchecked)
+        self._check_labels()
         self._check_windows()
         self._check_positions()
 
@@ -135,6 +138,16 @@ class ModelConfig:
         """While it is being made."""
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+
+    def _check_labels(self) -> None:
+        labels = self.labels
+        if labels is None:
+            return
+        if not isinstance(labels, list | tuple) or not all(isinstance(one, str) and one for one in labels):
+            raise ConfigError(f"labels is {shorten(labels)}; it must be a list of words")
+        if not 2 <= len(set(labels)) == len(labels):
+            raise ConfigError(f"labels is {shorten(labels)}; a classifier has two labels or more, each once")
+        self._set(labels=tuple(labels))
 
     def _check_windows(self) -> None:
         """Leaves one way to say where the windows are: no window_layers for all blocks, no sliding_window for none."""
@@ -195,7 +208,9 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON can hold them; `from_dict` gives the same configuration back."""
         values = dataclasses.asdict(self)
-        return values | {"window_layers": None if self.window_layers is None else list(self.window_layers)}
+        labels = {} if self.labels is None else {"labels": list(self.labels)}
+        del values["labels"]
+        return values | {"window_layers": None if self.window_layers is None else list(self.window_layers)} | labels
 
     def replace(self, **changes: Any) -> ModelConfig:
         return dataclasses.replace(self, **changes)

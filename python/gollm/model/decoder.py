@@ -51,8 +51,9 @@ class Decoder(Module):
         self.position_embedding = Embedding(config.context, config.d_model) if config.position == "learned" else None
         self.blocks = [Block(config, layer) for layer in range(config.n_layers)]
         self.norm = Norm(config)
-        tied = config.tied_head
-        self.head = self.token_embedding if tied else Embedding(config.vocab_size, config.d_model, split_axis=0)
+        tied = config.tied_head and not config.labels
+        rows = len(config.labels) if config.labels else config.vocab_size
+        self.head = self.token_embedding if tied else Embedding(rows, config.d_model, split_axis=0)
         self.parameters = ParameterArena(self.named_parameters(), dtype, weights)
         self.rotations = Rotations(config, self.parameters.dtype) if config.position == "rope" else None
         self.dropout = Dropout(config.dropout)

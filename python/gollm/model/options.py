@@ -14,7 +14,9 @@ from gollm.options.types import shown
 
 T = TypeVar("T")
 
-MODEL_FIELDS = tuple(field.name for field in dataclasses.fields(ModelConfig) if field.name != "vocab_size")
+MODEL_FIELDS = tuple(
+    field.name for field in dataclasses.fields(ModelConfig) if field.name not in ("vocab_size", "labels")
+)
 RARE = tuple(name for name in MODEL_FIELDS if name not in ("n_layers", "n_heads", "d_model", "context", "dropout"))
 
 

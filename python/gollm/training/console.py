@@ -92,7 +92,7 @@ class Console(Callback):
         }
 
     def on_start(self, trainer: Training) -> None:
-        self.flops_per_token = flops_per_token(trainer.model.config, trainer.batches.context)
+        self.flops_per_token = flops_per_token(trainer.model, trainer.batches.context)
         if trainer.step:
             self._print(f"{'resumed':<10} after step {trainer.step:,} of {trainer.total_steps:,}")
         if sys.stderr.isatty():
@@ -139,13 +139,13 @@ class Console(Callback):
                 f"go on with: {resume_command(result.folder, trainer.options.COMMAND)}"
             )
             return
-        best = Run(result.folder).best_path
-        model = best if best.exists() else result.checkpoint
+        run = Run(result.folder)
+        model = next((path for path in (run.best_path, run.adapter_path) if path.exists()), result.checkpoint)
         lowest = result.best_validation_loss
         loss = "" if lowest is None else f", best validation loss {lowest:.4f}"
         self._print(
             f"done: {result.steps} steps in {_duration(result.seconds)}{loss}\n"
-            f"try it: {trainer.options.TRY.format(shlex.quote(str(model)))}"
+            f"try it: {trainer.options.try_it.format(shlex.quote(str(model)))}"
         )
 
     def _print(self, text: str) -> None:

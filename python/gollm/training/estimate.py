@@ -128,7 +128,7 @@ def estimate(work: Workload, options: LoopOptions, n_steps: int) -> Estimate:
         data_bytes=_data_bytes(work, options, n_steps),
         process_bytes=process + OVERHEAD,
         peak_so_far=peak,
-        step_flops=flops_per_token(model.config, length) * n_tokens * options.grad_accumulation,
+        step_flops=flops_per_token(model, length) * n_tokens * options.grad_accumulation,
         step_overhead=STEP_SECONDS,
     )
 
@@ -158,17 +158,19 @@ def _measure_sample(model: Decoder, work: Workload, options: LoopOptions) -> Non
         model.next_logits(next_batch([sequence], [[0] * rows]))
 
 
-def flops_per_token(config: ModelConfig, length: int | None = None) -> float:
-    """6 N + 12 L P T, forward and backward: two for each of the N parameters that a token is multiplied by (a table of
-    embeddings that is not the head's is only looked up) and of the T keys and values that attention reads in L layers
-    of heads P wide together, or as many as a layer's window has; twice again for the backward pass; the causal half is
-    not taken off. T is the context, or the `length` of sequences."""
-    n_parameters = Decoder(config).parameters.n_parameters
-    if not config.tied_head:
-        n_parameters -= config.vocab_size * config.d_model
-    length = length or config.context
+def flops_per_token(model: Decoder | ModelConfig, length: int | None = None) -> float:
+    """4 N + 2 M + 12 L P T, forward and backward: two for each of the N parameters that a token is multiplied by (a
+    table of embeddings that is not the head's is only looked up), twice for the gradient of what it is multiplied with,
+    and once more for that of the M of them that are trained; and for the T keys and values that attention reads in L
+    layers of heads P wide together, or as many as a layer's window has; the causal half is not taken off. T is the
+    context, or the `length` of sequences."""
+    decoder = Decoder(model) if isinstance(model, ModelConfig) else model
+    config, length = decoder.config, length or decoder.config.context
+    skipped = () if config.tied_head and not config.labels else ("token_embedding",)
+    sizes = [(p.size, p.requires_grad) for name, p in decoder.parameters.items() if name not in skipped]
+    multiplied, trained = sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
     seen = sum(min(length, config.window(i) or length) for i in range(config.n_layers))
-    return 6 * n_parameters + 12 * config.n_heads * config.head_dim * seen
+    return 4 * multiplied + 2 * trained + 12 * config.n_heads * config.head_dim * seen
 
 
 def _data_bytes(work: Workload, options: LoopOptions, n_steps: int) -> int:

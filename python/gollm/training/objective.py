@@ -55,8 +55,8 @@ class Objective(Protocol):
         """The sum of the batch's losses by `denominator`, (1,) float64, or by their count: a scalar. `each`, float32 of
         each_shape(), receives what there is to say of each item."""
 
-    def metrics(self, each: Array) -> dict[str, float]:
-        """Figures beside the loss, by name, from the `each` of one or more batches: (k, *each_shape)."""
+    def metrics(self, batches: Sequence[Array], each: Array) -> dict[str, float]:
+        """Figures beside the loss, by name, from the arrays of k batches, and their `each`: (k, *each_shape)."""
 
 
 class NextToken:
@@ -73,7 +73,7 @@ class NextToken:
         inputs, targets = batch
         return model.loss(inputs, targets, denominator=denominator, losses=each)
 
-    def metrics(self, each: Array) -> dict[str, float]:
+    def metrics(self, batches: Sequence[Array], each: Array) -> dict[str, float]:
         return {}
 
 
@@ -122,6 +122,6 @@ def evaluate(
             n = objective.count(batch)
             total += objective.loss(model, batch, None, each).item() * n
             count += n
-            all_metrics.append((n, objective.metrics(each[None])))
+            all_metrics.append((n, objective.metrics([array[None] for array in batch], each[None])))
     means = {name: sum(n * found[name] for n, found in all_metrics) / count for name in all_metrics[0][1]}
     return {"loss": total / max(1, count), **means}

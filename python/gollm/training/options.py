@@ -92,7 +92,6 @@ class LoopOptions(Given):
     cache_dir: PathText | None = None  # folder of tokenised data (default: $GOLLM_CACHE or ~/.cache/gollm)
 
     COMMAND: ClassVar[str] = "train"  # of gollm, which goes on with such a run
-    TRY: ClassVar[str] = 'gollm generate --model {} --prompt "..."'  # what to do with the model afterwards
     DEFAULT_EPOCHS: ClassVar[float | None] = None  # where neither steps nor epochs are given; None: DEFAULT_STEPS
     EITHER: ClassVar = (("steps", "epochs"),)
     # What --help leaves to --help-all.
@@ -134,6 +133,11 @@ class LoopOptions(Given):
     def resolved_warmup_steps(self, total_steps: int) -> int:
         """The step at which the learning rate reaches its peak."""
         return min(100, total_steps // 10) if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def try_it(self) -> str:
+        """What to do with the model afterwards, with {} for its path."""
+        return 'gollm generate --model {} --prompt "..."'
 
     @property
     def resolved_min_lr(self) -> float:

@@ -5,6 +5,7 @@ tokenizer.json        the tokenizer
 metrics.jsonl         a line for each step
 step-00000250.golm    checkpoints with their training state, the newest few
 best.golm             the model with the lowest validation loss, without training state
+adapter/              instead of it, where adapters are trained: in the files of peft
 .lock                 locked while a process trains here; names the newest checkpoint that was written
 """
 
@@ -55,6 +56,10 @@ class Run:
     @property
     def best_path(self) -> Path:
         return self.path / "best.golm"
+
+    @property
+    def adapter_path(self) -> Path:
+        return self.path / "adapter"
 
     def checkpoint_path(self, step: int) -> Path:
         return self.path / f"step-{step:08d}.golm"

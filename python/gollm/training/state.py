@@ -3,7 +3,8 @@
     training: {"step", "sampler", "best_validation_loss", "validation"}
     training tensors: the optimiser's moments and step count
 
-"validation" names the validation data's content; checkpoints of gollm 0.1 lack it.
+The weights are those that are trained: of a run with adapters, the adapters'. "validation" names the
+validation data's content; checkpoints of gollm 0.1 lack it.
 
 Where a signal broke off the evaluation or sample after the step, "unfinished" holds the step's metrics, whose line in
 metrics.jsonl is still to be written.
@@ -68,12 +69,13 @@ def write_state(
             f"the weights after step {state.step} are not finite, so {path.name} was not written: training has "
             "diverged. Older checkpoints are untouched; try a lower --lr in a new run"
         )
+    trained = [name for name in model.parameters.order if model.parameters[name].requires_grad]
     write_checkpoint(
         path,
         config=model.config.to_dict(),
         generation=None if data.defaults is None else data.defaults.to_dict(),
-        tensors={name: parameter.data for name, parameter in model.parameters.items()},
-        order=model.parameters.order,
+        tensors={name: model.parameters[name].data for name in trained},
+        order=trained,
         tokenizer_state=tokenizer.to_state(),
         training={
             "step": state.step,

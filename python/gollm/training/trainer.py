@@ -123,7 +123,7 @@ class Trainer:
                         "lr": lr,
                         "ms": round(seconds * 1e3, 3),
                         "tokens_per_second": round(batches[0].size / seconds, 1),
-                        **self.objective.metrics(self.each),
+                        **self.objective.metrics(batches, self.each),
                     }
                 # What follows a step. A signal breaks off evaluating and sampling, and leaves the step unfinished.
                 metrics = dict(state.unfinished)
@@ -138,7 +138,7 @@ class Trainer:
                     break
                 folder.write_metrics(metrics)
                 if state.finish(metrics.get("validation_loss")):
-                    LanguageModel(self.model, self.tokenizer, self.data.defaults).save(folder.best_path)
+                    self._save_best(folder)
                 if self._due(options.checkpoint_every):
                     self._save(folder)
                 try:
@@ -261,6 +261,9 @@ class Trainer:
                 self.interruption.check()
             return text + text_decoder.finish()
 
+    def _save_best(self, folder: RunFolder) -> None:
+        self.data.save(LanguageModel(self.model, self.tokenizer, self.data.defaults), folder)
+
     def _save_unless_saved(self, folder: RunFolder) -> None:
         if not folder.checkpoint_path(self.step).exists():
             self._save(folder)
@@ -270,6 +273,8 @@ class Trainer:
         path = folder.checkpoint_path(self.step)
         write_state(path, self.model, self.tokenizer, self.optimizer, self.data, self.state)
         folder.note_checkpoint(path)
+        if self.data.each_checkpoint and not self.data.validation:
+            self._save_best(folder)
         folder.keep_newest(self.options.keep_checkpoints)
         for callback in self.callbacks:
             callback.on_checkpoint(self, path)

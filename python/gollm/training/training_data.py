@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,12 @@ import numpy as np
 from gollm.data import Sampler, TokenDataset, evaluation_batches
 from gollm.errors import ConfigError
 from gollm.kernels import Array
+from gollm.language_model import LanguageModel
 from gollm.model.generation_defaults import GenerationDefaults
 from gollm.tokenizers import Tokenizer
 from gollm.training.objective import Batches
 from gollm.training.options import LoopOptions
+from gollm.training.run_folder import RunFolder
 
 MANY_TOKENS = 1 << 20  # of the training data, searched for the token that ends a text
 
@@ -28,6 +30,8 @@ class TrainingData:
     prompt       the ids that a sample continues; none: there are no samples
     shown        their text, as far as a sample shows it
     defaults     what the model's file will say about generating; its stop tokens end a sample
+    each_checkpoint  without validation data, save the model with each checkpoint, as the best so far
+    save         writes the best model so far to the run folder
     """
 
     batches: Batches
@@ -36,6 +40,8 @@ class TrainingData:
     prompt: Array
     shown: str = ""
     defaults: GenerationDefaults | None = None
+    each_checkpoint: bool = False
+    save: Callable[[LanguageModel, RunFolder], None] = lambda model, folder: model.save(folder.best_path)
 
 
 def sampler_of(data: TokenDataset, options: LoopOptions, context: int) -> Sampler:
