@@ -41,7 +41,8 @@ class Base:
             if source.tokenizer is None:
                 why = f" ({source.without_tokenizer})" if source.without_tokenizer else ""
                 raise ConfigError(f"the model {path} has no tokenizer{why}, so it cannot read text")
-            found = {name: source.packed(name) for name in Decoder(source.config).parameters}
+            stored = source.as_stored()
+            found = {name: stored.packed(name) for name in Decoder(source.config).parameters}
             packed = {name: (one.dtype, one.group) for name, one in found.items() if one is not None}
             return cls(source.config, source.tokenizer, source.defaults, packed)
 
