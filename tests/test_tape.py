@@ -49,7 +49,8 @@ DENOMINATOR = np.array([4.0])
 def preferred(nll, kind):
     how = {"denominator": DENOMINATOR, "beta": 0.7, "kind": kind}
     losses, margins = EACH[nll.dtype]
-    return preference(nll, reference=REFERENCES[nll.dtype], losses=losses, margins=margins, **how)
+    loss = preference(nll, reference=REFERENCES[nll.dtype], losses=losses, margins=margins, **how)
+    return stack(loss, shape=(1, 1))
 
 
 # name -> (shapes of the leaves, the operation)

@@ -9,7 +9,7 @@ from gollm.errors import DataError
 from gollm.finetuning.padding import PaddedBatches, evaluation_of, pair_of
 from gollm.finetuning.rendering import TokenSequence
 from gollm.finetuning.task import held_out
-from gollm.training.objective import NextToken, forward_backward
+from gollm.training.objective import forward_backward
 
 from .conftest import small_model
 
@@ -83,7 +83,7 @@ def test_the_gradient_is_that_of_the_sequences_one_by_one():
         total, loss = 0.0, 0.0
         for batch in step:
             arrays = [array[None] for array in batch]
-            parts = forward_backward(model, np.zeros(1, np.int64), np.array([float(n)]), *arrays, objective=NextToken())
+            parts = forward_backward(model, np.zeros(1, np.int64), *arrays, denominator=np.array([float(n)]))
             model.parameters.finish_gradients()
             total = total + model.parameters.gradients.astype(np.float64)
             loss += parts[0].item()

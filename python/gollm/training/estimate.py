@@ -137,7 +137,9 @@ def _measure_step(model: Decoder, work: Workload, options: LoopOptions) -> None:
     k = min(options.grad_accumulation, 2)  # the second adds to the gradients of the first; the others do the same
     batches = [np.zeros((k, *array.shape), array.dtype) for array in work.batch]
     each = np.empty((k, *work.objective.each_shape(work.batch)), np.float32)
-    forward_backward(model, np.zeros(k, np.int64), np.ones(1), *batches, objective=work.objective, each=each)
+    forward_backward(
+        model, np.zeros(k, np.int64), *batches, denominator=np.ones(1), objective=work.objective, each=each
+    )
 
 
 def _measure_evaluation(model: Decoder, work: Workload) -> None:

@@ -80,16 +80,19 @@ class NextToken:
 def forward_backward(
     model: Decoder,
     counters: Array,
-    denominator: Array,
     *batches: Array,
-    objective: Objective,
+    denominator: Array | None = None,
+    objective: Objective | None = None,
     each: Array | None = None,
 ) -> list[Tensor]:
     """The part of a step that the trainer records: the gradient of the mean loss over all k micro-batches, in the
     parameters.
 
-    counters: (k,) int64, for the dropout; denominator: (1,) float64, the number of losses that the mean is over;
-    batches: the objective's arrays, (k, ...); each: (k, ...) float32 -> k parts of the loss"""
+    counters: (k,) int64, for the dropout; batches: the objective's arrays, (k, ...); denominator: (1,) float64, the
+    number of losses that the mean is over (default: their count); each: (k, ...) float32 -> k parts of the loss"""
+    objective = NextToken() if objective is None else objective
+    if denominator is None:
+        denominator = np.array([objective.count(batches)], np.float64)
     model.parameters.zero_grad()
     model.dropout.training = True
     parts = []

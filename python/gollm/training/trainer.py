@@ -190,7 +190,12 @@ class Trainer:
         shape = self.objective.each_shape([array[0] for array in batches])
         self.each = np.empty((len(self._counters), *shape), np.float32)
         return forward_backward(
-            self.model, self._counters, denominator, *batches, objective=self.objective, each=self.each
+            self.model,
+            self._counters,
+            *batches,
+            denominator=denominator,
+            objective=self.objective,
+            each=self.each,
         )
 
     def _resume(self, folder: RunFolder) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def copy_weights(file: CheckpointFile, decoder: Decoder) -> None:
         entry = file.header.entries.get(name)
         if entry is None or entry.group != "weights" or (entry.dtype, entry.shape) != ("f32", parameter.shape):
             found = "missing" if entry is None else f"{entry.dtype} of shape {entry.shape}"
-            raise CheckpointError(f"{file.path}: the tensor '{name}', f32 of shape {parameter.shape}, is {found}")
+            raise CheckpointError(f"{file.path}: '{name}' is {found}; f32 of shape {parameter.shape} is needed")
     for name, parameter in trained.items():
         _copy(file, name, parameter.data)
 
