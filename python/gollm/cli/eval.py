@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from gollm.options import PathText, Positional, PositiveInt
 
@@ -33,6 +33,7 @@ class Options:
     field: str | None = None  # the field of JSON lines that holds the text
     encoding: str = "utf-8"  # encoding of text files: any that Python knows
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # how to handle invalid bytes
+    per_file: bool = False  # measure each file by itself
     json: bool = False  # print one JSON document
 
     ALIASES: ClassVar[Mapping[str, str]] = {"corpus": "data"}
@@ -42,39 +43,72 @@ def run(options: Options) -> None:
     from tqdm import tqdm
 
     import gollm
-    from gollm.data import open_source
+    from gollm.cli.evaluations import note
+    from gollm.data import DataSource, Files, open_source
+    from gollm.errors import DataError
     from gollm.evaluation import evaluate_model
 
-    source = open_source(
-        options.data,
-        patterns=options.pattern,
-        field=options.field,
-        encoding=options.encoding,
-        errors=options.decode_errors,
-    )
+    def source_of(data: Sequence[str | Path], patterns: Sequence[str] = ()) -> DataSource:
+        return open_source(
+            data,
+            patterns=patterns,
+            field=options.field,
+            encoding=options.encoding,
+            errors=options.decode_errors,
+        )
+
+    whole = source_of(options.data, options.pattern)
+    sources = [whole]
+    if options.per_file:
+        if not isinstance(whole, Files):
+            raise DataError(f"{whole.name} has no files of text, which --per-file measures")
+        sources = [source_of([path]) for path in whole.paths]
     model = gollm.load(options.model, tokenizer=options.tokenizer)
     full = None if options.against is None else gollm.load(options.against, tokenizer=options.tokenizer)
-    # disable=None: no bar where standard error is no terminal
-    with tqdm(unit=" tokens", unit_scale=True, desc="evaluating", leave=False, disable=None) as bar:
+    found = []
+    for source in sources:
+        # disable=None: no bar where standard error is no terminal
+        with tqdm(unit=" tokens", unit_scale=True, desc="evaluating", leave=False, disable=None) as bar:
 
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            def show(done: int, total: int, bar: Any = bar) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
 
-        found = evaluate_model(
-            model,
-            source,
-            against=full,
-            context=options.context,
-            stride=options.stride,
-            max_tokens=options.max_tokens,
-            progress=show,
-        )
+            found.append(
+                evaluate_model(
+                    model,
+                    source,
+                    against=full,
+                    context=options.context,
+                    stride=options.stride,
+                    max_tokens=options.max_tokens,
+                    progress=show,
+                )
+            )
+    names = [source.name for source in sources]
+    note(
+        options.model,
+        "bits per byte",
+        {n: x.bits_per_byte for n, x in zip(names, found, strict=True) if x.bits_per_byte},
+    )
     if options.json:
-        names = {"model": str(options.model), "full_model": None if full is None else str(options.against)}
-        print(json.dumps({**names, "data": source.name, **found.to_dict()}))
+        models = {"model": str(options.model), "full_model": None if full is None else str(options.against)}
+        documents = [{**models, "data": name, **one.to_dict()} for name, one in zip(names, found, strict=True)]
+        print(json.dumps({"files": documents} if options.per_file else documents[0]))
+    elif options.per_file:
+        print(in_table(dict(zip(names, found, strict=True))))
     else:
-        print(in_lines(found, str(options.model), str(options.against), source.name))
+        print(in_lines(found[0], str(options.model), str(options.against), names[0]))
+
+
+def in_table(found: Mapping[str, Evaluation]) -> str:
+    """A line for each file."""
+    width = max(map(len, (*found, "file")))
+    lines = [f"{'file':<{width}}  {'tokens':>12}  {'bits per byte':>13}  {'perplexity':>16}"]
+    for name, one in found.items():
+        bits = "" if one.bits_per_byte is None else f"{one.bits_per_byte:.4f}"
+        lines.append(f"{name:<{width}}  {one.n_tokens:>12,}  {bits:>13}  {one.perplexity!s:>16}")
+    return "\n".join(lines)
 
 
 def in_lines(found: Evaluation, model: str, full: str, data: str) -> str:

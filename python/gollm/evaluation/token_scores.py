@@ -123,7 +123,7 @@ def _distributions(decoders: list[Decoder], tokens: Array, context: int, stride:
             for i in range(0, len(targets), size):
                 rows = slice(i, i + size)
                 pairs = zip(decoders, hidden, strict=True)
-                yield targets[rows], *(_log_softmax(decoder.head_logits(x[rows])) for decoder, x in pairs)
+                yield targets[rows], *(log_softmax(decoder.head_logits(x[rows])) for decoder, x in pairs)
 
 
 def _hidden(decoder: Decoder, inputs: Array, n_scored: int) -> Array:
@@ -133,7 +133,7 @@ def _hidden(decoder: Decoder, inputs: Array, n_scored: int) -> Array:
     return hidden[:, -n_scored:].reshape(-1, hidden.shape[-1])
 
 
-def _log_softmax(logits: Array) -> Array:
+def log_softmax(logits: Array) -> Array:
     """log p = x - log Σ exp x, in double precision.  (N, V) -> (N, V)"""
     x = logits.astype(np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf

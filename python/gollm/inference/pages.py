@@ -133,11 +133,15 @@ class CachedSequence:
                 pages[:, new] = pages[:, old]
         return copy
 
+    def truncate(self, n_tokens: int) -> None:
+        """Forgets all tokens but the first, and gives their pages back, the last one first."""
+        while len(self.pages) > pages_for(n_tokens):
+            self.pool.release(self.pages.pop())
+        self.length = n_tokens
+
     def clear(self) -> None:
-        """Forgets all tokens and gives the pages back, the last one first."""
-        for page in reversed(self.pages):
-            self.pool.release(page)
-        self.pages, self.length = [], 0
+        """Forgets all tokens."""
+        self.truncate(0)
 
 
 def continued(sequences: Sequence[CachedSequence], parents: Sequence[int]) -> list[CachedSequence]:

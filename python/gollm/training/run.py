@@ -6,6 +6,7 @@ metrics.jsonl         a line for each step
 step-00000250.golm    checkpoints with their training state, the newest few
 best.golm             the model with the lowest validation loss, without training state
 adapter/              instead of it, where adapters are trained: in the files of peft
+evaluations.jsonl     what gollm eval has measured of the model
 .lock                 locked while a process trains here; names the newest checkpoint that was written
 """
 
@@ -60,6 +61,10 @@ class Run:
     @property
     def adapter_path(self) -> Path:
         return self.path / "adapter"
+
+    @property
+    def evaluations_path(self) -> Path:
+        return self.path / "evaluations.jsonl"
 
     def checkpoint_path(self, step: int) -> Path:
         return self.path / f"step-{step:08d}.golm"

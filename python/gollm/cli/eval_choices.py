@@ -1,0 +1,68 @@
+"""gollm eval choices"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from gollm.options import NonNegativeInt, PathText, Positional, PositiveInt
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure how often a model answers multiple-choice questions rightly. Its answer is the choice with the largest
+    log-probability, as a whole and by its length in bytes. A file is a task; the last line is the mean over all files
+    of the centred accuracy, which is 0 for guessing."""
+
+    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
+    # files of JSON lines with "question", "choices" and "answer", folders, or wildcards
+    data: Annotated[tuple[PathText, ...], Positional]
+    few_shot: NonNegativeInt = 0  # how many questions of each file are solved before each of the others
+    limit: PositiveInt | None = None  # maximum number of questions of a file (default: all)
+    tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
+    json: bool = False  # print one JSON document
+
+    ALIASES: ClassVar[Mapping[str, str]] = {"corpus": "data"}
+
+
+def run(options: Options) -> None:
+    from tqdm import tqdm
+
+    import gollm
+    from gollm.cli.evaluations import note
+    from gollm.data import Files, open_source
+    from gollm.data.records import read_records
+    from gollm.errors import DataError
+    from gollm.evaluation.choices import answer_questions, question_of
+
+    source = open_source(options.data)
+    if not isinstance(source, Files):
+        raise DataError(f"{source.name} is no file of questions; use JSON Lines")
+    tasks = {str(path): [question_of(record) for record in read_records(path)] for path in source.paths}
+    model = gollm.load(options.model, tokenizer=options.tokenizer)
+    found = {}
+    for name, questions in tasks.items():
+        chosen = questions if options.limit is None else questions[: options.few_shot + options.limit]
+        with tqdm(total=len(chosen), unit=" questions", leave=False, disable=None) as bar:
+            found[name] = answer_questions(model, chosen, few_shot=options.few_shot, progress=bar.update)
+    centred = sum(result.centred_accuracy for result in found.values()) / len(found)
+    values = {
+        "tasks": {name: dataclasses.asdict(result) for name, result in found.items()},
+        "centred_accuracy": centred,
+    }
+    note(options.model, "choices", {name: result.normalised_accuracy.value for name, result in found.items()})
+    if options.json:
+        print(json.dumps({"model": str(options.model), **values}))
+        return
+    width = max(map(len, (*found, "mean")))
+    print(f"{'task':<{width}}  {'questions':>9}  {'accuracy':>16}  {'normalised':>16}  {'centred':>8}")
+    for name, result in found.items():
+        print(
+            f"{name:<{width}}  {result.n_questions:>9,}  {result.accuracy!s:>16}  {result.normalised_accuracy!s:>16}  "
+            f"{result.centred_accuracy:>8.4f}"
+        )
+    print(f"{'mean':<{width}}  {'':>9}  {'':>16}  {'':>16}  {centred:>8.4f}")

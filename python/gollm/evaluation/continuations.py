@@ -1,0 +1,116 @@
+"""The log-probabilities of continuations of a prompt: of the answers to a question, for one.
+
+A prompt is computed once, and its keys and values are shared by all of its continuations, which go through the model
+together. The bits are those of each alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gollm.errors import EvaluationError
+from gollm.evaluation.token_scores import log_softmax
+from gollm.inference.pages import CachedSequence, PagePool, next_batch, pages_for
+from gollm.kernels import Array
+from gollm.language_model import LanguageModel
+from gollm.tokenizers import Tokenizer
+
+AT_ONCE = 32  # continuations in a batch
+
+
+class Score(NamedTuple):
+    """The sum of a continuation's log-probabilities, its number of tokens, and whether each was the likeliest."""
+
+    logprob: float
+    n_tokens: int
+    greedy: bool
+
+
+class Scorer:
+    """Scores continuations of prompts, and remembers the last prompt: the next one may begin in the same way, with the
+    same examples for instance."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+        self._make_room(0)
+
+    def scores(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[Score]:
+        """Of each continuation. Raises EvaluationError for an empty prompt or continuation, and where both are longer
+        than the context."""
+        context = self.model.config.context
+        for continuation in continuations:
+            if not prompt or not continuation:
+                raise EvaluationError("a prompt or a continuation has no tokens, so there is nothing to score")
+            if len(prompt) + len(continuation) - 1 > context:
+                raise EvaluationError(
+                    f"a prompt and its continuation have {len(prompt) + len(continuation)} tokens, more than this "
+                    f"model's context ({context}); use fewer examples (--few-shot)"
+                )
+        longest = max(map(len, continuations), default=1)
+        n_pages = pages_for(len(prompt)) + min(AT_ONCE, len(continuations)) * (1 + pages_for(longest))
+        if n_pages > self._n_pages:
+            self._make_room(n_pages)
+        self._read(list(prompt))
+        found = []
+        for begin in range(0, len(continuations), AT_ONCE):
+            found += self._batch(continuations[begin : begin + AT_ONCE])
+        return found
+
+    def _make_room(self, n_pages: int) -> None:
+        """A pool of so many pages. Nothing is computed in it yet."""
+        self._n_pages = n_pages
+        self._sequence = CachedSequence(PagePool(self.model.config, n_pages))
+        self._prompt: list[int] = []
+        self._after = np.empty(0, np.float32)  # the logits behind the prompt
+
+    def _read(self, prompt: list[int]) -> None:
+        """Computes what the last prompt did not have."""
+        same = 0
+        while same < min(len(prompt), len(self._prompt)) and prompt[same] == self._prompt[same]:
+            same += 1
+        if same == len(prompt) == len(self._prompt):
+            return
+        same = min(same, len(prompt) - 1)  # the last token is computed again for its logits
+        self._sequence.truncate(same)
+        batch = next_batch([self._sequence], [prompt[same:]])
+        self._after = self.model.decoder.next_logits(batch)[0].copy()
+        self._prompt = prompt
+
+    def _batch(self, continuations: Sequence[Sequence[int]]) -> list[Score]:
+        fed = [list(one[:-1]) for one in continuations]  # what the next token follows
+        longer = [i for i, one in enumerate(fed) if one]
+        logits: dict[int, Array] = {}
+        if longer:
+            sequences = [self._sequence.copy() for _ in longer]
+            rows = self.model.decoder.cached_logits(next_batch(sequences, [fed[i] for i in longer]))
+            at = 0
+            for i in longer:
+                logits[i] = rows[at : at + len(fed[i])]
+                at += len(fed[i])
+            for sequence in sequences:
+                sequence.clear()
+        return [self._score(one, logits.get(i)) for i, one in enumerate(continuations)]
+
+    def _score(self, continuation: Sequence[int], rest: Array | None) -> Score:
+        rows = self._after[None] if rest is None else np.concatenate([self._after[None], rest])
+        log_p = log_softmax(rows)
+        ids = np.asarray(continuation)
+        greedy = bool((log_p.argmax(axis=1) == ids).all())
+        return Score(float(log_p[np.arange(len(ids)), ids].sum()), len(ids), greedy)
+
+
+def prompt_and_continuation(tokenizer: Tokenizer, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
+    """The ids of both: those of the whole text, cut where the continuation begins. Spaces at the prompt's end go to the
+    continuation, since tokens begin with them."""
+    n_spaces = len(prompt) - len(prompt.rstrip())
+    if n_spaces:
+        prompt, continuation = prompt[:-n_spaces], prompt[-n_spaces:] + continuation
+    begin = list(tokenizer.framing.begin) or ([] if prompt else list(tokenizer.framing.start))
+    ids = tokenizer.encode(prompt).tolist()
+    whole = tokenizer.encode(prompt + continuation).tolist()
+    if whole[: len(ids)] == ids and len(whole) > len(ids):
+        return begin + ids, whole[len(ids) :]
+    return begin + ids, tokenizer.encode(continuation).tolist()

@@ -1,0 +1,99 @@
+"""Runs beside each other: the options that differ, losses at equal numbers of tokens, speed, evaluations."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gollm.errors import TrainingError
+from gollm.options import load_file
+from gollm.options.types import shown
+from gollm.system.files import open_regular
+from gollm.training.run import Run, parsed
+
+POINTS = (0.25, 0.5, 0.75, 1.0)  # of the tokens that all runs have trained on
+SMOOTHED = 10  # steps whose mean loss is shown
+_OF_THE_PLACE = ("out", "resume", "cache_dir")
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run. losses: the mean training loss of the steps before each of the points, as many tokens in each run."""
+
+    name: str
+    options: dict[str, Any]
+    n_steps: int
+    n_tokens: int
+    losses: tuple[float, ...]
+    validation_loss: float | None
+    tokens_per_second: float
+    evaluations: dict[str, float]
+
+
+def compare(paths: Sequence[str | Path]) -> list[RunSummary]:
+    """Raises TrainingError for a folder without a run, or without a step."""
+    steps = {str(path): _steps(Run(path)) for path in paths}
+    tokens = {name: _cumulative(lines) for name, lines in steps.items()}
+    common = min(counts[-1] for counts in tokens.values())
+    found = []
+    for name, lines in steps.items():
+        losses = []
+        for point in POINTS:
+            last = sum(count <= common * point for count in tokens[name])
+            part = lines[max(0, last - SMOOTHED) : max(1, last)]
+            losses.append(statistics.fmean(line["loss"] for line in part))
+        validation = [line["validation_loss"] for line in lines if line.get("validation_loss") is not None]
+        found.append(
+            RunSummary(
+                name=name,
+                options=load_file(Run(name).config_path),
+                n_steps=len(lines),
+                n_tokens=tokens[name][-1],
+                losses=tuple(losses),
+                validation_loss=min(validation, default=None),
+                tokens_per_second=statistics.median(line["tokens_per_second"] for line in lines),
+                evaluations=dict(_evaluations(Run(name))),
+            )
+        )
+    return found
+
+
+def differences(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
+    """The options in which runs differ, but for where they lie: each with its value in every run."""
+    names = dict.fromkeys(name for run in runs for name in run.options if name not in _OF_THE_PLACE)
+    values = {name: [shown(run.options.get(name)) for run in runs] for name in names}
+    return {name: found for name, found in values.items() if len(set(found)) > 1}
+
+
+def _steps(run: Run) -> list[dict[str, Any]]:
+    try:
+        lines = [line for line in run.metrics() if {"loss", "ms", "tokens_per_second"} <= line.keys()]
+    except OSError:
+        raise TrainingError(f"there is no run in {run.name} (no metrics.jsonl); name a run's folder") from None
+    if not lines:
+        raise TrainingError(f"the run in {run.name} has not done a step yet")
+    return lines
+
+
+def _cumulative(lines: Sequence[dict[str, Any]]) -> list[int]:
+    """Tokens after each step."""
+    total, found = 0, []
+    for line in lines:
+        total += round(line["tokens_per_second"] * line["ms"] / 1000)  # both are rounded, to far less than a token
+        found.append(total)
+    return found
+
+
+def _evaluations(run: Run) -> Iterator[tuple[str, float]]:
+    """The newest of each kind."""
+    with contextlib.suppress(OSError), open_regular(run.evaluations_path, buffering=-1) as file:
+        for line in file:
+            values = parsed(line)
+            kind = values.pop("kind", "")
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    yield f"{kind}: {name}", value
