@@ -10,6 +10,7 @@
 #define GOLLM_CUDA_GEMM_H
 
 #include "activation.h"
+#include "chunks.h"
 
 namespace GOLLM_VARIANT {
 
@@ -46,9 +47,10 @@ struct Epilogue {
     }
 };
 
+/* Strides are those of rows: of k where an operand is K-major, else of its other axis. */
 struct Product {
     const real *a, *b;
-    int64_t M, N, K, compute;
+    int64_t M, N, K, compute, a_stride, b_stride, c_stride;
     Epilogue epilogue;
 };
 
@@ -60,7 +62,7 @@ __device__ __forceinline__ void write_tile(const Product &p, const float (&sums)
 #pragma unroll 1
     for (int i = threadIdx.x; i < SIZE * SIZE; i += THREADS) {
         const int64_t m = m0 + i / SIZE, n = n0 + i % SIZE;
-        if (m < p.M && n < p.N) p.epilogue(m * p.N + n, n, sums[i / SIZE][i % SIZE]);
+        if (m < p.M && n < p.N) p.epilogue(m * p.c_stride + n, n, sums[i / SIZE][i % SIZE]);
     }
 }
 
@@ -81,13 +83,14 @@ __device__ __forceinline__ float operand(const real *x, int64_t at, int64_t comp
 }
 
 template <bool MN_MAJOR>
-__device__ __forceinline__ void load_float_tile(float (&tile)[FLOAT_STEP][FLOAT_TILE + 4], const real *x, int64_t mn0,
-                                                int64_t k0, int64_t mn_size, int64_t k_size, int64_t compute) {
+__device__ __forceinline__ void load_float_tile(float (&tile)[FLOAT_STEP][FLOAT_TILE + 4], const real *x,
+                                                int64_t stride, int64_t mn0, int64_t k0, int64_t mn_size,
+                                                int64_t k_size, int64_t compute) {
     for (int i = threadIdx.x; i < FLOAT_TILE * FLOAT_STEP; i += FLOAT_THREADS) {
         const int mn = MN_MAJOR ? i % FLOAT_TILE : i / FLOAT_STEP, k = MN_MAJOR ? i / FLOAT_TILE : i % FLOAT_STEP;
         const int64_t row = mn0 + mn, step = k0 + k;
         tile[k][mn] = row < mn_size && step < k_size
-                          ? operand(x, MN_MAJOR ? step * mn_size + row : row * k_size + step, compute)
+                          ? operand(x, MN_MAJOR ? step * stride + row : row * stride + step, compute)
                           : 0;
     }
 }
@@ -101,8 +104,8 @@ template <bool A_MN, bool B_MN> __global__ void __launch_bounds__(FLOAT_THREADS)
     float c[4][4] = {};
     for (int64_t k0 = 0; k0 < p.K; k0 += FLOAT_STEP) {
         __syncthreads();
-        load_float_tile<A_MN>(tiles.a, p.a, m0, k0, p.M, p.K, p.compute);
-        load_float_tile<B_MN>(tiles.b, p.b, n0, k0, p.N, p.K, p.compute);
+        load_float_tile<A_MN>(tiles.a, p.a, p.a_stride, m0, k0, p.M, p.K, p.compute);
+        load_float_tile<B_MN>(tiles.b, p.b, p.b_stride, n0, k0, p.N, p.K, p.compute);
         __syncthreads();
 #pragma unroll
         for (int k = 0; k < FLOAT_STEP; k++)
@@ -121,8 +124,7 @@ template <bool A_MN, bool B_MN> __global__ void __launch_bounds__(FLOAT_THREADS)
 }
 
 #ifdef GOLLM_BF16
-/* Products of bfloat16. A tile is 128 (m or n) x 64 (k): K-major 128 rows of 128 bytes, MN-major two slabs of 64 rows (k) of
- * 128 bytes. Chunk c of 16 bytes of row r lies at chunk c ^ (r % 8), so that ldmatrix's eight rows hit all banks once. */
+/* Products of bfloat16. A tile is 128 (m or n) x 64 (k): K-major 128 rows, MN-major two slabs of 64 rows (k) (chunks.h). */
 constexpr int TILE = 128, STEP = 64, STAGES = 3, PRODUCT_THREADS = 128;
 
 struct HalfTiles {
@@ -135,21 +137,17 @@ union HalfMemory {
     float sums[TILE][TILE + 4];
 };
 
-__device__ __forceinline__ uint32_t chunk_address(uint32_t tile, int row, int chunk) {
-    return tile + row * 128 + ((chunk ^ (row & 7)) << 4);
-}
-
 template <bool MN_MAJOR>
-__device__ __forceinline__ void load_half_tile(bf16 *tile, const bf16 *x, int64_t mn0, int64_t k0, int64_t mn_size,
-                                               int64_t k_size) {
-    const bool aligned = is_aligned(x) && (MN_MAJOR ? mn_size : k_size) % 8 == 0;
+__device__ __forceinline__ void load_half_tile(bf16 *tile, const bf16 *x, int64_t stride, int64_t mn0, int64_t k0,
+                                               int64_t mn_size, int64_t k_size) {
+    const bool aligned = is_aligned(x) && stride % 8 == 0;
     for (int i = threadIdx.x; i < TILE * STEP / 8; i += PRODUCT_THREADS) {
         const int row = i / 8, chunk = i % 8;
         const int64_t mn = MN_MAJOR ? mn0 + row / 64 * 64 + chunk * 8 : mn0 + row;
         const int64_t k = MN_MAJOR ? k0 + row % 64 : k0 + chunk * 8;
         const int64_t left = MN_MAJOR ? (k < k_size ? mn_size - mn : 0) : (mn < mn_size ? k_size - k : 0);
         const int valid = left >= 8 ? 8 : left > 0 ? (int)left : 0;
-        const bf16 *from = valid ? (MN_MAJOR ? x + k * mn_size + mn : x + mn * k_size + k) : x;
+        const bf16 *from = valid ? (MN_MAJOR ? x + k * stride + mn : x + mn * stride + k) : x;
         if (aligned)
             copy_async16(chunk_address(shared_address(tile), row, chunk), from, valid * 2);
         else
@@ -167,8 +165,8 @@ template <bool A_MN, bool B_MN> __global__ void __launch_bounds__(PRODUCT_THREAD
     auto load = [&](int step) {
         if (step < steps) {
             HalfTiles::Stage &stage = tiles.stages[step % STAGES];
-            load_half_tile<A_MN>(stage.a, p.a, m0, (int64_t)step * STEP, p.M, p.K);
-            load_half_tile<B_MN>(stage.b, p.b, n0, (int64_t)step * STEP, p.N, p.K);
+            load_half_tile<A_MN>(stage.a, p.a, p.a_stride, m0, (int64_t)step * STEP, p.M, p.K);
+            load_half_tile<B_MN>(stage.b, p.b, p.b_stride, n0, (int64_t)step * STEP, p.N, p.K);
         }
         copy_commit();
     };

@@ -16,6 +16,10 @@ against central differences: dNAME is the gradient by NAME.
 How far a result may be from the reference: rounding each input by one part in 1/eps moves the reference's result by
 `sensitivity` (measured, by perturbing the inputs at random), and no kernel can do better than a few such roundings;
 those of a sum of n terms add up like a random walk. So the bound is (8 + 2 sqrt(n)) eps (sensitivity + |result|).
+
+A bfloat16 build computes in float and rounds a result once; but operands of a product have to be bfloat16, also those
+that are results of another product. A reference that takes `narrow` passes these through it; how far the results move
+when they are changed by random parts is measured likewise, and 8 such roundings are allowed.
 """
 
 from __future__ import annotations
@@ -199,9 +203,16 @@ def saved_outputs(row: Row, inputs: Arrays, case: dict[str, Any], real: type) ->
     return {f.name: rounded(outputs[f.name], f, real) for f in row.contract.inputs if f.name in outputs}
 
 
-def call_reference(row: Row, inputs: Arrays, case: dict[str, Any]) -> Arrays:
+def exact(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def call_reference(
+    row: Row, inputs: Arrays, case: dict[str, Any], narrow: Callable[[np.ndarray], np.ndarray] = exact
+) -> Arrays:
     inputs = {name: value for name, value in inputs.items() if name not in case.get("without", ())}
     given = case | {k: v.astype(np.float64) if v.dtype.kind == "f" else v for k, v in inputs.items()}
+    given["narrow"] = narrow
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return row.reference(**{name: given.get(name) for name in inspect.signature(row.reference).parameters})
@@ -224,7 +235,7 @@ def _expected(row: Row, index: int, real: type, drop: frozenset[str]) -> tuple[A
     want = call_reference(row, {name: value for name, value in inputs.items() if name not in drop}, case)
     roundings = 8 + 2 * np.sqrt(row.summands(SimpleNamespace(**case)))
     limits = np.finfo(np.float32 if real is bfloat16 else real)
-    moved = sensitivity(row, index, drop)
+    moved = sensitivity(row, index, drop, False)
     bounds = {
         name: roundings * limits.eps * (moved[name] + np.abs(value)) + limits.tiny for name, value in want.items()
     }
@@ -232,23 +243,29 @@ def _expected(row: Row, index: int, real: type, drop: frozenset[str]) -> tuple[A
         for field in row.contract.outputs:
             if field.type == "real" and field.name in want:
                 bounds[field.name] = bounds[field.name] + 0.51 * eps_of(real) * np.abs(want[field.name])
+        if "narrow" in inspect.signature(row.reference).parameters:
+            for name, distance in sensitivity(row, index, drop, True).items():
+                bounds[name] = bounds[name] + 8 * eps_of(real) / 2 * distance
     return inputs, want, bounds
 
 
 @functools.lru_cache(maxsize=256)
-def sensitivity(row: Row, index: int, drop: frozenset[str]) -> Arrays:
-    """How far each element of the results moves, per relative change of every input element, by random changes."""
+def sensitivity(row: Row, index: int, drop: frozenset[str], of_narrow: bool) -> Arrays:
+    """How far each element of the results moves, per relative change of every element of the inputs, or of what is
+    narrow, by random changes."""
     case = row.cases[index]
-    inputs = {name: value for name, value in make_inputs(row, case, np.float64).items() if name not in drop}
+    inputs = make_inputs(row, case, bfloat16 if of_narrow else np.float64)
+    inputs = {name: value for name, value in inputs.items() if name not in drop}
     want = call_reference(row, inputs, case)
     draws, step, squares = 8, 1e-6, {name: np.zeros(np.shape(value)) for name, value in want.items()}
     rng = rng_of(row.name, case, "perturbation")
+
+    def perturbed(x: np.ndarray) -> np.ndarray:
+        return x * (1 + step * rng.standard_normal(x.shape)) if x.dtype.kind == "f" else x
+
     for _ in range(draws):
-        moved = {
-            name: value * (1 + step * rng.standard_normal(value.shape)) if value.dtype.kind == "f" else value
-            for name, value in inputs.items()
-        }
-        for name, value in call_reference(row, moved, case).items():
+        moved = inputs if of_narrow else {name: perturbed(value) for name, value in inputs.items()}
+        for name, value in call_reference(row, moved, case, perturbed if of_narrow else exact).items():
             squares[name] += ((value - want[name]) / step) ** 2
     return {name: np.sqrt(value / draws) for name, value in squares.items()}
 
