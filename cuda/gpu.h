@@ -6,6 +6,8 @@
  *   copy_async16 ...     16 bytes from global to shared memory without a register (cp.async), in groups that are waited for
  *   ldmatrix4            four 8 x 8 matrices of 16-bit values from shared memory into a warp's registers
  *   mma_bf16             d (16 x 8, float) += a (16 x 16, bfloat16) b (16 x 8, bfloat16) of a warp, on its tensor core
+ *   pack_bf16            two floats rounded to a pair of bfloat16, the first in the low half
+ *   fast_exp2            2^x with a relative error of 2^-22; a result below 2^-126 is 0
  *
  * With g = lane / 4 and t = 2 (lane % 4), a lane holds of a: rows {g, g + 8, g, g + 8} in columns {t, t, t + 8, t + 8} and the
  * next; of b: k = {t, t + 8} and the next, in column g; of d: rows {g, g, g + 8, g + 8}, columns {t, t + 1, t, t + 1}. ldmatrix4
@@ -59,6 +61,18 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
                  "{%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+__device__ __forceinline__ float fast_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 /* Nothing is launched for an empty grid. */

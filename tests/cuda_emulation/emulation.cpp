@@ -62,7 +62,7 @@ struct Block {
     std::vector<Warp> warps;
     std::vector<Fiber *> ready, at_barrier; // ready: from `next` on
     size_t next = 0, shared_bytes = 0;
-    int n_threads = 0, alive = 0;
+    int n_threads = 0, alive = 0, vote = 0, votes = 0; // vote: so far; votes: at the last barrier
     char *arena_end = nullptr, *shared = nullptr;
     void *caller = nullptr;
     const std::function<void()> *body = nullptr;
@@ -119,6 +119,7 @@ void wait(const char *what) { // until another thread makes this one ready
 }
 
 void release_barrier() {
+    block.votes = block.vote, block.vote = 0;
     for (Fiber *fiber : block.at_barrier) block.ready.push_back(fiber);
     block.at_barrier.clear();
 }
@@ -169,7 +170,7 @@ void run_block(int n_threads, size_t shared_bytes, const std::function<void()> &
     if (n_threads < 1 || n_threads > MOST_THREADS || n_threads % 32) fail("a block of %d threads", n_threads);
     if (shared_bytes > MOST_SHARED) fail("a block with %zu bytes of shared memory", shared_bytes);
     b.body = &body;
-    b.n_threads = b.alive = n_threads;
+    b.n_threads = b.alive = n_threads, b.vote = 0;
     b.warps.assign((size_t)n_threads / 32, {});
     b.ready.clear(), b.next = 0, b.at_barrier.clear();
     b.shared_bytes = (shared_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
@@ -191,13 +192,15 @@ void run_block(int n_threads, size_t shared_bytes, const std::function<void()> &
     switch_to(next_ready(), &b.caller);
 }
 
-void block_barrier() {
+int block_barrier(int vote) {
+    block.vote |= vote != 0;
     block.at_barrier.push_back(self);
     if ((int)block.at_barrier.size() == block.alive) {
         block.at_barrier.pop_back();
         release_barrier();
     } else
         wait("__syncthreads");
+    return block.votes;
 }
 
 void warp_collective(const char *what, uint32_t mask, void *slot, const std::function<void(void **)> &work) {

@@ -55,7 +55,7 @@ extern dim3 block_index, block_size, grid_size;
 [[noreturn]] void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 void run_block(int n_threads, size_t shared_bytes, const std::function<void()> &body);
-void block_barrier();
+int block_barrier(int vote); // whether a thread of the block voted for it
 /* Every lane of the mask brings a slot; the last one calls work(slots) for all. */
 void warp_collective(const char *what, uint32_t mask, void *slot, const std::function<void(void **slots)> &work);
 void *shared_memory(size_t bytes);
@@ -113,7 +113,8 @@ template <class T> T shuffle(const char *what, uint32_t mask, T value, int argum
 #define blockDim (::emulation::block_size)
 #define gridDim (::emulation::grid_size)
 
-inline void __syncthreads() { emulation::block_barrier(); }
+inline void __syncthreads() { emulation::block_barrier(0); }
+inline int __syncthreads_or(int vote) { return emulation::block_barrier(vote); }
 inline void __syncwarp(uint32_t mask = 0xffffffffu) {
     emulation::warp_collective("__syncwarp", mask, nullptr, [](void **) {});
 }
@@ -166,6 +167,10 @@ inline uint32_t __float_as_uint(float x) {
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b >> 32); }
 using std::fmaxf, std::fminf, std::isfinite;
 
+struct alignas(16) uint4 {
+    uint32_t x, y, z, w;
+};
+
 /* gpu.h's instructions. */
 inline uint32_t shared_address(const void *p) { return emulation::shared_address_of(p); }
 inline void copy_async16(uint32_t to, const void *from, int valid) {
@@ -177,6 +182,14 @@ template <int N> void copy_wait() { emulation::wait_for_copies(N); }
 inline void ldmatrix4(uint32_t (&r)[4], uint32_t row) { emulation::ldmatrix(r, row, false); }
 inline void ldmatrix4_transposed(uint32_t (&r)[4], uint32_t row) { emulation::ldmatrix(r, row, true); }
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emulation::mma(d, a, b0, b1); }
+inline uint32_t pack_bf16(float low, float high) {
+    const auto rounded = [](float x) -> uint32_t {
+        const uint32_t bits = __float_as_uint(x);
+        return std::isnan(x) ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    };
+    return rounded(low) | rounded(high) << 16;
+}
+inline float fast_exp2(float x) { return x < -126 ? 0 : std::exp2(x); }
 
 /* The runtime, as far as cuda/device.cu uses it: one device, whose memory is the program's. */
 typedef void *cudaStream_t;

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.harness import kernel
+from kernels.harness import exact, kernel
 from kernels.references.half import bits, values
 
 
@@ -27,6 +27,7 @@ SHAPES = [
     case(3, 193, 2, 2, 33),
     case(1, 257, 4, 4, 64),
     case(1, 521, 2, 1, 80),
+    case(1, 75, 2, 1, 80),
     case(2, 67, 6, 2, 16, window=1),
     case(1, 601, 3, 1, 8, window=9),
     case(2, 530, 2, 2, 20, window=256),
@@ -90,25 +91,26 @@ def turned(x, rotations, direction=1):
     return y
 
 
-def split(qkv, rotations, H, G, D):
+def split(qkv, rotations, H, G, D, narrow):
     """(B, T, E) -> q, k, v of (B, H, T, D), q and k turned, a group's keys and values repeated for its heads"""
     B, T, _ = qkv.shape
     parts = np.split(qkv.reshape(B, T, H + 2 * G, D).transpose(0, 2, 1, 3), [H, H + G], axis=1)
-    q, k, v = (part.repeat(H // part.shape[1] if part.shape[1] else 1, axis=1) for part in parts)
-    table = None if rotations is None else rotations[:T]
-    return turned(q, table), turned(k, table), v
+    q, k, v = parts
+    if rotations is not None:
+        q, k = (narrow(turned(x, rotations[:T])) for x in (q, k))
+    return tuple(part.repeat(H // part.shape[1] if part.shape[1] else 1, axis=1) for part in (q, k, v))
 
 
 @kernel("attention_forward", shapes=SHAPES, inputs=ROTATIONS, summands=lambda s: s.T + s.D, empty=["B", "T"])
-def attention_forward(qkv, rotations, H, G, D, scale, window):
-    q, k, v = split(qkv, rotations, H, G, D)
+def attention_forward(qkv, rotations, H, G, D, scale, window, narrow=exact):
+    q, k, v = split(qkv, rotations, H, G, D, narrow)
     y, lse = np.zeros_like(q), np.zeros(q.shape[:3])
     for i in range(q.shape[2]):  # a query meets the keys that it sees only, so that another's NaN does not reach it
         seen = slice(max(0, i - window + 1) if window else 0, i + 1)
         s = scale * (k[:, :, seen] @ q[:, :, i, :, None])[..., 0]
         m = s.max(-1, keepdims=True)
         e = np.exp(s - np.where(np.isneginf(m), 0, m))
-        y[:, :, i] = (e[:, :, None] @ v[:, :, seen])[:, :, 0] / e.sum(-1, keepdims=True)
+        y[:, :, i] = (narrow(e)[:, :, None] @ v[:, :, seen])[:, :, 0] / e.sum(-1, keepdims=True)
         lse[:, :, i] = m[..., 0] + np.log(e.sum(-1))
     B, _, T, _ = q.shape
     return {"y": y.transpose(0, 2, 1, 3).reshape(B, T, H * D), "lse": lse}
@@ -117,19 +119,19 @@ def attention_forward(qkv, rotations, H, G, D, scale, window):
 @kernel(
     "attention_backward", forward="attention_forward", shapes=SHAPES, summands=lambda s: s.T + s.D, empty=["B", "T"]
 )
-def attention_backward(dy, qkv, y, lse, rotations, H, G, D, scale, window):
+def attention_backward(dy, qkv, y, lse, rotations, H, G, D, scale, window, narrow):
     B, T, _ = qkv.shape
-    q, k, v = split(qkv, rotations, H, G, D)
+    q, k, v = split(qkv, rotations, H, G, D, narrow)
     dy, y = (x.reshape(B, T, H, D).transpose(0, 2, 1, 3) for x in (dy, y))
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
     for i in range(T):  # as forward: a query and a key that it does not see have nothing to do with each other
         seen, row = slice(max(0, i - window + 1) if window else 0, i + 1), slice(i, i + 1)
         p = np.exp(scale * q[:, :, row] @ k[:, :, seen].swapaxes(-1, -2) - lse[:, :, row, None])
         dp = dy[:, :, row] @ v[:, :, seen].swapaxes(-1, -2)
-        ds = scale * p * (dp - (dy * y)[:, :, row].sum(-1, keepdims=True))
+        ds = narrow(scale * p * (dp - (dy * y)[:, :, row].sum(-1, keepdims=True)))
         dq[:, :, row] = ds @ k[:, :, seen]
         dk[:, :, seen] += ds.swapaxes(-1, -2) * q[:, :, row]
-        dv[:, :, seen] += p.swapaxes(-1, -2) * dy[:, :, row]
+        dv[:, :, seen] += narrow(p).swapaxes(-1, -2) * dy[:, :, row]
     dk, dv = (x.reshape(B, G, H // G, T, D).sum(2) for x in (dk, dv))
     table = None if rotations is None else rotations[:T]
     dq, dk = turned(dq, table, -1), turned(dk, table, -1)
