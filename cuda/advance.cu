@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(ELEMENT_THREADS) advance_kernel(advance_args a
 }
 
 int advance(const advance_args *args, const gollm_team *team) {
-    return launch(advance_kernel, dim3((unsigned)ceil_div(args->S, ELEMENT_THREADS)), ELEMENT_THREADS, 0, team, *args);
+    return launch(advance_kernel, dim3(grid_size(ceil_div(args->S, ELEMENT_THREADS))), ELEMENT_THREADS, 0, team, *args);
 }
 
 } // namespace GOLLM_VARIANT

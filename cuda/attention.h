@@ -77,6 +77,7 @@ template <class Args> int64_t attention_rows_bytes(const Args *args) {
 /* Packs where it has to, at the begin of the workspace. */
 template <class Args> int attention_rows(Attention *a, const Args *args, const gollm_team *team) {
     const int64_t H = args->H, G = args->G, D = args->D, heads = H + 2 * G;
+    if (args->T > 1 << 30) return GOLLM_BAD_SHAPE; // a position and a block more is still an int
     const bool packs = attention_rows_bytes(args) > 0;
     const int64_t head = packs ? padded_head(D) : D;
     real *to = (real *)team->workspace;

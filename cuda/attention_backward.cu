@@ -277,7 +277,7 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 1) attention_backward_kerne
 template <int HD, bool KEYS> int run_backward(const Gradients &p, int64_t B, const gollm_team *team) {
     constexpr int WIDTH = KEYS && HD > 128 && sizeof(real) < 4 ? HD / 2 : HD; // as many sums as there are registers for
     const int64_t blocks = ceil_div(p.a.T, BackwardMemory<HD>::ROWS), heads = KEYS ? p.a.G : p.a.H;
-    return launch(attention_backward_kernel<HD, KEYS, WIDTH>, dim3((unsigned)(blocks * heads * B * (HD / WIDTH))),
+    return launch(attention_backward_kernel<HD, KEYS, WIDTH>, dim3(grid_size(blocks * heads * B * (HD / WIDTH))),
                   ATTENTION_THREADS, sizeof(BackwardMemory<HD>), team, p, blocks);
 }
 
@@ -307,7 +307,7 @@ int attention_backward(const attention_backward_args *args, const gollm_team *te
     int lanes = 1;
     while (lanes < 32 && lanes * VL < D) lanes *= 2;
     if (status == GOLLM_OK)
-        status = launch(attention_delta_kernel, dim3((unsigned)ceil_div(tokens * H * lanes, ELEMENT_THREADS)),
+        status = launch(attention_delta_kernel, dim3(grid_size(ceil_div(tokens * H * lanes, ELEMENT_THREADS))),
                         ELEMENT_THREADS, 0, team, delta, args->dy, args->y, tokens * H, T, H, D, lanes);
     if (status != GOLLM_OK) return status;
     return with_head_size(D, [&](auto size) {

@@ -219,7 +219,7 @@ int attention_forward(const attention_forward_args *args, const gollm_team *team
         constexpr int HD = decltype(size)::value;
         typedef ForwardMemory<HD> Memory;
         const int64_t blocks = ceil_div(args->T, Memory::QUERIES);
-        return launch(attention_forward_kernel<HD>, dim3((unsigned)(blocks * args->H * args->B)), ATTENTION_THREADS,
+        return launch(attention_forward_kernel<HD>, dim3(grid_size(blocks * args->H * args->B)), ATTENTION_THREADS,
                       sizeof(Memory), team, a, args->y, args->lse, blocks);
     });
 }

@@ -69,11 +69,11 @@ int column_sums(const Columns &columns, int64_t N, int64_t C, Destination weight
                 const gollm_team *team) {
     if (!weight.at && !bias.at) return GOLLM_OK;
     float *partial = (float *)team->workspace;
-    const dim3 blocks(PARTS, (unsigned)ceil_div(C, SUM_LANES * VL));
+    const dim3 blocks(PARTS, grid_size(ceil_div(C, SUM_LANES * VL)));
     const int status = launch(partial_sums_kernel<Columns>, blocks, SUM_LANES * SUM_ROWS, sizeof(ColumnSumsMemory),
                               team, partial, columns, N, C);
     if (status != GOLLM_OK) return status;
-    return launch(add_parts_kernel, dim3((unsigned)ceil_div(C, ELEMENT_THREADS), 2), ELEMENT_THREADS, 0, team, weight,
+    return launch(add_parts_kernel, dim3(grid_size(ceil_div(C, ELEMENT_THREADS)), 2), ELEMENT_THREADS, 0, team, weight,
                   bias, partial, C);
 }
 

@@ -173,22 +173,22 @@ static int add_rows(real *table, int64_t accumulate, const real *dy, const int32
     Entry *entries = (Entry *)team->workspace, *sorted = entries + N;
     int32_t *counts = (int32_t *)(entries + 2 * N);
     const int64_t blocks = sort_blocks(N);
-    int status = launch(entries_kernel, dim3((unsigned)ceil_div(N, ELEMENT_THREADS)), ELEMENT_THREADS, 0, team, entries,
-                        ids, N, rows, team->error);
+    int status = launch(entries_kernel, dim3(grid_size(ceil_div(N, ELEMENT_THREADS))), ELEMENT_THREADS, 0, team,
+                        entries, ids, N, rows, team->error);
     for (int shift = 0; rows >> shift > 0 && status == GOLLM_OK; shift += DIGIT_BITS) {
-        status = launch(count_digits_kernel, dim3((unsigned)blocks), SORT_THREADS, sizeof(SortMemory), team, counts,
+        status = launch(count_digits_kernel, dim3(grid_size(blocks)), SORT_THREADS, sizeof(SortMemory), team, counts,
                         entries, N, shift);
         if (status == GOLLM_OK)
             status =
                 launch(exclusive_sum_kernel, dim3(1), SORT_THREADS, sizeof(SortMemory), team, counts, blocks * DIGITS);
         if (status == GOLLM_OK)
-            status = launch(place_entries_kernel, dim3((unsigned)blocks), SORT_THREADS, sizeof(SortMemory), team,
+            status = launch(place_entries_kernel, dim3(grid_size(blocks)), SORT_THREADS, sizeof(SortMemory), team,
                             sorted, entries, counts, N, shift);
         Entry *const swap = entries;
         entries = sorted, sorted = swap;
     }
     if (status != GOLLM_OK) return status;
-    return launch(add_rows_kernel, dim3((unsigned)rows), SUM_WAYS * 32, sizeof(AddRowsMemory), team, table, accumulate,
+    return launch(add_rows_kernel, dim3(grid_size(rows)), SUM_WAYS * 32, sizeof(AddRowsMemory), team, table, accumulate,
                   dy, entries, N, C);
 }
 

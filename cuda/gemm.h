@@ -5,6 +5,9 @@
  *
  * An operand lies with k contiguous (K-major) or with its other axis (MN-major). An element of c is one chain over k in
  * ascending order (16 at a time in a tensor core), whatever M and N are: no result depends on the batch.
+ *
+ * A weight's gradient may have few elements and a long k, too few blocks to fill a GPU. Where it has memory for it, such a
+ * product is cut into parts of k, whose sums a second kernel adds in order. Into how many depends on its sizes alone.
  */
 #ifndef GOLLM_CUDA_GEMM_H
 #define GOLLM_CUDA_GEMM_H
@@ -52,29 +55,69 @@ struct Product {
     const real *a, *b;
     int64_t M, N, K, compute, a_stride, b_stride, c_stride;
     Epilogue epilogue;
+    float *partial; // (product_parts, M, N), where there are parts; or NULL: there is one
+};
+
+#ifdef GOLLM_BF16
+constexpr int TILE = 128, STEP = 64, STAGES = 3, PRODUCT_THREADS = 128;
+#else
+constexpr int TILE = 64, STEP = 16, PRODUCT_THREADS = 256;
+#endif
+/* Two blocks for each multiprocessor of an H100; and a part is long enough that its sums do not cost more than it. */
+constexpr int64_t ENOUGH_BLOCKS = 264, LEAST_K = 512;
+
+static inline int64_t product_blocks(int64_t M, int64_t N) { return ceil_div(M, TILE) * ceil_div(N, TILE); }
+static inline int64_t product_parts(int64_t M, int64_t N, int64_t K) {
+    return max_i64(1, min_i64(ENOUGH_BLOCKS / max_i64(1, product_blocks(M, N)), K / LEAST_K));
+}
+static inline int64_t product_bytes(int64_t M, int64_t N, int64_t K) {
+    const int64_t parts = product_parts(M, N, K);
+    return parts > 1 ? parts * M * N * (int64_t)sizeof(float) : 0;
+}
+
+/* The block's tile and its steps of k. */
+struct ProductBlock {
+    int64_t m0, n0;
+    int begin, end;
+
+    __device__ __forceinline__ ProductBlock(const Product &p) {
+        const int64_t tiles = ceil_div(p.M, TILE), steps = ceil_div(p.K, STEP);
+        m0 = blockIdx.x % tiles * TILE, n0 = blockIdx.x / tiles * TILE;
+        begin = (int)(steps * blockIdx.y / gridDim.y), end = (int)(steps * (blockIdx.y + 1) / gridDim.y);
+    }
 };
 
 /* The finished sums of a tile, from shared memory, so that the epilogue is compiled once and neighbouring threads write
  * neighbouring elements. */
-template <int SIZE, int THREADS>
-__device__ __forceinline__ void write_tile(const Product &p, const float (&sums)[SIZE][SIZE + 4], int64_t m0,
-                                           int64_t n0) {
+__device__ __forceinline__ void write_tile(const Product &p, const float (&sums)[TILE][TILE + 4],
+                                           const ProductBlock &block) {
 #pragma unroll 1
-    for (int i = threadIdx.x; i < SIZE * SIZE; i += THREADS) {
-        const int64_t m = m0 + i / SIZE, n = n0 + i % SIZE;
-        if (m < p.M && n < p.N) p.epilogue(m * p.c_stride + n, n, sums[i / SIZE][i % SIZE]);
+    for (int i = threadIdx.x; i < TILE * TILE; i += PRODUCT_THREADS) {
+        const int64_t m = block.m0 + i / TILE, n = block.n0 + i % TILE;
+        if (m >= p.M || n >= p.N) continue;
+        const float sum = sums[i / TILE][i % TILE];
+        if (gridDim.y > 1)
+            p.partial[(blockIdx.y * p.M + m) * p.N + n] = sum;
+        else
+            p.epilogue(m * p.c_stride + n, n, sum);
     }
 }
 
-/* Products of floats. */
-constexpr int FLOAT_TILE = 64, FLOAT_STEP = 16, FLOAT_THREADS = 256;
+static __global__ void __launch_bounds__(ELEMENT_THREADS) add_products_kernel(Product p, int parts) {
+    const int64_t i = (int64_t)blockIdx.x * ELEMENT_THREADS + threadIdx.x, m = i / p.N, n = i % p.N;
+    if (m >= p.M) return;
+    float sum = 0;
+    for (int part = 0; part < parts; part++) sum += p.partial[part * p.M * p.N + i];
+    p.epilogue(m * p.c_stride + n, n, sum);
+}
 
-struct FloatTiles {
-    float a[FLOAT_STEP][FLOAT_TILE + 4], b[FLOAT_STEP][FLOAT_TILE + 4];
+#ifndef GOLLM_BF16
+struct ProductTiles {
+    float a[STEP][TILE + 4], b[STEP][TILE + 4];
 };
-union FloatMemory {
-    FloatTiles tiles;
-    float sums[FLOAT_TILE][FLOAT_TILE + 4];
+union ProductMemory {
+    ProductTiles tiles;
+    float sums[TILE][TILE + 4];
 };
 
 __device__ __forceinline__ float operand(const real *x, int64_t at, int64_t compute) {
@@ -83,11 +126,11 @@ __device__ __forceinline__ float operand(const real *x, int64_t at, int64_t comp
 }
 
 template <bool MN_MAJOR>
-__device__ __forceinline__ void load_float_tile(float (&tile)[FLOAT_STEP][FLOAT_TILE + 4], const real *x,
-                                                int64_t stride, int64_t mn0, int64_t k0, int64_t mn_size,
-                                                int64_t k_size, int64_t compute) {
-    for (int i = threadIdx.x; i < FLOAT_TILE * FLOAT_STEP; i += FLOAT_THREADS) {
-        const int mn = MN_MAJOR ? i % FLOAT_TILE : i / FLOAT_STEP, k = MN_MAJOR ? i / FLOAT_TILE : i % FLOAT_STEP;
+__device__ __forceinline__ void load_product_tile(float (&tile)[STEP][TILE + 4], const real *x, int64_t stride,
+                                                  int64_t mn0, int64_t k0, int64_t mn_size, int64_t k_size,
+                                                  int64_t compute) {
+    for (int i = threadIdx.x; i < TILE * STEP; i += PRODUCT_THREADS) {
+        const int mn = MN_MAJOR ? i % TILE : i / STEP, k = MN_MAJOR ? i / TILE : i % STEP;
         const int64_t row = mn0 + mn, step = k0 + k;
         tile[k][mn] = row < mn_size && step < k_size
                           ? operand(x, MN_MAJOR ? step * stride + row : row * stride + step, compute)
@@ -95,20 +138,20 @@ __device__ __forceinline__ void load_float_tile(float (&tile)[FLOAT_STEP][FLOAT_
     }
 }
 
-template <bool A_MN, bool B_MN> __global__ void __launch_bounds__(FLOAT_THREADS) float_product_kernel(Product p) {
-    FloatMemory &memory = shared_memory<FloatMemory>();
-    FloatTiles &tiles = memory.tiles;
-    const int64_t tiles_m = ceil_div(p.M, FLOAT_TILE);
-    const int64_t m0 = blockIdx.x % tiles_m * FLOAT_TILE, n0 = blockIdx.x / tiles_m * FLOAT_TILE;
+template <bool A_MN, bool B_MN> __global__ void __launch_bounds__(PRODUCT_THREADS, 2) product_kernel(Product p) {
+    ProductMemory &memory = shared_memory<ProductMemory>();
+    ProductTiles &tiles = memory.tiles;
+    const ProductBlock block(p);
     const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
     float c[4][4] = {};
-    for (int64_t k0 = 0; k0 < p.K; k0 += FLOAT_STEP) {
+    for (int step = block.begin; step < block.end; step++) {
+        const int64_t k0 = (int64_t)step * STEP;
         __syncthreads();
-        load_float_tile<A_MN>(tiles.a, p.a, p.a_stride, m0, k0, p.M, p.K, p.compute);
-        load_float_tile<B_MN>(tiles.b, p.b, p.b_stride, n0, k0, p.N, p.K, p.compute);
+        load_product_tile<A_MN>(tiles.a, p.a, p.a_stride, block.m0, k0, p.M, p.K, p.compute);
+        load_product_tile<B_MN>(tiles.b, p.b, p.b_stride, block.n0, k0, p.N, p.K, p.compute);
         __syncthreads();
 #pragma unroll
-        for (int k = 0; k < FLOAT_STEP; k++)
+        for (int k = 0; k < STEP; k++)
 #pragma unroll
             for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -120,26 +163,24 @@ template <bool A_MN, bool B_MN> __global__ void __launch_bounds__(FLOAT_THREADS)
 #pragma unroll
         for (int j = 0; j < 4; j++) memory.sums[row + i][column + j] = c[i][j];
     __syncthreads();
-    write_tile<FLOAT_TILE, FLOAT_THREADS>(p, memory.sums, m0, n0);
+    write_tile(p, memory.sums, block);
 }
 
-#ifdef GOLLM_BF16
+#else
 /* Products of bfloat16. A tile is 128 (m or n) x 64 (k): K-major 128 rows, MN-major two slabs of 64 rows (k) (chunks.h). */
-constexpr int TILE = 128, STEP = 64, STAGES = 3, PRODUCT_THREADS = 128;
-
-struct HalfTiles {
+struct ProductTiles {
     struct Stage {
         bf16 a[TILE * STEP], b[TILE * STEP];
     } stages[STAGES];
 };
-union HalfMemory {
-    HalfTiles tiles;
+union ProductMemory {
+    ProductTiles tiles;
     float sums[TILE][TILE + 4];
 };
 
 template <bool MN_MAJOR>
-__device__ __forceinline__ void load_half_tile(bf16 *tile, const bf16 *x, int64_t stride, int64_t mn0, int64_t k0,
-                                               int64_t mn_size, int64_t k_size) {
+__device__ __forceinline__ void load_product_tile(bf16 *tile, const bf16 *x, int64_t stride, int64_t mn0, int64_t k0,
+                                                  int64_t mn_size, int64_t k_size) {
     const bool aligned = is_aligned(x) && stride % 8 == 0;
     for (int i = threadIdx.x; i < TILE * STEP / 8; i += PRODUCT_THREADS) {
         const int row = i / 8, chunk = i % 8;
@@ -155,23 +196,22 @@ __device__ __forceinline__ void load_half_tile(bf16 *tile, const bf16 *x, int64_
     }
 }
 
-template <bool A_MN, bool B_MN> __global__ void __launch_bounds__(PRODUCT_THREADS) half_product_kernel(Product p) {
-    HalfMemory &memory = shared_memory<HalfMemory>();
-    HalfTiles &tiles = memory.tiles;
+template <bool A_MN, bool B_MN> __global__ void __launch_bounds__(PRODUCT_THREADS) product_kernel(Product p) {
+    ProductMemory &memory = shared_memory<ProductMemory>();
+    ProductTiles &tiles = memory.tiles;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, wm = warp / 2 * 64, wn = warp % 2 * 64;
-    const int64_t tiles_m = ceil_div(p.M, TILE), m0 = blockIdx.x % tiles_m * TILE, n0 = blockIdx.x / tiles_m * TILE;
-    const int steps = (int)ceil_div(p.K, STEP);
+    const ProductBlock block(p);
     float c[4][8][4] = {};
     auto load = [&](int step) {
-        if (step < steps) {
-            HalfTiles::Stage &stage = tiles.stages[step % STAGES];
-            load_half_tile<A_MN>(stage.a, p.a, p.a_stride, m0, (int64_t)step * STEP, p.M, p.K);
-            load_half_tile<B_MN>(stage.b, p.b, p.b_stride, n0, (int64_t)step * STEP, p.N, p.K);
+        if (step < block.end) {
+            ProductTiles::Stage &stage = tiles.stages[step % STAGES];
+            load_product_tile<A_MN>(stage.a, p.a, p.a_stride, block.m0, (int64_t)step * STEP, p.M, p.K);
+            load_product_tile<B_MN>(stage.b, p.b, p.b_stride, block.n0, (int64_t)step * STEP, p.N, p.K);
         }
         copy_commit();
     };
-    for (int step = 0; step < STAGES - 1; step++) load(step);
-    for (int step = 0; step < steps; step++) {
+    for (int step = 0; step < STAGES - 1; step++) load(block.begin + step);
+    for (int step = block.begin; step < block.end; step++) {
         copy_wait<STAGES - 2>();
         __syncthreads();
         load(step + STAGES - 1); // into the stage that all have left
@@ -211,20 +251,17 @@ template <bool A_MN, bool B_MN> __global__ void __launch_bounds__(PRODUCT_THREAD
                 memory.sums[m][n] = c[i][j][e];
             }
     __syncthreads();
-    write_tile<TILE, PRODUCT_THREADS>(p, memory.sums, m0, n0);
+    write_tile(p, memory.sums, block);
 }
 #endif
 
 template <bool A_MN, bool B_MN> int run_product(const Product &p, const gollm_team *team) {
-#ifdef GOLLM_BF16
-    const int64_t blocks = ceil_div(p.M, TILE) * ceil_div(p.N, TILE);
-    return launch(half_product_kernel<A_MN, B_MN>, dim3((unsigned)blocks), PRODUCT_THREADS, sizeof(HalfMemory), team,
-                  p);
-#else
-    const int64_t blocks = ceil_div(p.M, FLOAT_TILE) * ceil_div(p.N, FLOAT_TILE);
-    return launch(float_product_kernel<A_MN, B_MN>, dim3((unsigned)blocks), FLOAT_THREADS, sizeof(FloatMemory), team,
-                  p);
-#endif
+    const int64_t parts = p.partial ? product_parts(p.M, p.N, p.K) : 1;
+    const dim3 blocks(grid_size(product_blocks(p.M, p.N)), (unsigned)parts);
+    const int status = launch(product_kernel<A_MN, B_MN>, blocks, PRODUCT_THREADS, sizeof(ProductMemory), team, p);
+    if (status != GOLLM_OK || parts == 1) return status;
+    return launch(add_products_kernel, dim3(grid_size(ceil_div(p.M * p.N, ELEMENT_THREADS))), ELEMENT_THREADS, 0, team,
+                  p, parts);
 }
 
 } // namespace GOLLM_VARIANT

@@ -2,7 +2,7 @@
  * assembly. Without nvcc the same names come from tests/cuda_emulation/emulation.h, which runs a block's threads on the CPU.
  *
  *   shared_memory<T>()   the block's dynamic shared memory as a T, one struct for a kernel, aligned to 1024 bytes
- *   launch(...)          queues a kernel on the team's stream; a status
+ *   launch(...)          queues a kernel on the team's stream; a status, GOLLM_BAD_SHAPE for a grid that no GPU takes
  *   copy_async16 ...     16 bytes from global to shared memory without a register (cp.async), in groups that are waited for
  *   ldmatrix4            four 8 x 8 matrices of 16-bit values from shared memory into a warp's registers
  *   mma_bf16             d (16 x 8, float) += a (16 x 16, bfloat16) b (16 x 8, bfloat16) of a warp, on its tensor core
@@ -23,9 +23,19 @@
 
 void gollm_cuda_note_error(const char *what); /* the text of a failure of the CUDA runtime, for the message */
 
+/* n blocks along an axis of a grid; where there can be no so many, a number that launch() refuses, too. */
+static inline unsigned grid_size(int64_t n) { return n > INT32_MAX ? UINT32_MAX : (unsigned)n; }
+
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
+#else
+#include "emulation.h"
+#endif
 
+static inline bool grid_is_empty(dim3 grid) { return grid.x == 0 || grid.y == 0 || grid.z == 0; }
+static inline bool grid_fits(dim3 grid) { return grid.x <= INT32_MAX && grid.y <= 65535 && grid.z <= 65535; }
+
+#ifdef __CUDACC__
 template <class T> __device__ __forceinline__ T &shared_memory() {
     extern __shared__ __align__(1024) unsigned char block_memory[];
     return *reinterpret_cast<T *>(block_memory);
@@ -75,10 +85,10 @@ __device__ __forceinline__ float fast_exp2(float x) {
     return y;
 }
 
-/* Nothing is launched for an empty grid. */
 template <class... P, class... A>
 int launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, const gollm_team *team, A... args) {
-    if (grid.x == 0 || grid.y == 0 || grid.z == 0) return GOLLM_OK;
+    if (grid_is_empty(grid)) return GOLLM_OK;
+    if (!grid_fits(grid)) return GOLLM_BAD_SHAPE;
     cudaError_t error = cudaSuccess;
     if (shared_bytes > 48 * 1024)
         error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
@@ -92,12 +102,11 @@ int launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, co
 }
 
 #else
-#include "emulation.h"
-
 template <class T> T &shared_memory() { return *reinterpret_cast<T *>(emulation::shared_memory(sizeof(T))); }
 
 template <class... P, class... A>
 int launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, const gollm_team *, A... args) {
+    if (!grid_fits(grid)) return GOLLM_BAD_SHAPE;
     emulation::launch(kernel, grid, threads, shared_bytes, args...);
     return GOLLM_OK;
 }

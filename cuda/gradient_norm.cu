@@ -41,7 +41,7 @@ int gradient_norm(const gradient_norm_args *args, const gollm_team *team) {
     double *partial = (double *)team->workspace; // (NORM_BLOCKS)
     const int n = (int)min_i64(NORM_BLOCKS, ceil_div(args->N, NORM_THREADS * VL));
     const int status =
-        launch(squares_kernel, dim3((unsigned)n), NORM_THREADS, sizeof(NormMemory), team, partial, args->g, args->N);
+        launch(squares_kernel, dim3(grid_size(n)), NORM_THREADS, sizeof(NormMemory), team, partial, args->g, args->N);
     if (status != GOLLM_OK) return status;
     return launch(gradient_norm_kernel, dim3(1), NORM_BLOCKS, sizeof(NormMemory), team, *args, partial, n);
 }

@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(LOSS_THREADS)
     if (threadIdx.x == 0) loss[0] = (float)(sum / divisor->denominator);
 }
 
-/* The workspace: a Divisor, and the logits of a chunk. */
+/* The workspace: a Divisor, the logits of a chunk, and parts of dw. */
 constexpr int64_t DIVISOR_BYTES = 256;
 
 static int64_t logits_stride(int64_t V) { return ceil_div(V, VL) * VL; }
@@ -87,35 +87,36 @@ static int64_t chunk_rows(int64_t N, int64_t V) {
     return min_i64(N, max_i64(CHUNK_ROWS, rows));
 }
 
-static int64_t head_bytes(int64_t N, int64_t V) {
-    return DIVISOR_BYTES + chunk_rows(N, V) * logits_stride(V) * (int64_t)sizeof(real);
+static int64_t logits_bytes(int64_t N, int64_t V) { // whole vectors
+    return chunk_rows(N, V) * logits_stride(V) * (int64_t)sizeof(real);
 }
 
 static int head(const head_backward_args *args, bool gradient, const gollm_team *team) {
     const int64_t N = args->N, V = args->V, C = args->C, stride = logits_stride(V), chunk = chunk_rows(N, V);
     Divisor *divisor = (Divisor *)team->workspace;
     real *logits = (real *)((char *)team->workspace + DIVISOR_BYTES); // (chunk, stride)
+    float *partial = (float *)((char *)logits + logits_bytes(N, V));
     int status = launch(head_divisor_kernel, dim3(1), LOSS_THREADS, sizeof(LossMemory), team, divisor, args->targets, N,
                         V, args->ignore_index, args->denominator, args->dloss, team->error);
     int64_t n = 0;
     do { // once also when N is 0: dw may have to be cleared
         const int64_t rows = min_i64(chunk, N - n);
         const real *x = args->x + n * C;
-        Product product = {x, args->w, rows, V, C, args->compute, C, C, stride, {}};
+        Product product = {x, args->w, rows, V, C, args->compute, C, C, stride, {}, nullptr};
         product.epilogue.c = logits;
         if (status == GOLLM_OK) status = run_product<false, false>(product, team);
         if (status == GOLLM_OK)
-            status = launch(gradient ? head_rows_kernel<true> : head_rows_kernel<false>, dim3((unsigned)rows),
+            status = launch(gradient ? head_rows_kernel<true> : head_rows_kernel<false>, dim3(grid_size(rows)),
                             sum_exp_threads(V), sizeof(SumExpMemory), team, logits, stride, V, args->losses + n,
                             args->targets + n, args->ignore_index, divisor);
         if (status == GOLLM_OK && args->dx) {
-            Product dx = {logits, args->w, rows, C, V, args->compute, stride, C, C, {}};
+            Product dx = {logits, args->w, rows, C, V, args->compute, stride, C, C, {}, nullptr};
             dx.epilogue.c = args->dx + n * C;
             dx.epilogue.accumulate = args->dx_accumulate;
             status = run_product<false, true>(dx, team);
         }
         if (status == GOLLM_OK && args->dw) {
-            Product dw = {logits, x, V, C, rows, args->compute, stride, C, C, {}};
+            Product dw = {logits, x, V, C, rows, args->compute, stride, C, C, {}, partial};
             dw.epilogue.c = args->dw;
             dw.epilogue.accumulate = args->dw_accumulate || n > 0;
             status = run_product<true, true>(dw, team);
@@ -127,7 +128,7 @@ static int head(const head_backward_args *args, bool gradient, const gollm_team 
                   divisor);
 }
 
-int64_t head_forward_workspace(const head_forward_args *args) { return head_bytes(args->N, args->V); }
+int64_t head_forward_workspace(const head_forward_args *args) { return DIVISOR_BYTES + logits_bytes(args->N, args->V); }
 
 int head_forward(const head_forward_args *args, const gollm_team *team) {
     head_backward_args both = {};
@@ -138,7 +139,10 @@ int head_forward(const head_forward_args *args, const gollm_team *team) {
     return head(&both, false, team);
 }
 
-int64_t head_backward_workspace(const head_backward_args *args) { return head_bytes(args->N, args->V); }
+int64_t head_backward_workspace(const head_backward_args *args) {
+    const int64_t rows = chunk_rows(args->N, args->V); // a last chunk with fewer has as many parts or fewer
+    return DIVISOR_BYTES + logits_bytes(args->N, args->V) + product_bytes(args->V, args->C, rows);
+}
 
 int head_backward(const head_backward_args *args, const gollm_team *team) { return head(args, true, team); }
 

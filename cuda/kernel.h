@@ -169,7 +169,7 @@ __device__ __forceinline__ float block_max(float x, float *partial) {
 
 /* Row kernels: a warp a row, ROW_WARPS rows a block. */
 constexpr int ROW_WARPS = 4;
-static inline dim3 row_blocks(int64_t rows) { return dim3((unsigned)ceil_div(rows, ROW_WARPS)); }
+static inline dim3 row_blocks(int64_t rows) { return dim3(grid_size(ceil_div(rows, ROW_WARPS))); }
 __device__ __forceinline__ int64_t row_of_warp() { return (int64_t)blockIdx.x * ROW_WARPS + threadIdx.x / 32; }
 
 /* Of a row of n values: this lane's vectors. */

@@ -12,7 +12,7 @@ __global__ void __launch_bounds__(MOST_SUM_THREADS) log_sum_exp_kernel(log_sum_e
 }
 
 int log_sum_exp(const log_sum_exp_args *args, const gollm_team *team) {
-    return launch(log_sum_exp_kernel, dim3((unsigned)args->S), sum_exp_threads(args->V), sizeof(SumExpMemory), team,
+    return launch(log_sum_exp_kernel, dim3(grid_size(args->S)), sum_exp_threads(args->V), sizeof(SumExpMemory), team,
                   *args);
 }
 

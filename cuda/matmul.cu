@@ -10,7 +10,7 @@
 namespace GOLLM_VARIANT {
 
 int matmul_nt(const matmul_nt_args *args, const gollm_team *team) {
-    Product p = {args->a, args->b, args->M, args->N, args->K, args->compute, args->K, args->K, args->N, {}};
+    Product p = {args->a, args->b, args->M, args->N, args->K, args->compute, args->K, args->K, args->N, {}, nullptr};
     p.epilogue.c = args->c;
     p.epilogue.bias = args->bias;
     p.epilogue.pre = args->pre;
@@ -22,7 +22,7 @@ int matmul_nt(const matmul_nt_args *args, const gollm_team *team) {
 
 int matmul_nn(const matmul_nn_args *args, const gollm_team *team) {
     if (!args->c) return GOLLM_OK;
-    Product p = {args->a, args->b, args->M, args->N, args->K, args->compute, args->K, args->N, args->N, {}};
+    Product p = {args->a, args->b, args->M, args->N, args->K, args->compute, args->K, args->N, args->N, {}, nullptr};
     p.epilogue.c = args->c;
     p.epilogue.accumulate = args->c_accumulate;
     if (args->pre) {
@@ -41,13 +41,25 @@ struct MatrixColumns {
     __device__ vec bias(int64_t, int64_t) const { return {}; }
 };
 
-int64_t matmul_tn_workspace(const matmul_tn_args *args) { return column_sums_bytes(args->M); }
+int64_t matmul_tn_workspace(const matmul_tn_args *args) { // one after the other
+    return max_i64(column_sums_bytes(args->M), product_bytes(args->M, args->N, args->K));
+}
 
 int matmul_tn(const matmul_tn_args *args, const gollm_team *team) {
     int status = column_sums(MatrixColumns{args->a}, args->K, args->M, {args->a_sum, args->a_sum_accumulate},
                              {nullptr, 0}, team);
     if (status != GOLLM_OK || !args->c) return status;
-    Product p = {args->a, args->b, args->M, args->N, args->K, args->compute, args->M, args->N, args->N, {}};
+    Product p = {args->a,
+                 args->b,
+                 args->M,
+                 args->N,
+                 args->K,
+                 args->compute,
+                 args->M,
+                 args->N,
+                 args->N,
+                 {},
+                 (float *)team->workspace};
     p.epilogue.c = args->c;
     p.epilogue.accumulate = args->c_accumulate;
     return run_product<true, true>(p, team);

@@ -16,8 +16,8 @@ from kernels.harness import load_rows
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64" or not shutil.which("c++"), reason="the emulation needs a C++ compiler on x86-64"
 )
-# M N K of a product, C V of a table, N C V of a head, pairs of attention: tiles of at most 128 and stages of 64 are full
-# and ragged far below it.
+# M N K of a product, C V of a table, N C V of a head, pairs of attention: tiles of at most 128 and stages of 64 are
+# full and ragged far below it.
 MOST_WORK = {"MNK": 6_000_000, "CV": 100_000, "NCV": 400_000, "BTTH": 600_000, "BTTHD": 8_000_000}
 
 
@@ -106,3 +106,9 @@ def test_dropout_masks_are_the_cpus(device):
         inputs = harness.make_inputs(row, case, np.float32)
         cpu, gpu = (harness.run(row, build, case, inputs)["dx"] for build in (_native.isa(), "cuda-float32"))
         np.testing.assert_array_equal(gpu == 0, cpu == 0)
+
+
+def test_a_grid_that_no_gpu_takes_is_refused(device):
+    row = ROWS["softmax_forward"]
+    with pytest.raises(Failed, match="softmax_forward: bad shape"):
+        device.caller("float32")(row, row.cases[0] | {"N": 2**36}, {}, (), 1)

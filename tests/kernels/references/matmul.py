@@ -91,9 +91,10 @@ def matmul_nn(a, b, pre, factor, activation):
     return {"c": v * activations.activation_gradient(activation, pre) * times, "dfactor": v * f, "product": f * times}
 
 
+LONG = [(3, 10, 1100), (65, 13, 1700)]  # a few elements of many summands
 TN_CASES = [
     {"M": M, "N": N, "K": K, "compute": compute}
-    for compute, shapes in ((FLOAT32, SMALL + LARGE), (BFLOAT16, SMALL[::2] + LARGE))
+    for compute, shapes in ((FLOAT32, SMALL + LONG + LARGE), (BFLOAT16, SMALL[::2] + LARGE))
     for M, N, K in shapes
 ]
 
