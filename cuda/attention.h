@@ -60,7 +60,7 @@ static __global__ void __launch_bounds__(ELEMENT_THREADS) attention_pack_kernel(
     }
 }
 
-static inline bool is_packed(const real *x, int64_t D) { return ((uintptr_t)x & 15) == 0 && D % VL == 0; }
+static inline bool is_packed(const real *x, int64_t D) { return is_aligned(x) && D % VL == 0; }
 
 static inline int64_t padded_head(int64_t D) { return ceil_div(D, VL) * VL; }
 

@@ -3,8 +3,11 @@
  * Nothing here is called before the first use of the backend, and nothing is linked but the runtime, statically: the module
  * loads on a machine without a driver, where gollm_cuda_device_count is 0.
  */
-#include "cuda.h"
+#include "backend.h"
 #include "gpu.h"
+#ifdef __CUDACC__
+#include <cudaTypedefs.h> /* PFN_cuTensorMapEncodeTiled_v12000 */
+#endif
 
 namespace float32 {
 const gollm_kernel *table(const gollm_backend *cpu);
@@ -36,6 +39,38 @@ int gollm_cuda_device_count(void) {
     int n = 0;
     return good(cudaGetDeviceCount(&n)) ? n : 0;
 }
+
+int gollm_cuda_hopper_processors(void) {
+    int major = 0, minor = 0, processors = 0, device = 0;
+    const bool known = good(cudaGetDevice(&device)) &&
+                       good(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device)) &&
+                       good(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device)) &&
+                       good(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+    return known && major == 9 && minor == 0 ? processors : 0;
+}
+
+#ifdef __CUDACC__
+int gollm_cuda_tensor_map(TensorMap *map, const void *base, int64_t rows, int64_t columns, int64_t stride,
+                          int box_rows) {
+    static PFN_cuTensorMapEncodeTiled_v12000 encode;
+    cudaDriverEntryPointQueryResult found;
+    if (!encode && (!good(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000,
+                                                           cudaEnableDefault, &found)) ||
+                    found != cudaDriverEntryPointSuccess)) {
+        encode = nullptr;
+        gollm_cuda_note_error("the driver has no cuTensorMapEncodeTiled: it is older than CUDA 12");
+        return GOLLM_DEVICE_FAILED;
+    }
+    const cuuint64_t size[] = {(cuuint64_t)columns, (cuuint64_t)rows}, row_bytes[] = {(cuuint64_t)stride * 2};
+    const cuuint32_t box[] = {64, (cuuint32_t)box_rows}, every[] = {1, 1};
+    const CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void *>(base), size, row_bytes,
+                                   box, every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (result == CUDA_SUCCESS) return GOLLM_OK;
+    gollm_cuda_note_error("the driver refused a tensor map");
+    return GOLLM_DEVICE_FAILED;
+}
+#endif
 
 static const gollm_kernel *kernels(enum gollm_dtype dtype) {
     return dtype == GOLLM_FLOAT32 ? tables[0] : dtype == GOLLM_BFLOAT16 ? tables[1] : nullptr;

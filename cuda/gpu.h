@@ -8,6 +8,12 @@
  *   mma_bf16             d (16 x 8, float) += a (16 x 16, bfloat16) b (16 x 8, bfloat16) of a warp, on its tensor core
  *   pack_bf16            two floats rounded to a pair of bfloat16, the first in the low half
  *   fast_exp2            2^x with a relative error of 2^-22; a result below 2^-126 is 0
+ * On Hopper (sm_90a), where HAS_HOPPER, also
+ *
+ *   barrier_init ...     barriers in shared memory, of arrivals and of bytes that copies bring (mbarrier)
+ *   load_box             a box of a matrix in global memory, as its TensorMap has it, into shared memory (TMA)
+ *   wgmma                d (64 x 256, float) += a (64 x 16) b (16 x 256), bfloat16 in shared memory, of four warps, behind their
+ *                        back; in groups that are waited for
  *
  * With g = lane / 4 and t = 2 (lane % 4), a lane holds of a: rows {g, g + 8, g, g + 8} in columns {t, t, t + 8, t + 8} and the
  * next; of b: k = {t, t + 8} and the next, in column g; of d: rows {g, g, g + 8, g + 8}, columns {t, t + 1, t, t + 1}. ldmatrix4
@@ -27,10 +33,34 @@ void gollm_cuda_note_error(const char *what); /* the text of a failure of the CU
 static inline unsigned grid_size(int64_t n) { return n > INT32_MAX ? UINT32_MAX : (unsigned)n; }
 
 #ifdef __CUDACC__
+#include <cuda.h> /* CUtensorMap; nothing of it is linked */
 #include <cuda_runtime.h>
+typedef CUtensorMap TensorMap;
 #else
 #include "emulation.h"
+#define __grid_constant__
 #endif
+#if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HAS_HOPPER 1
+#else
+#define HAS_HOPPER 0
+#endif
+
+/* The number of multiprocessors of a Hopper; 0: the device is none. */
+int gollm_cuda_hopper_processors(void);
+
+/* Boxes of box_rows x 64 of a matrix of bfloat16, rows `stride` apart, in shared memory as rows of 128 bytes with the chunks of
+ * chunks.h; what is outside of the matrix is 0. base: 16-byte aligned; stride: a multiple of 8. A status. */
+int gollm_cuda_tensor_map(TensorMap *map, const void *base, int64_t rows, int64_t columns, int64_t stride,
+                          int box_rows);
+
+/* A matrix of bfloat16 in shared memory for wgmma, in rows of 128 bytes with the chunks of chunks.h, 8 rows after the other; `slab`:
+ * the bytes from one slab of 64 columns to the next, where there are slabs. */
+__host__ __device__ __forceinline__ uint64_t wgmma_operand(uint32_t address, uint32_t slab) {
+    constexpr uint64_t EIGHT_ROWS = 1024, SWIZZLE_128 = 1;
+    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(slab >> 4) << 16 | EIGHT_ROWS >> 4 << 32 |
+           SWIZZLE_128 << 62;
+}
 
 static inline bool grid_is_empty(dim3 grid) { return grid.x == 0 || grid.y == 0 || grid.z == 0; }
 static inline bool grid_fits(dim3 grid) { return grid.x <= INT32_MAX && grid.y <= 65535 && grid.z <= 65535; }
@@ -84,6 +114,72 @@ __device__ __forceinline__ float fast_exp2(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+
+#if HAS_HOPPER
+__device__ __forceinline__ void barrier_init(uint32_t barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+__device__ __forceinline__ void barrier_init_done() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+/* Arrives, and the phase will also wait for so many bytes. */
+__device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+/* Returns when the phase of this parity is over; phases are numbered from 0. */
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
+    asm volatile("{\n.reg .pred done;\nAGAIN:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra AGAIN;\n}" ::"r"(barrier),
+                 "r"(parity)
+                 : "memory");
+}
+__device__ __forceinline__ void load_box(uint32_t to, const TensorMap *map, uint32_t barrier, int column, int row) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
+                 "%4}], [%2];" ::"r"(to),
+                 "l"(map), "r"(barrier), "r"(column), "r"(row)
+                 : "memory");
+}
+
+__device__ __forceinline__ void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+/* Returns when at most N groups are still on their way. */
+template <int N> __device__ __forceinline__ void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+}
+/* a and b as wgmma_operand has them, in rows of k, or (_MN) in rows of their other axis; adds: else d is overwritten. Register
+ * i of thread t: row 16 (t / 32) + t % 32 / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2 (t % 4) + i % 2. */
+template <bool A_MN, bool B_MN>
+__device__ __forceinline__ void wgmma(float (&d)[128], uint64_t a, uint64_t b, bool adds) {
+#define D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define D16(i) D4(i), D4(i + 4), D4(i + 8), D4(i + 12)
+    asm volatile(
+        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %130, 0;\nwgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+        "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+        "}, %128, %129, adds, 1, 1, %131, %132;\n}"
+        : D16(0), D16(16), D16(32), D16(48), D16(64), D16(80), D16(96), D16(112)
+        : "l"(a), "l"(b), "r"((int)adds), "n"((int)A_MN), "n"((int)B_MN));
+#undef D4
+#undef D16
+}
+
+/* Four warps change how many registers a thread of theirs has, a multiple of 8. */
+template <int N> __device__ __forceinline__ void fewer_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+template <int N> __device__ __forceinline__ void more_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
+#endif
 
 template <class... P, class... A>
 int launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, const gollm_team *team, A... args) {

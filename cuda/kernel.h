@@ -65,7 +65,7 @@ struct vec {
     float x[VL];
 };
 
-template <class T> __device__ __forceinline__ bool is_aligned(const T *p) { return ((uintptr_t)p & 15) == 0; }
+template <class T> __host__ __device__ __forceinline__ bool is_aligned(const T *p) { return ((uintptr_t)p & 15) == 0; }
 
 /* The first n of them; the others are `rest`. */
 template <class T> __device__ __forceinline__ vec load_n(const T *p, int64_t n, float rest = 0) {

@@ -1,7 +1,7 @@
 // gollm._cuda: whether a GPU can be used. Importing it needs no driver.
 #include <pybind11/pybind11.h>
 
-#include "cuda.h"
+#include "backend.h"
 
 PYBIND11_MODULE(_cuda, m, pybind11::mod_gil_not_used()) {
     m.doc() = "gollm's kernels for NVIDIA GPUs.";

@@ -1,4 +1,4 @@
-"""The CUDA backend for the kernel harness: a shared library with `gollm_cuda` (cuda/cuda.h), emulated or for a GPU.
+"""The CUDA backend for the kernel harness: a shared library with `gollm_cuda` (cuda/backend.h), emulated or for a GPU.
 
 `build` compiles the very same .cu files as C++ over emulation.h; `Device` calls a kernel of any such library on buffers
 that are copied to the device with the guard zones around them.
@@ -119,10 +119,10 @@ class Device:
     def has(self, name: str, dtype: str = "float32") -> bool:
         return bool(self.backend.kernels(DTYPES[dtype])[self.names.index(name)].run)
 
-    def timed(self, warp_ahead: int, seed: int, copies_at_issue: int) -> None:
-        """Times the emulation; a GPU times itself."""
+    def timed(self, warp_ahead: int, seed: int, copies_at_issue: int, hopper: bool = False) -> None:
+        """Times the emulation, and says whether it is of a Hopper; a GPU knows that itself."""
         if hasattr(self.library, "gollm_emulation_timing"):
-            self.library.gollm_emulation_timing(warp_ahead, ctypes.c_uint64(seed), copies_at_issue)
+            self.library.gollm_emulation_timing(warp_ahead, ctypes.c_uint64(seed), copies_at_issue, int(hopper))
 
     def run(self, name: str, dtype: str, values: dict[str, Any]) -> int:
         """Runs the kernel with the words of its argument struct by name; the status that it ends with."""
@@ -137,13 +137,13 @@ class Device:
         status = self.backend.run_plan(ctypes.byref(plan), 1, ctypes.byref(failed))
         return self.backend.finish() or status
 
-    def caller(self, dtype: str) -> Any:
+    def caller(self, dtype: str, hopper: bool = False) -> Any:
         """What the harness calls for a build of this device."""
 
         def call(
             row: Row, case: dict[str, Any], buffers: dict[str, Guarded], accumulate: Collection[str], threads: int
         ) -> None:
-            self.timed(*TIMINGS[threads])
+            self.timed(*TIMINGS[threads], hopper)
             memories: dict[Guarded, int] = {}
             values = {name: case[name] for name in (*row.contract.dims, *(s.name for s in row.contract.scalars))}
             for name, buffer in buffers.items():

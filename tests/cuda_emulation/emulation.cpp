@@ -1,5 +1,5 @@
-/* The engine behind emulation.h: fibers, barriers, rendezvous, copies, and the products of a warp. */
-#include "emulation.h"
+/* The engine behind emulation.h: fibers, barriers, rendezvous, copies, and the products of a warp, or of four. */
+#include "gpu.h"
 
 #include <cstdarg>
 #include <cstdio>
@@ -57,9 +57,25 @@ struct Warp {
     Rendezvous open[4];
 };
 
+struct FourWarps {
+    const char *what;
+    int arrived;
+    float *slots[128];
+    int group;                                                   // of products, the one that is open
+    std::vector<std::pair<int, std::function<void()>>> products; // not done yet, with their groups
+};
+struct Barrier { // in shared memory
+    uint64_t phase : 1, arrivals : 15, pending : 16;
+    int64_t bytes : 32;
+};
+static_assert(sizeof(Barrier) == 8, "as large as an mbarrier");
+
 struct Block {
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
+    std::vector<FourWarps> four_warps;
+    std::vector<std::function<void()>> boxes; // on their way
+    std::vector<std::pair<uint32_t, Fiber *>> at_shared_barrier;
     std::vector<Fiber *> ready, at_barrier; // ready: from `next` on
     size_t next = 0, shared_bytes = 0;
     int n_threads = 0, alive = 0, vote = 0, votes = 0; // vote: so far; votes: at the last barrier
@@ -81,7 +97,12 @@ uint32_t rank(const Fiber *fiber) {
 
 Fiber *next_ready() { // nullptr: everybody waits
     Block &b = block;
-    if (b.next == b.ready.size()) return nullptr;
+    while (b.next == b.ready.size()) { // a box arrives as late as that
+        if (b.boxes.empty()) return nullptr;
+        const std::function<void()> box = std::move(b.boxes.front());
+        b.boxes.erase(b.boxes.begin());
+        box();
+    }
     size_t chosen = b.next;
     if (timing.warp_ahead) {
         for (size_t i = b.next + 1; i < b.ready.size(); i++)
@@ -128,6 +149,8 @@ void entry() {
     (*block.body)();
     Fiber *mine = self;
     if (!mine->copies.empty()) fail("the thread returned with copies that it never waited for");
+    if (!block.four_warps.empty() && !block.four_warps[mine->index / 128].products.empty())
+        fail("the thread returned with products that it never waited for");
     mine->done = true;
     block.alive--;
     if (!block.at_barrier.empty() && (int)block.at_barrier.size() == block.alive) release_barrier();
@@ -172,6 +195,8 @@ void run_block(int n_threads, size_t shared_bytes, const std::function<void()> &
     b.body = &body;
     b.n_threads = b.alive = n_threads, b.vote = 0;
     b.warps.assign((size_t)n_threads / 32, {});
+    b.four_warps.assign((size_t)n_threads / 128, {});
+    b.boxes.clear(), b.at_shared_barrier.clear();
     b.ready.clear(), b.next = 0, b.at_barrier.clear();
     b.shared_bytes = (shared_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     b.shared = b.arena_end - b.shared_bytes;
@@ -311,10 +336,132 @@ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     });
 }
 
+static Barrier &shared_barrier(uint32_t address) {
+    if (address % 8) fail("the address of a barrier, %u, is not a multiple of 8", address);
+    return *(Barrier *)at_shared_address(address, 8);
+}
+
+static void end_phase_if_complete(uint32_t address) {
+    Barrier &b = shared_barrier(address);
+    if (b.pending || b.bytes) return;
+    b.phase ^= 1, b.pending = b.arrivals;
+    std::vector<std::pair<uint32_t, Fiber *>> others;
+    for (const auto &waiting : block.at_shared_barrier)
+        if (waiting.first == address)
+            block.ready.push_back(waiting.second);
+        else
+            others.push_back(waiting);
+    block.at_shared_barrier = std::move(others);
+}
+
+void load_box(uint32_t to, const TensorMap *map, uint32_t barrier, int64_t column, int64_t row) {
+    if (to % 1024) fail("a box for the shared address %u, which is not a multiple of 1024", to);
+    const std::function<void()> arrive = [=, m = *map] {
+        for (int r = 0; r < m.box_rows; r++)
+            for (int c = 0; c < 64; c++) {
+                const bool inside = row + r < m.rows && column + c < m.columns;
+                uint32_t address = to + (uint32_t)(r * 128 + c * 2);
+                address ^= (address >> 7 & 7) << 4;
+                *(uint16_t *)at_shared_address(address, 2) = inside ? m.base[(row + r) * m.stride + column + c] : 0;
+            }
+        shared_barrier(barrier).bytes -= m.box_rows * 128;
+        end_phase_if_complete(barrier);
+    };
+    if (timing.copies_at_issue)
+        arrive();
+    else
+        block.boxes.push_back(arrive);
+}
+
+/* Every thread of four warps brings a slot; the last one calls work for all. */
+static void four_warps_collective(const char *what, float *slot, const std::function<void(FourWarps &)> &work) {
+    if ((size_t)self->index / 128 >= block.four_warps.size()) fail("%s: there are not four warps", what);
+    FourWarps &warps = block.four_warps[self->index / 128];
+    if (warps.arrived && warps.what != what) fail("four warps diverge: %s and %s", warps.what, what);
+    warps.what = what, warps.slots[self->index % 128] = slot;
+    if (++warps.arrived < 128) return wait(what);
+    warps.arrived = 0;
+    work(warps);
+    for (int i = self->index / 128 * 128, end = i + 128; i < end; i++)
+        if (i != self->index) block.ready.push_back(&block.fibers[i]);
+}
+
+static float operand_value(uint64_t operand, int mn, int k, bool mn_major) {
+    const uint32_t begin = (uint32_t)(operand & 0x3fff) << 4, slab = (uint32_t)(operand >> 16 & 0x3fff) << 4;
+    const uint32_t eight_rows = (uint32_t)(operand >> 32 & 0x3fff) << 4;
+    if (operand >> 62 != 1) fail("wgmma: only chunks of 128 bytes are emulated");
+    uint32_t address = mn_major ? begin + mn % 64 * 2 + mn / 64 * slab + k % 8 * 128 + k / 8 * eight_rows
+                                : begin + mn % 8 * 128 + mn / 8 * eight_rows + k * 2;
+    address ^= (address >> 7 & 7) << 4;
+    return __uint_as_float((uint32_t) * (uint16_t *)at_shared_address(address, 2) << 16);
+}
+
+void wgmma(float (&d)[128], uint64_t a, uint64_t b, bool adds, bool a_mn, bool b_mn) {
+    four_warps_collective("wgmma", d, [=](FourWarps &warps) {
+        const std::vector<float *> sums(warps.slots, warps.slots + 128);
+        warps.products.push_back(
+            {warps.group, [=] {
+                 static float A[64][16], B[16][256], D[64][256];
+                 for (int k = 0; k < 16; k++) {
+                     for (int m = 0; m < 64; m++) A[m][k] = operand_value(a, m, k, a_mn);
+                     for (int n = 0; n < 256; n++) B[k][n] = operand_value(b, n, k, b_mn);
+                 }
+                 const auto at = [](int t, int i) -> float & {
+                     return D[16 * (t / 32) + t % 32 / 4 + 8 * (i / 2 % 2)][8 * (i / 4) + 2 * (t % 4) + i % 2];
+                 };
+                 for (int t = 0; t < 128; t++)
+                     for (int i = 0; i < 128; i++) at(t, i) = adds ? sums[t][i] : 0;
+                 for (int m = 0; m < 64; m++)
+                     for (int k = 0; k < 16; k++)
+                         for (int n = 0; n < 256; n++) D[m][n] += A[m][k] * B[k][n];
+                 for (int t = 0; t < 128; t++)
+                     for (int i = 0; i < 128; i++) sums[t][i] = at(t, i);
+             }});
+    });
+}
+
+void wgmma_commit() {
+    four_warps_collective("wgmma.commit_group", nullptr, [](FourWarps &warps) { warps.group++; });
+}
+
+void wgmma_wait(int groups_left) {
+    four_warps_collective("wgmma.wait_group", nullptr, [=](FourWarps &warps) {
+        size_t done = 0;
+        for (; done < warps.products.size() && warps.products[done].first < warps.group - groups_left; done++)
+            warps.products[done].second();
+        warps.products.erase(warps.products.begin(), warps.products.begin() + (ptrdiff_t)done);
+    });
+}
+
 } // namespace emulation
+
+void barrier_init(uint32_t barrier, int arrivals) {
+    emulation::shared_barrier(barrier) = {0, (uint64_t)arrivals, (uint64_t)arrivals, 0};
+}
+
+void barrier_expect(uint32_t address, int bytes) {
+    emulation::Barrier &barrier = emulation::shared_barrier(address);
+    if (!barrier.pending) emulation::fail("too many arrivals at a barrier in shared memory");
+    barrier.pending--, barrier.bytes += bytes;
+    emulation::end_phase_if_complete(address);
+}
+
+void barrier_wait(uint32_t address, int parity) {
+    while ((int)emulation::shared_barrier(address).phase == parity) {
+        emulation::block.at_shared_barrier.push_back({address, emulation::self});
+        emulation::wait("a barrier in shared memory");
+    }
+}
+
+int gollm_cuda_tensor_map(TensorMap *map, const void *base, int64_t rows, int64_t columns, int64_t stride,
+                          int box_rows) {
+    if ((uintptr_t)base % 16 || stride % 8 || rows < 1 || columns < 1 || box_rows > 256) return GOLLM_DEVICE_FAILED;
+    *map = {(const uint16_t *)base, rows, columns, stride, box_rows};
+    return GOLLM_OK;
+}
 
 /* For the tests: how the next launches are timed. */
 extern "C" __attribute__((visibility("default"))) void gollm_emulation_timing(int warp_ahead, uint64_t random,
-                                                                              int copies_at_issue) {
-    emulation::timing = {warp_ahead, random, copies_at_issue};
+                                                                              int copies_at_issue, int hopper) {
+    emulation::timing = {warp_ahead, random, copies_at_issue, hopper};
 }

@@ -24,6 +24,12 @@ struct dim3 {
     constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
+struct TensorMap {
+    const uint16_t *base;
+    int64_t rows, columns, stride;
+    int box_rows;
+};
+
 namespace emulation {
 
 struct Copy { // 16 bytes on their way into shared memory
@@ -46,6 +52,7 @@ struct Timing {
     int warp_ahead;      // not 0: a warp runs until it blocks before the next, in an order drawn from this number
     uint64_t random;     // not 0: the next thread is drawn at random, from this seed
     int copies_at_issue; // copies arrive at once, not at their wait
+    int hopper;          // the device is a Hopper
 };
 extern Timing timing;
 
@@ -65,6 +72,10 @@ void copy16(void *to, const void *from, int valid);
 void wait_for_copies(int groups_left);
 void ldmatrix(uint32_t (&r)[4], uint32_t row, bool transposed);
 void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void load_box(uint32_t to, const TensorMap *map, uint32_t barrier, int64_t column, int64_t row);
+void wgmma(float (&d)[128], uint64_t a, uint64_t b, bool adds, bool a_mn, bool b_mn);
+void wgmma_commit();
+void wgmma_wait(int groups_left);
 
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, A... args) {
@@ -191,6 +202,23 @@ inline uint32_t pack_bf16(float low, float high) {
 }
 inline float fast_exp2(float x) { return x < -126 ? 0 : std::exp2(x); }
 
+void barrier_init(uint32_t barrier, int arrivals);
+inline void barrier_init_done() {}
+void barrier_expect(uint32_t barrier, int bytes);
+inline void barrier_arrive(uint32_t barrier) { barrier_expect(barrier, 0); }
+void barrier_wait(uint32_t barrier, int parity);
+inline void load_box(uint32_t to, const TensorMap *map, uint32_t barrier, int column, int row) {
+    emulation::load_box(to, map, barrier, column, row);
+}
+inline void wgmma_begin() {}
+inline void wgmma_commit() { emulation::wgmma_commit(); }
+template <int N> void wgmma_wait() { emulation::wgmma_wait(N); }
+template <bool A_MN, bool B_MN> void wgmma(float (&d)[128], uint64_t a, uint64_t b, bool adds) {
+    emulation::wgmma(d, a, b, adds, A_MN, B_MN);
+}
+template <int> void fewer_registers() {}
+template <int> void more_registers() {}
+
 /* The runtime, as far as cuda/device.cu uses it: one device, whose memory is the program's. */
 typedef void *cudaStream_t;
 enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2 };
@@ -199,6 +227,16 @@ enum { cudaStreamNonBlocking };
 inline const char *cudaGetErrorString(cudaError_t) { return "an emulated error"; }
 inline cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, cudaSuccess; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+enum cudaDeviceAttr {
+    cudaDevAttrComputeCapabilityMajor,
+    cudaDevAttrComputeCapabilityMinor,
+    cudaDevAttrMultiProcessorCount
+};
+inline cudaError_t cudaGetDevice(int *device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
+    const int values[] = {emulation::timing.hopper ? 9 : 8, 0, 2};
+    return *value = values[attribute], cudaSuccess;
+}
 inline cudaError_t cudaMalloc(void **p, size_t bytes) {
     *p = std::aligned_alloc(256, (bytes + 255) / 256 * 256 + 256);
     return *p ? cudaSuccess : cudaErrorMemoryAllocation;

@@ -61,10 +61,12 @@ MISSING = {
 @pytest.fixture(scope="module")
 def device(tmp_path_factory):
     device = Device(build(tmp_path_factory.mktemp("emulation")))
-    harness.DEVICES.update({f"cuda-{variant}": device.caller(variant) for variant in VARIANTS})
+    builds = {f"cuda-{variant}": device.caller(variant) for variant in VARIANTS}
+    builds["hopper-bfloat16"] = device.caller("bfloat16", hopper=True)
+    harness.DEVICES.update(builds)
     yield device
-    for variant in VARIANTS:
-        del harness.DEVICES[f"cuda-{variant}"]
+    for name in builds:
+        del harness.DEVICES[name]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -72,6 +74,24 @@ def device(tmp_path_factory):
 def test_kernel(device, name, variant):
     for check in CHECKS:
         check(ROWS[name], f"cuda-{variant}")
+
+
+def is_for_tma(case):
+    """Whether the rows of all operands of a product begin at multiples of 16 bytes, in every layout."""
+    return all(case.get(dim, 0) % 8 == 0 for dim in "MNK")
+
+
+@pytest.mark.parametrize("name", ["matmul_nt", "matmul_nn", "matmul_tn"])
+def test_products_of_a_hopper(device, name):
+    """They pass the checks, and have the bits of the products of other GPUs."""
+    row = dataclasses.replace(ROWS[name], cases=tuple(filter(is_for_tma, ROWS[name].cases)))
+    assert row.cases
+    for check in CHECKS:
+        check(row, "hopper-bfloat16")
+    for case in row.cases:
+        inputs = harness.make_inputs(row, case, harness.real_of("hopper-bfloat16"))
+        results = [harness.run(row, build, case, inputs) for build in ("hopper-bfloat16", "cuda-bfloat16")]
+        harness.same_bits(f"{name} ({case}) on a Hopper", *results)
 
 
 @pytest.mark.parametrize("name", sorted(MISSING))

@@ -12,6 +12,7 @@ FLOAT32, BFLOAT16 = 0, 2  # enum gollm_dtype of gollm.h
 # M, N, K around the tiles (6, 8 or 12 rows, 4 to 32 columns), the blocks of k (256) and of c (384, 512)
 SMALL = [(1, 1, 1), (2, 3, 1), (3, 2, 5), (7, 13, 11), (5, 70, 257), (13, 33, 512), (61, 31, 300)]
 LARGE = [(1, 1100, 3), (97, 64, 768), (401, 530, 70), (7, 521, 259)]
+ALIGNED = [(8, 16, 24), (264, 8, 328), (56, 264, 72)]  # rows of operands at multiples of 16 bytes, as copies want them
 
 
 def cases(shapes, activations, compute=FLOAT32):
@@ -26,7 +27,7 @@ CASES = (
     + cases(SMALL[1::2] + LARGE, [KINDS["none"]])
 )
 IN_BFLOAT16 = cases([(2, 3, 1), (13, 33, 512)], [KINDS["gelu_tanh"]], BFLOAT16)
-IN_BFLOAT16 += cases([(1, 70, 257), (61, 31, 300), *LARGE], [KINDS["none"]], BFLOAT16)
+IN_BFLOAT16 += cases([(1, 70, 257), (61, 31, 300), *LARGE, *ALIGNED], [KINDS["none"]], BFLOAT16)
 
 
 def operand(rng, s, n, scale=1.0):
@@ -91,10 +92,10 @@ def matmul_nn(a, b, pre, factor, activation):
     return {"c": v * activations.activation_gradient(activation, pre) * times, "dfactor": v * f, "product": f * times}
 
 
-LONG = [(3, 10, 1100), (65, 13, 1700)]  # a few elements of many summands
+LONG = [(8, 16, 1112), (65, 13, 1700)]  # a few elements of many summands
 TN_CASES = [
     {"M": M, "N": N, "K": K, "compute": compute}
-    for compute, shapes in ((FLOAT32, SMALL + LONG + LARGE), (BFLOAT16, SMALL[::2] + LARGE))
+    for compute, shapes in ((FLOAT32, SMALL + LONG + LARGE), (BFLOAT16, SMALL[::2] + LARGE + ALIGNED))
     for M, N, K in shapes
 ]
 

@@ -1,6 +1,6 @@
 /* The GPU's backend: a gollm_backend (gollm.h) like the CPU's, for GOLLM_FLOAT32 and GOLLM_BFLOAT16. */
-#ifndef GOLLM_CUDA_H
-#define GOLLM_CUDA_H
+#ifndef GOLLM_CUDA_BACKEND_H
+#define GOLLM_CUDA_BACKEND_H
 
 #include "gollm.h"
 
