@@ -43,6 +43,17 @@ __device__ __forceinline__ float activation_gradient(int64_t kind, float x) {
     }
 }
 
+/* Calls f(kind) with the kind as a constant: the choice is made once for a vector. */
+template <class F> __device__ __forceinline__ void with_activation(int64_t kind, const F &f) {
+    switch (kind) {
+    case GOLLM_GELU_TANH: return f(GOLLM_GELU_TANH);
+    case GOLLM_GELU_ERF: return f(GOLLM_GELU_ERF);
+    case GOLLM_RELU: return f(GOLLM_RELU);
+    case GOLLM_SILU: return f(GOLLM_SILU);
+    default: return f(GOLLM_NONE);
+    }
+}
+
 } // namespace GOLLM_VARIANT
 
 #endif

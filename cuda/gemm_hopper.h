@@ -92,24 +92,25 @@ __device__ __forceinline__ void multiply_items(const Product &p, HopperMemory &m
             const HopperMemory::Stage &stage = memory.stages[ring.stage];
             barrier_wait(shared_address(&memory.full[ring.stage]), ring.round);
             const uint32_t a = shared_address(stage.a) + half * (64 * STEP * 2), b = shared_address(stage.b);
-            wgmma_begin();
+            wgmma_begin(sums);
 #pragma unroll
             for (int k = 0; k < STEP; k += 16)
                 wgmma<A_MN, B_MN>(sums, wgmma_operand(a + k * (A_MN ? 128 : 2), 0),
                                   wgmma_operand(b + k * (B_MN ? 128 : 2), B_MN ? 64 * STEP * 2 : 0),
                                   step > item.steps.begin || k > 0);
             wgmma_commit();
-            wgmma_wait<1>();
+            wgmma_wait<1>(sums);
             if (step > item.steps.begin && lane == 0) barrier_arrive(shared_address(&memory.empty[before]));
             before = ring.stage;
         }
-        wgmma_wait<0>();
+        wgmma_wait<0>(sums);
         if (lane == 0) barrier_arrive(shared_address(&memory.empty[before]));
-#pragma unroll
+#pragma unroll 1 // the epilogue is compiled once
         for (int n = 0; n < HopperMemory::N; n += CHUNK) {
 #pragma unroll
-            for (int j = 0; j < CHUNK / 2; j++)
-                staged[lane / 4 + j / 2 % 2 * 8][j / 4 * 8 + lane % 4 * 2 + j % 2] = sums[n / 2 + j];
+            for (int i = 0; i < 128; i++)
+                if (i / (CHUNK / 2) == n / CHUNK)
+                    staged[lane / 4 + i / 2 % 2 * 8][i % (CHUNK / 2) / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
             __syncwarp();
 #pragma unroll 1
             for (int j = lane; j < 16 * CHUNK / VL; j += 32) {

@@ -143,11 +143,20 @@ __device__ __forceinline__ void load_box(uint32_t to, const TensorMap *map, uint
                  : "memory");
 }
 
-__device__ __forceinline__ void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+/* The compiler may not move what it does with d over this place: it does not know that wgmma changes d later. */
+__device__ __forceinline__ void hold(float (&d)[128]) {
+#pragma unroll
+    for (int i = 0; i < 128; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+__device__ __forceinline__ void wgmma_begin(float (&d)[128]) {
+    hold(d);
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-/* Returns when at most N groups are still on their way. */
-template <int N> __device__ __forceinline__ void wgmma_wait() {
+/* Returns when at most N groups are still on their way; with none, d is ready. */
+template <int N> __device__ __forceinline__ void wgmma_wait(float (&d)[128]) {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+    hold(d);
 }
 /* a and b as wgmma_operand has them, in rows of k, or (_MN) in rows of their other axis; adds: else d is overwritten. Register
  * i of thread t: row 16 (t / 32) + t % 32 / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2 (t % 4) + i % 2. */

@@ -31,18 +31,19 @@ struct Epilogue {
         const vec times = factor ? load_n(factor + at, left) : vec{};
         if (gradient_of) {
             const vec x = load_n(gradient_of + at, left);
-            if (dfactor) {
-                vec f, df;
+            vec f = {};
+            with_activation(activation, [&](int64_t kind) {
                 EACH_LANE(k) {
-                    f.x[k] = GOLLM_VARIANT::activation(activation, x.x[k]);
-                    df.x[k] = f.x[k] * v.x[k];
+                    if (dfactor) f.x[k] = GOLLM_VARIANT::activation(kind, x.x[k]);
                 }
-                store_n(product + at, f * times, left);
-                store_n(dfactor + at, df, left);
-            }
-            EACH_LANE(k) v.x[k] *= activation_gradient(activation, x.x[k]);
-        } else if (activation != GOLLM_NONE)
-            EACH_LANE(k) v.x[k] = GOLLM_VARIANT::activation(activation, v.x[k]);
+                if (dfactor) store_n(dfactor + at, f * v, left);
+                EACH_LANE(k) v.x[k] *= activation_gradient(kind, x.x[k]);
+            });
+            if (dfactor) store_n(product + at, f * times, left);
+        } else
+            with_activation(activation, [&](int64_t kind) {
+                EACH_LANE(k) v.x[k] = GOLLM_VARIANT::activation(kind, v.x[k]);
+            });
         if (factor) v = v * times;
         if (residual) v = v + load_n(residual + at, left);
         if (accumulate) v = v + load_n(c + at, left);

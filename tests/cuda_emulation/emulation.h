@@ -210,9 +210,9 @@ void barrier_wait(uint32_t barrier, int parity);
 inline void load_box(uint32_t to, const TensorMap *map, uint32_t barrier, int column, int row) {
     emulation::load_box(to, map, barrier, column, row);
 }
-inline void wgmma_begin() {}
+inline void wgmma_begin(float (&)[128]) {}
 inline void wgmma_commit() { emulation::wgmma_commit(); }
-template <int N> void wgmma_wait() { emulation::wgmma_wait(N); }
+template <int N> void wgmma_wait(float (&)[128]) { emulation::wgmma_wait(N); }
 template <bool A_MN, bool B_MN> void wgmma(float (&d)[128], uint64_t a, uint64_t b, bool adds) {
     emulation::wgmma(d, a, b, adds, A_MN, B_MN);
 }

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cuda_emulation.device import VARIANTS, Device, Failed, build
+from cuda_emulation.device import CUDA, VARIANTS, Device, Failed, build
 from gollm import _native
 from kernels import harness, test_kernels
 from kernels.harness import load_rows
@@ -118,6 +118,46 @@ def test_bad_data_show_when_results_are_read(device, variant):
                 harness.run(row, f"cuda-{variant}", case, inputs)
         else:
             harness.run(row, f"cuda-{variant}", case, inputs)
+
+
+def test_a_bad_target_is_told_and_left_out(device):
+    row, case = ROWS["head_backward"], next(case for case in ROWS["head_backward"].cases if case["N"] == 13)
+    inputs = harness.make_inputs(row, case, np.float32)
+    ignored = inputs | {
+        "targets": np.where(np.arange(13) == 5, case["ignore_index"], inputs["targets"]).astype(np.int32)
+    }
+    want = harness.run(row, "cuda-float32", case, ignored)
+    for bad in (-1, case["V"], 2**31 - 1):
+        got = {}
+
+        def calls_and_keeps(row, case, buffers, accumulate, threads, got=got):
+            try:
+                device.caller("float32")(row, case, buffers, accumulate, threads)
+            except Failed as error:
+                got["error"] = str(error)
+
+        harness.DEVICES["keeps-float32"] = calls_and_keeps
+        inputs["targets"][5] = bad
+        results = harness.run(row, "keeps-float32", case, inputs)
+        assert got["error"] == "head_backward: bad index"
+        harness.same_bits(f"target {bad}", results, want)
+    del harness.DEVICES["keeps-float32"]
+
+
+def test_a_head_in_chunks_of_rows(tmp_path):
+    """Chunks of 128 rows, in place of a gigabyte."""
+    for path in CUDA.glob("*"):
+        (tmp_path / path.name).write_text(path.read_text().replace("CHUNK_BYTES = (int64_t)1 << 30", "CHUNK_BYTES = 1"))
+    assert "CHUNK_BYTES = 1," in (tmp_path / "head.cu").read_text()
+    small = Device(build(tmp_path, ["head"], ["float32"], cuda=tmp_path))
+    harness.DEVICES["chunks-float32"] = small.caller("float32")
+    for name in ("head_forward", "head_backward"):
+        row = ROWS[name]
+        row = dataclasses.replace(row, cases=tuple(case for case in row.cases if case["N"] > 128))
+        assert row.cases
+        test_kernels.test_values(row, "chunks-float32")
+        test_kernels.test_accumulation(row, "chunks-float32")
+    del harness.DEVICES["chunks-float32"]
 
 
 def test_dropout_masks_are_the_cpus(device):

@@ -24,7 +24,13 @@ MUTANTS = {
         "rmsnorm",
         "rmsnorm_backward",
     ),
-    "no test of the edge in the epilogue": ("gemm.h", "if (m < p.M && n < p.N)", "if (m < p.M)", "matmul", "matmul_nt"),
+    "no test of the edge in the epilogue": (
+        "product.h",
+        "if (m >= p.M || n >= p.N) return;",
+        "if (n >= p.N) return;",
+        "matmul",
+        "matmul_nt",
+    ),
     "rows of b in the wrong lanes": (
         "gemm.h",
         "n + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2",
@@ -46,6 +52,34 @@ MUTANTS = {
         "softmax",
         "softmax_forward",
     ),
+    "infinity times the weight 0 of a masked key": (
+        "attention_forward.cu",
+        "const bool careful = __syncthreads_or(masked && !copied_finite(values))",
+        "const bool careful = __syncthreads_or(0)",
+        "attention_forward",
+        "attention_forward",
+    ),
+    "no barrier before keys are read": (
+        "attention_forward.cu",
+        "const bool careful = __syncthreads_or(masked && !copied_finite(values))",
+        "const bool careful = false",
+        "attention_forward",
+        "attention_forward",
+    ),
+    "a stage given back while wgmma reads it": (
+        "gemm_hopper.h",
+        "wgmma_wait<1>(sums);",
+        "",
+        "matmul",
+        "matmul_nt",
+    ),
+    "a stage of which half is waited for": (
+        "gemm_hopper.h",
+        "barrier_expect(full, sizeof stage)",
+        "barrier_expect(full, sizeof stage.a)",
+        "matmul",
+        "matmul_nt",
+    ),
 }
 RUN = """
 import sys
@@ -55,8 +89,8 @@ from cuda_emulation.test_kernels import CHECKS, ROWS
 from kernels import harness
 folder, kernel, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 device = Device(build(folder, [kernel], ["bfloat16"], cuda=folder))
-harness.DEVICES["cuda-bfloat16"] = device.caller("bfloat16")
-for check in (CHECKS[0], CHECKS[3]):
+harness.DEVICES["cuda-bfloat16"] = device.caller("bfloat16", hopper="hopper" in sys.argv[4])
+for check in (CHECKS[0], CHECKS[3], CHECKS[5]):
     check(ROWS[name], "cuda-bfloat16")
 """
 
@@ -70,9 +104,8 @@ def test_a_planted_bug_is_found(name, tmp_path):
             assert text in source, f"{file} has changed: plant the bug anew"
             source = source.replace(text, bug)
         (tmp_path / path.name).write_text(source)
-    command = [sys.executable, "-c", RUN, str(tmp_path), kernel, row]
+    command = [sys.executable, "-c", RUN, str(tmp_path), kernel, row, file]
     run = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
     assert run.returncode != 0, f"{name} was not found"
-    assert "emulation:" in run.stderr or "are wrong" in run.stderr or "differ" in run.stderr or "bytes" in run.stderr, (
-        run.stderr[-2000:]
-    )
+    signs = ("emulation:", "are wrong", "differ", "bytes")
+    assert any(sign in run.stderr for sign in signs), run.stderr[-2000:]

@@ -37,3 +37,28 @@ def test_vectors_of_16_bytes_are_moved_at_once(ptx):
 def test_products_of_bfloat16_run_on_tensor_cores(ptx):
     for instruction in ("mma.sync.aligned.m16n8k16", "ldmatrix.sync.aligned.m8n8.x4", "cp.async.cg.shared.global"):
         assert (instruction in ptx[1]) == (ptx[0] == "bfloat16"), instruction
+
+
+def test_products_of_a_hopper_are_not_serialised(tmp_path):
+    """Where wgmma's registers do not fit its rules, ptxas compiles a slow program and only notes it."""
+    command = [
+        "nvcc",
+        "-std=c++17",
+        "-O3",
+        "-arch=sm_90a",
+        "-Xptxas=-v,-warn-spills,-Werror",
+        "-DGOLLM_VARIANT=bfloat16",
+    ]
+    command += [
+        "-DGOLLM_BF16",
+        f"-I{CUDA}",
+        f"-I{ROOT / 'csrc'}",
+        "-cubin",
+        "-o",
+        "unit.cubin",
+        str(CUDA / "matmul.cu"),
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "hopper_product_kernel" in run.stderr
+    assert "Performance Loss" not in run.stderr
