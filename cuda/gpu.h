@@ -5,6 +5,7 @@
  *   launch(...)          queues a kernel on the team's stream; a status, GOLLM_BAD_SHAPE for a grid that no GPU takes
  *   copy_async16 ...     16 bytes from global to shared memory without a register (cp.async), in groups that are waited for
  *   ldmatrix4            four 8 x 8 matrices of 16-bit values from shared memory into a warp's registers
+ *   f16_of_float ...     a number of half precision, rounded to nearest, ties to even, and widened
  *   mma_bf16             d (16 x 8, float) += a (16 x 16, bfloat16) b (16 x 8, bfloat16) of a warp, on its tensor core
  *   pack_bf16            two floats rounded to a pair of bfloat16, the first in the low half
  *   fast_exp2            2^x with a relative error of 2^-22; a result below 2^-126 is 0
@@ -190,6 +191,18 @@ template <int N> __device__ __forceinline__ void more_registers() {
 }
 #endif
 
+__device__ __forceinline__ uint16_t f16_of_float(float x) {
+    uint16_t bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
+__device__ __forceinline__ float float_of_f16(uint16_t bits) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+}
+
+/* Nothing is launched for an empty grid. */
 template <class... P, class... A>
 int launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, const gollm_team *team, A... args) {
     if (grid_is_empty(grid)) return GOLLM_OK;

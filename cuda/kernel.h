@@ -15,6 +15,9 @@
 struct bf16_bits {
     uint16_t bits;
 };
+struct f16_bits {
+    uint16_t bits;
+};
 #ifdef GOLLM_BF16
 typedef bf16_bits real;
 #else
@@ -25,7 +28,7 @@ typedef double f64;
 typedef int64_t i64;
 typedef int32_t i32;
 typedef bf16_bits bf16;
-typedef uint16_t f16;
+typedef f16_bits f16;
 typedef uint8_t u8;
 
 namespace GOLLM_VARIANT { // float32 or bfloat16, from the build
@@ -45,8 +48,8 @@ namespace GOLLM_VARIANT { // float32 or bfloat16, from the build
     int64_t name##_workspace(const name##_args *args);
 #include "kernels.def"
 
-static inline int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
+__host__ __device__ static inline int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
+__host__ __device__ static inline int64_t max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
 __host__ __device__ static inline int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
 /* One value, widened, or rounded to nearest, ties to even (csrc/half.h). */
@@ -56,8 +59,10 @@ __device__ __forceinline__ uint16_t bf16_of_float(float x) {
     const uint32_t bits = __float_as_uint(x), rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
 }
+__device__ __forceinline__ float to_float(f16 x) { return float_of_f16(x.bits); }
 __device__ __forceinline__ void put(float *p, float x) { *p = x; }
 __device__ __forceinline__ void put(bf16 *p, float x) { p->bits = bf16_of_float(x); }
+__device__ __forceinline__ void put(f16 *p, float x) { p->bits = f16_of_float(x); }
 
 /* VL consecutive values: 16 bytes of real. */
 constexpr int VL = 16 / sizeof(real);

@@ -79,6 +79,8 @@ struct Block {
     std::vector<Fiber *> ready, at_barrier; // ready: from `next` on
     size_t next = 0, shared_bytes = 0;
     int n_threads = 0, alive = 0, vote = 0, votes = 0; // vote: so far; votes: at the last barrier
+    int n_threads = 0, alive = 0;
+    int votes = 0, result = 0; // of the barrier that threads come to, and of the last one
     char *arena_end = nullptr, *shared = nullptr;
     void *caller = nullptr;
     const std::function<void()> *body = nullptr;
@@ -143,6 +145,7 @@ void release_barrier() {
     block.votes = block.vote, block.vote = 0;
     for (Fiber *fiber : block.at_barrier) block.ready.push_back(fiber);
     block.at_barrier.clear();
+    block.result = std::exchange(block.votes, 0);
 }
 
 void entry() {
@@ -219,6 +222,8 @@ void run_block(int n_threads, size_t shared_bytes, const std::function<void()> &
 
 int block_barrier(int vote) {
     block.vote |= vote != 0;
+int block_barrier(int votes) {
+    block.votes += votes;
     block.at_barrier.push_back(self);
     if ((int)block.at_barrier.size() == block.alive) {
         block.at_barrier.pop_back();
@@ -226,6 +231,7 @@ int block_barrier(int vote) {
     } else
         wait("__syncthreads");
     return block.votes;
+    return block.result;
 }
 
 void warp_collective(const char *what, uint32_t mask, void *slot, const std::function<void(void **)> &work) {

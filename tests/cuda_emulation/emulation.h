@@ -28,6 +28,8 @@ struct TensorMap {
     const uint16_t *base;
     int64_t rows, columns, stride;
     int box_rows;
+struct float2 {
+    float x, y;
 };
 
 namespace emulation {
@@ -63,6 +65,7 @@ extern dim3 block_index, block_size, grid_size;
 
 void run_block(int n_threads, size_t shared_bytes, const std::function<void()> &body);
 int block_barrier(int vote); // whether a thread of the block voted for it
+int block_barrier(int votes); // the sum of all threads' votes
 /* Every lane of the mask brings a slot; the last one calls work(slots) for all. */
 void warp_collective(const char *what, uint32_t mask, void *slot, const std::function<void(void **slots)> &work);
 void *shared_memory(size_t bytes);
@@ -126,6 +129,8 @@ template <class T> T shuffle(const char *what, uint32_t mask, T value, int argum
 
 inline void __syncthreads() { emulation::block_barrier(0); }
 inline int __syncthreads_or(int vote) { return emulation::block_barrier(vote); }
+inline int __syncthreads_count(int vote) { return emulation::block_barrier(vote != 0); }
+inline int __syncthreads_or(int vote) { return emulation::block_barrier(vote != 0) != 0; }
 inline void __syncwarp(uint32_t mask = 0xffffffffu) {
     emulation::warp_collective("__syncwarp", mask, nullptr, [](void **) {});
 }
@@ -176,13 +181,26 @@ inline uint32_t __float_as_uint(float x) {
     return bits;
 }
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b >> 32); }
-using std::fmaxf, std::fminf, std::isfinite;
+using std::fmaxf, std::fminf, std::fmaf, std::exp2f, std::isfinite;
 
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;
 };
 
 /* gpu.h's instructions. */
+inline uint16_t f16_of_float(float x) { // as csrc/half.h
+    const uint32_t bits = __float_as_uint(x), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);  // NaN
+    if (magnitude >= 0x47800000) return (uint16_t)(sign | 0x7c00); // 65536 and more
+    if (magnitude < 0x38800000)                                    // below 2^-14: in steps of 2^-24
+        return (uint16_t)(sign | (__float_as_uint(__uint_as_float(magnitude) + 0.5f) - 0x3f000000));
+    return (uint16_t)(sign | (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13);
+}
+inline float float_of_f16(uint16_t bits) {
+    const uint32_t magnitude = __float_as_uint(__uint_as_float((uint32_t)(bits & 0x7fff) << 13) * 0x1p112f);
+    const uint32_t special = (bits & 0x7c00) == 0x7c00 ? 0x7f800000 : 0; // infinity, NaN
+    return __uint_as_float(magnitude | special | (uint32_t)(bits & 0x8000) << 16);
+}
 inline uint32_t shared_address(const void *p) { return emulation::shared_address_of(p); }
 inline void copy_async16(uint32_t to, const void *from, int valid) {
     if (to % 16 || (valid && (uintptr_t)from % 16)) emulation::fail("cp.async: an address is not a multiple of 16");
