@@ -7,7 +7,7 @@
  * 64 (b / 16) + 16 w + b % 16. A thread draws a counter's four words and applies them to four elements; sixteen threads'
  * elements lie side by side.
  */
-#include "kernel.h"
+#include "philox.h"
 
 namespace GOLLM_VARIANT {
 
@@ -24,28 +24,14 @@ static Generator generator_of(double p, int64_t seed, int64_t stream) {
             p < 1 ? (float)(1 / (1 - p)) : 0};
 }
 
-/* The four words of a counter. */
-__device__ __forceinline__ void philox(const Generator &g, uint32_t number, int64_t step, uint32_t (&c)[4]) {
-    c[0] = number, c[1] = g.fixed[0], c[2] = (uint32_t)step, c[3] = (uint32_t)((uint64_t)step >> 32);
-    uint32_t k0 = g.key[0], k1 = g.key[1];
-#pragma unroll
-    for (int round = 0; round < 10; round++) {
-        const uint32_t high0 = __umulhi(0xD2511F53u, c[0]), low0 = 0xD2511F53u * c[0];
-        const uint32_t high1 = __umulhi(0xCD9E8D57u, c[2]), low1 = 0xCD9E8D57u * c[2];
-        c[0] = high1 ^ c[1] ^ k0, c[1] = low1;
-        c[2] = high0 ^ c[3] ^ k1, c[3] = low0;
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-    }
-}
-
 /* y = x * mask * scale, + add where that is not NULL. */
 __global__ void __launch_bounds__(ELEMENT_THREADS)
     dropout_kernel(real *y, const real *x, const real *add, Generator g, const int64_t *step, int64_t N) {
     const int64_t counters = ceil_div(N, 64) * 16;
     for (int64_t b = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; b < counters;
          b += (int64_t)gridDim.x * blockDim.x) {
-        uint32_t words[4];
-        philox(g, (uint32_t)b, *step, words);
+        uint32_t words[4] = {(uint32_t)b, g.fixed[0], (uint32_t)*step, (uint32_t)((uint64_t)*step >> 32)};
+        philox(words, g.key[0], g.key[1]);
 #pragma unroll
         for (int w = 0; w < 4; w++) {
             const int64_t i = b / 16 * 64 + w * 16 + b % 16;

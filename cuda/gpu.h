@@ -5,6 +5,7 @@
  *   launch(...)          queues a kernel on the team's stream; a status, GOLLM_BAD_SHAPE for a grid that no GPU takes
  *   copy_async16 ...     16 bytes from global to shared memory without a register (cp.async), in groups that are waited for
  *   ldmatrix4            four 8 x 8 matrices of 16-bit values from shared memory into a warp's registers
+ *   add_rn ...           single operations, never contracted with another to a multiply-add
  *   f16_of_float ...     a number of half precision, rounded to nearest, ties to even, and widened
  *   mma_bf16             d (16 x 8, float) += a (16 x 16, bfloat16) b (16 x 8, bfloat16) of a warp, on its tensor core
  *   pack_bf16            two floats rounded to a pair of bfloat16, the first in the low half
@@ -190,6 +191,12 @@ template <int N> __device__ __forceinline__ void more_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
 }
 #endif
+__device__ __forceinline__ float add_rn(float a, float b) { return __fadd_rn(a, b); }
+__device__ __forceinline__ float sub_rn(float a, float b) { return __fsub_rn(a, b); }
+__device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double add_rn(double a, double b) { return __dadd_rn(a, b); }
+__device__ __forceinline__ double sub_rn(double a, double b) { return __dsub_rn(a, b); }
+__device__ __forceinline__ double mul_rn(double a, double b) { return __dmul_rn(a, b); }
 
 __device__ __forceinline__ uint16_t f16_of_float(float x) {
     uint16_t bits;

@@ -188,6 +188,9 @@ struct alignas(16) uint4 {
 };
 
 /* gpu.h's instructions. */
+template <class T> T add_rn(T a, T b) { return a + b; } // nothing is contracted here
+template <class T> T sub_rn(T a, T b) { return a - b; }
+template <class T> T mul_rn(T a, T b) { return a * b; }
 inline uint16_t f16_of_float(float x) { // as csrc/half.h
     const uint32_t bits = __float_as_uint(x), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);  // NaN
