@@ -10,28 +10,21 @@
  * keys, one block finds where each block's keys of each digit go, and the blocks put them there in order. Then a block takes
  * a table's row, finds its places by bisection, and sums the rows of dy in SUM_WAYS partial sums, added in order.
  */
-#include "kernel.h"
+#include "embedding.h"
 
 namespace GOLLM_VARIANT {
 
-__global__ void __launch_bounds__(ROW_WARPS * 32)
-    embedding_forward_kernel(embedding_forward_args args, int32_t *error) {
-    const int64_t n = row_of_warp(), C = args.C;
-    if (n >= args.N) return;
-    const int64_t token = args.tokens[n], position = args.position_table ? args.positions[n] : 0;
-    if (token < 0 || token >= args.V || (args.position_table && (position < 0 || position >= args.T))) {
-        *error = GOLLM_BAD_INDEX;
-        return;
+struct PlainTable {
+    const real *table; // (V, C)
+    int64_t C;
+
+    __device__ __forceinline__ vec load(int64_t token, int64_t i, int64_t left) const {
+        return load_n(table + token * C + i, left);
     }
-    EACH_VECTOR_OF_ROW(i, C) {
-        vec y = load_n(args.token_table + token * C + i, C - i);
-        if (args.position_table) y = y + load_n(args.position_table + position * C + i, C - i);
-        store_n(args.y + n * C + i, y, C - i);
-    }
-}
+};
 
 int embedding_forward(const embedding_forward_args *args, const gollm_team *team) {
-    return launch(embedding_forward_kernel, row_blocks(args->N), ROW_WARPS * 32, 0, team, *args, team->error);
+    return embed(embedding_of(args, team), PlainTable{args->token_table, args->C}, team);
 }
 
 constexpr int DIGIT_BITS = 4, DIGITS = 1 << DIGIT_BITS, SORT_THREADS = 256, KEYS_PER_THREAD = 4;

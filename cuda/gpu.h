@@ -7,6 +7,8 @@
  *   ldmatrix4            four 8 x 8 matrices of 16-bit values from shared memory into a warp's registers
  *   add_rn ...           single operations, never contracted with another to a multiply-add
  *   f16_of_float ...     a number of half precision, rounded to nearest, ties to even, and widened
+ *   dot4, dot2_low ...   c + the products of 4 bytes of a and b; of 2 halves of a and the lower, or higher, bytes of b; signed
+ *   low_halves ...       the lower, or higher, halves of a and b, a's below
  *   mma_bf16             d (16 x 8, float) += a (16 x 16, bfloat16) b (16 x 8, bfloat16) of a warp, on its tensor core
  *   pack_bf16            two floats rounded to a pair of bfloat16, the first in the low half
  *   fast_exp2            2^x with a relative error of 2^-22; a result below 2^-126 is 0
@@ -197,6 +199,12 @@ __device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, 
 __device__ __forceinline__ double add_rn(double a, double b) { return __dadd_rn(a, b); }
 __device__ __forceinline__ double sub_rn(double a, double b) { return __dsub_rn(a, b); }
 __device__ __forceinline__ double mul_rn(double a, double b) { return __dmul_rn(a, b); }
+
+__device__ __forceinline__ int32_t dot4(int32_t a, int32_t b, int32_t c) { return __dp4a(a, b, c); }
+__device__ __forceinline__ int32_t dot2_low(int32_t a, int32_t b, int32_t c) { return __dp2a_lo(a, b, c); }
+__device__ __forceinline__ int32_t dot2_high(int32_t a, int32_t b, int32_t c) { return __dp2a_hi(a, b, c); }
+__device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
+__device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
 
 __device__ __forceinline__ uint16_t f16_of_float(float x) {
     uint16_t bits;

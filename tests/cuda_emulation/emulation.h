@@ -181,6 +181,7 @@ inline uint32_t __float_as_uint(float x) {
     return bits;
 }
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b >> 32); }
+inline int __float2int_rn(float x) { return (int)std::nearbyintf(x); }
 using std::fmaxf, std::fminf, std::fmaf, std::exp2f, std::isfinite;
 
 struct alignas(16) uint4 {
@@ -191,6 +192,16 @@ struct alignas(16) uint4 {
 template <class T> T add_rn(T a, T b) { return a + b; } // nothing is contracted here
 template <class T> T sub_rn(T a, T b) { return a - b; }
 template <class T> T mul_rn(T a, T b) { return a * b; }
+inline int32_t dot4(int32_t a, int32_t b, int32_t c) {
+    for (int i = 0; i < 32; i += 8) c += (int8_t)(a >> i) * (int8_t)(b >> i);
+    return c;
+}
+inline int32_t dot2_low(int32_t a, int32_t b, int32_t c) {
+    return c + (int16_t)a * (int8_t)b + (int16_t)(a >> 16) * (int8_t)(b >> 8);
+}
+inline int32_t dot2_high(int32_t a, int32_t b, int32_t c) { return dot2_low(a, b >> 16, c); }
+inline uint32_t low_halves(uint32_t a, uint32_t b) { return (a & 0xffff) | b << 16; }
+inline uint32_t high_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000u); }
 inline uint16_t f16_of_float(float x) { // as csrc/half.h
     const uint32_t bits = __float_as_uint(x), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);  // NaN

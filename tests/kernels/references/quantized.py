@@ -13,6 +13,7 @@ import numpy as np
 from kernels.harness import kernel
 from kernels.references import activation as activations
 from kernels.references.activation import KINDS
+from kernels.references.bf16 import bits_of, float_of
 from kernels.references.embedding import IDS
 
 HALVES = {"int8": 1, "int4": 1, "int4_min": 2}  # scales, and minimums
@@ -51,12 +52,16 @@ def unpack(kind, packed, group):
 
 
 def random_activations(kind, rng, M, K, group):
-    """(M, K), in groups, each with a scale of its own: near whole multiples of it, the first one the largest"""
+    """(M, K), in groups, each with a scale of its own: near whole multiples of it, the first one the largest.
+    Rounded to bfloat16, they are not between two codes either: 0 in place of those that would be."""
     groups, steps = (K + group - 1) // group, STEPS[kind]
     codes = rng.integers(1 - steps, steps, (M, groups, group)) + rng.uniform(-0.3, 0.3, (M, groups, group))
     codes[:, :, 0] = rng.choice([-steps, steps], (M, groups))
     scales = np.exp(rng.standard_normal((M, groups, 1))) / (0.58 * steps)  # the deviation of a code
-    return (codes * scales).reshape(M, groups * group)[:, :K]
+    values = codes * scales
+    narrow = float_of(bits_of(values))
+    between = np.abs(narrow * (steps / np.abs(narrow[:, :, :1])) % 1 - 0.5) < 0.05
+    return np.where(between, 0, values).reshape(M, groups * group)[:, :K]
 
 
 def quantize(kind, a, group):

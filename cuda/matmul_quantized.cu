@@ -1,0 +1,173 @@
+/* Products with quantised weights and their epilogues (csrc/matmul_quantized.c has the formulas, panels.h the layout):
+ *
+ *   int8, int4, int4_min      c (M, N) = f(a (M, K) w (N, K)^T + bias) * factor + residual
+ *
+ * Activations are quantised first, in the same groups of inputs, to 16 bits for int8 and to 8 bits for int4 and int4_min, by a
+ * kernel of its own, a warp a group. The sum of a group is an exact integer, from dot products of 4 codes (dp4a) or 2 (dp2a):
+ * int8's with an activation's codes of 2 bytes, int4's with those of one. A chunk's groups are then added in ascending order by
+ * one multiply-add each. A lane has an output, neighbouring lanes read neighbouring words of codes.
+ */
+#include "packed_product.h"
+
+namespace GOLLM_VARIANT {
+
+/* Quantised activations: codes (M, groups, group) of int16 for INT8, else int8; scales, sums (M, groups). */
+struct Quantised {
+    int64_t groups;
+    char *codes;
+    float *scales;
+    int32_t *sums;
+};
+
+static int64_t group_count(int64_t K, int64_t group) { return ceil_div(K, group); }
+
+template <Format FORMAT>
+__global__ void __launch_bounds__(ROW_WARPS * 32)
+    quantise_kernel(Quantised to, const real *a, int64_t M, int64_t K, int group) {
+    const int64_t unit = row_of_warp(), m = unit / to.groups, k0 = unit % to.groups * group;
+    if (m >= M) return;
+    const int lane = threadIdx.x % 32;
+    constexpr float STEPS = FORMAT == INT8 ? 32767 : 127;
+    uint32_t most = 0; // the largest |x| as integers, whose order is that of the numbers; NaN is beyond infinity
+    for (int i = lane; i < group; i += 32) {
+        const float x = k0 + i < K ? to_float(a[m * K + k0 + i]) : 0;
+        const uint32_t bits = __float_as_uint(x) & 0x7fffffff;
+        most = bits > most ? bits : most;
+    }
+#pragma unroll
+    for (int mask = 16; mask; mask /= 2) {
+        const uint32_t other = __shfl_xor_sync(0xffffffffu, most, mask);
+        most = other > most ? other : most;
+    }
+    const float largest = __uint_as_float(most), inverse = STEPS / largest;
+    const bool counts = inverse > 0 && isfinite(inverse);
+    int32_t sum = 0;
+    for (int i = lane; i < group; i += 32) {
+        const float x = k0 + i < K ? to_float(a[m * K + k0 + i]) : 0;
+        const int32_t code = counts ? __float2int_rn(x * inverse) : 0;
+        if (FORMAT == INT8)
+            ((int16_t *)to.codes)[unit * group + i] = (int16_t)code;
+        else
+            ((int8_t *)to.codes)[unit * group + i] = (int8_t)code;
+        sum += code;
+    }
+#pragma unroll
+    for (int mask = 16; mask; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+    if (lane != 0) return;
+    to.scales[unit] = counts ? largest / STEPS : largest * 0; // 0, or NaN
+    to.sums[unit] = sum;
+}
+
+struct alignas(16) Words {
+    int32_t x[4];
+};
+
+/* ALIGNED: to words. */
+template <bool ALIGNED> __device__ __forceinline__ int32_t load_word(const uint8_t *p) {
+    if (ALIGNED) return *(const int32_t *)p;
+    return (int32_t)(p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
+}
+
+template <Format FORMAT, bool ALIGNED> struct QuantisedWeight {
+    const uint8_t *b; // (panels, groups, block)
+    Quantised a;
+    int group;
+
+    template <int ROWS>
+    __device__ __forceinline__ void multiply(const PackedProduct &p, int64_t panel, int64_t m0, int64_t chunk,
+                                             ChunkSums<ROWS> &sums) const {
+        constexpr int WORDS = 2, INPUTS = FORMAT == INT8 ? 8 : 16; // of weights, with 16 bytes of activations
+        const int lane = threadIdx.x % 32, per_chunk = CHUNK / group;
+        const int64_t bytes = block_bytes(FORMAT, group), first = chunk * per_chunk;
+        float chain[ROWS] = {};
+        for (int64_t unit = first; unit < first + per_chunk && unit < a.groups; unit++) {
+            const uint8_t *block = b + (panel * a.groups + unit) * bytes;
+            const uint8_t *codes = block + codes_offset(FORMAT) + lane * 4; // words, PANEL apart
+            int32_t dots[ROWS] = {};
+#pragma unroll(ROWS == 1 ? 4 : 1)
+            for (int i = 0; i < group / INPUTS; i++) {
+                int32_t w[WORDS];
+#pragma unroll
+                for (int j = 0; j < WORDS; j++) w[j] = load_word<ALIGNED>(codes + (i * WORDS + j) * PANEL * 4);
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) {
+                    const Words q =
+                        ((const Words *)a.codes)[(min_i64(m0 + r, p.M - 1) * a.groups + unit) * (group / INPUTS) + i];
+#pragma unroll
+                    for (int j = 0; j < WORDS; j++)
+                        if (FORMAT == INT8) {
+                            const int32_t w4 = (int32_t)((uint32_t)w[j] ^ 0x80808080u); // code - 128
+                            dots[r] = dot2_high(q.x[2 * j + 1], w4, dot2_low(q.x[2 * j], w4, dots[r]));
+                        } else {
+                            const int32_t low = w[j] & 0x0f0f0f0f, high = (int32_t)((uint32_t)w[j] >> 4) & 0x0f0f0f0f;
+                            dots[r] = dot4(q.x[2 * j + 1], high, dot4(q.x[2 * j], low, dots[r]));
+                        }
+                }
+            }
+            const uint8_t *halves = block + lane * 2;
+            const float scale = load_f16(halves), minimum = FORMAT == INT4_MIN ? load_f16(halves + PANEL * 2) : 0;
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                const int64_t at = min_i64(m0 + r, p.M - 1) * a.groups + unit;
+                const int32_t dot = FORMAT == INT4 ? dots[r] - 8 * a.sums[at] : dots[r];
+                chain[r] = fmaf((float)dot, a.scales[at] * scale, chain[r]);
+                if (FORMAT == INT4_MIN) chain[r] = fmaf(minimum, a.scales[at] * (float)a.sums[at], chain[r]);
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) sums.x[r][lane] = chain[r];
+    }
+};
+
+/* Bytes of the quantised activations, or INT64_MAX: codes, scales, sums. */
+static int64_t quantised_bytes(Format format, int64_t M, int64_t K, int64_t group) {
+    if (group <= 0) return 0;
+    const double values = (double)M * (double)group_count(K, group);
+    const double bytes = values * ((double)group * (format == INT8 ? 2 : 1) + 8);
+    return bytes < 9e18 ? (int64_t)bytes : INT64_MAX;
+}
+
+template <Format FORMAT, bool ALIGNED>
+static int run_quantised_rows(const PackedProduct &p, const uint8_t *b, const Quantised &a, int64_t group,
+                              const gollm_team *team) {
+    const QuantisedWeight<FORMAT, ALIGNED> weight = {b, a, (int)group};
+    return p.M == 1   ? run_packed<1>(p, weight, team)
+           : p.M <= 4 ? run_packed<4>(p, weight, team)
+                      : run_packed<8>(p, weight, team);
+}
+
+template <Format FORMAT, class Args> static int run_quantised(const Args *args, int64_t group, const gollm_team *team) {
+    Quantised a = {group_count(args->K, group), (char *)team->workspace, nullptr, nullptr};
+    const int64_t units = args->M * a.groups;
+    a.scales = (float *)(a.codes + units * group * (FORMAT == INT8 ? 2 : 1));
+    a.sums = (int32_t *)(a.scales + units);
+    const int status = launch(quantise_kernel<FORMAT>, row_blocks(units), ROW_WARPS * 32, 0, team, a, args->a, args->M,
+                              args->K, (int)group);
+    if (status != GOLLM_OK) return status;
+    const PackedProduct p = packed_product_of(args);
+    return (uintptr_t)args->b % 4 == 0 ? run_quantised_rows<FORMAT, true>(p, args->b, a, group, team)
+                                       : run_quantised_rows<FORMAT, false>(p, args->b, a, group, team);
+}
+
+int64_t matmul_int8_workspace(const matmul_int8_args *args) {
+    return quantised_bytes(INT8, args->M, args->K, args->group);
+}
+int matmul_int8(const matmul_int8_args *args, const gollm_team *team) {
+    return run_quantised<INT8>(args, args->group, team);
+}
+
+int64_t matmul_int4_workspace(const matmul_int4_args *args) {
+    return quantised_bytes(INT4, args->M, args->K, INT4_GROUP);
+}
+int matmul_int4(const matmul_int4_args *args, const gollm_team *team) {
+    return run_quantised<INT4>(args, INT4_GROUP, team);
+}
+
+int64_t matmul_int4_min_workspace(const matmul_int4_min_args *args) {
+    return quantised_bytes(INT4_MIN, args->M, args->K, INT4_GROUP);
+}
+int matmul_int4_min(const matmul_int4_min_args *args, const gollm_team *team) {
+    return run_quantised<INT4_MIN>(args, INT4_GROUP, team);
+}
+
+} // namespace GOLLM_VARIANT
