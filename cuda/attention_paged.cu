@@ -5,7 +5,8 @@
  * A row of y is a function of its query and its keys alone, whatever the batch and the chunks: keys are taken in blocks of
  * KEY_BLOCK, the first at position 0, and blocks are folded one by one, in ascending order (`fold`).
  *
- * The unit of work is a block of keys, for ROWS rows: pairs of a query and a head of a group, which share keys and values.
+ * The unit of work is a block of keys, for ROWS rows: pairs of a query and a head of a group, which share keys and values. More
+ * than 8 rows do not fit into the registers of two blocks a multiprocessor.
  *
  *     1.  a thread a key: its scores with all rows, one chain over D each; neighbouring threads read neighbouring slots
  *     2.  a warp a row: maximum, powers of two, and their sum
@@ -34,8 +35,8 @@ struct PagedAttention {
     float2 *states;   // (N H, n_blocks): the maximum and the sum of a part; NULL: rows are folded at once
     float *parts;     // (N H, n_blocks, D)
 
-    __device__ int64_t first_seen(int64_t position) const {
-        return window && position >= window ? position - window + 1 : 0;
+    __device__ int first_seen(int position) const {
+        return window && position >= (int)window ? position - (int)window + 1 : 0;
     }
 };
 
@@ -61,17 +62,19 @@ template <int ROWS> struct PagedMemory {
     float ways[(PAGED_THREADS - 32) * ROWS]; // of o, but for the first
     int64_t v[KEY_BLOCK];                    // where the key's values begin in v_pages
     int begin[ROWS], end[ROWS];              // the keys of the block that a row sees
+    uint32_t seen_by[KEY_BLOCK];             // the same: a bit for each row
     Fold fold[ROWS];
 };
 
 template <int ROWS, class Page>
-__global__ void __launch_bounds__(PAGED_THREADS)
+__global__ void __launch_bounds__(PAGED_THREADS, ROWS == 4 ? 3 : 2)
     attention_paged_kernel(PagedAttention a, const Page *k_pages, const Page *v_pages) {
     PagedMemory<ROWS> &memory = shared_memory<PagedMemory<ROWS>>();
     const Pages &p = a.pages;
     const int t = threadIdx.x, lane = t % 32, warp = t / 32;
     const int D = (int)p.D, group = (int)p.H / (int)p.G;
-    const int64_t Z = p.Z, g = blockIdx.y;
+    const int g = blockIdx.y;
+    const int64_t Z = p.Z;
     if (blockIdx.x == 0 && g == 0 && blockIdx.z == 0) check_sequences(p);
     if (p.S == 0) return;
 
@@ -92,13 +95,14 @@ __global__ void __launch_bounds__(PAGED_THREADS)
     const int first = (int)(blockIdx.x - (s.first_row * group / ROWS + low)) * ROWS; // N H is below 2^31
     const int left = (int)s.queries * group - first, rows = left < ROWS ? left : ROWS;
     if (left <= 0) return;
-    auto position_of = [&](int r) { return s.past + (first + (r < rows ? r : rows - 1)) / group; }; // ascending
+    const int past = (int)s.past, first_row = (int)s.first_row;
+    auto position_of = [&](int r) { return past + (first + (r < rows ? r : rows - 1)) / group; }; // ascending
     auto head_of = [&](int r) { return g * group + (first + r) % group; };
-    auto row_of = [&](int r) { return s.first_row + (first + r) / group; };
-    const int64_t lowest = a.first_seen(position_of(0)), limit = position_of(rows - 1) + 1;
-    int64_t block = lowest / KEY_BLOCK, last = (limit - 1) / KEY_BLOCK;
+    auto row_of = [&](int r) { return first_row + (first + r) / group; };
+    const int lowest = a.first_seen(position_of(0)), newest = position_of(rows - 1);
+    int block = lowest / KEY_BLOCK, last = newest / KEY_BLOCK;
     if (a.states) {
-        if (blockIdx.z < block || blockIdx.z > last) return;
+        if ((int)blockIdx.z < block || (int)blockIdx.z > last) return;
         block = last = blockIdx.z;
     }
 
@@ -111,14 +115,14 @@ __global__ void __launch_bounds__(PAGED_THREADS)
     float o[ROWS] = {}; // of column d, folded: of the first way
 
     for (; block <= last; block++) {
-        const int64_t key0 = block * KEY_BLOCK, key = key0 + t;
+        const int key0 = block * KEY_BLOCK, key = key0 + t;
         __syncthreads();
         if (t < ROWS) {
-            const int64_t position = position_of(t);
+            const int position = position_of(t);
             memory.begin[t] = (int)max_i64(0, min_i64(KEY_BLOCK, a.first_seen(position) - key0));
-            memory.end[t] = (int)max_i64(0, min_i64(KEY_BLOCK, position + 1 - key0));
+            memory.end[t] = (int)max_i64(0, min_i64(KEY_BLOCK, position - key0 + 1));
         }
-        const bool seen = key >= lowest && key < limit;
+        const bool seen = key >= lowest && key <= newest;
         const Slot slot = seen ? slot_of(p, s.index, g, key) : Slot{0, 0};
         if (slot.page < 0) *p.error = GOLLM_BAD_INDEX;
         memory.v[t] = slot.page + slot.slot * D;
@@ -134,9 +138,14 @@ __global__ void __launch_bounds__(PAGED_THREADS)
                 for (int r = 0; r < ROWS; r++) score[r] = fmaf(memory.q[i][r], x, score[r]);
             }
         }
+        uint32_t seen_by = 0;
 #pragma unroll
-        for (int r = 0; r < ROWS; r++)
-            memory.p[t][r] = t >= memory.begin[r] && t < memory.end[r] ? score[r] * a.factor : -INFINITY;
+        for (int r = 0; r < ROWS; r++) {
+            const bool sees = t >= memory.begin[r] && t < memory.end[r];
+            memory.p[t][r] = sees ? score[r] * a.factor : -INFINITY;
+            seen_by |= (uint32_t)sees << r;
+        }
+        memory.seen_by[t] = seen_by;
         __syncthreads();
 
         for (int r = warp; r < rows; r += PAGED_WARPS) {
@@ -159,11 +168,13 @@ __global__ void __launch_bounds__(PAGED_THREADS)
         const int begin = memory.begin[rows - 1], end = memory.end[0];
         const int from = memory.begin[0], to = memory.end[rows - 1];
         auto add_keys = [&](int j, int until, bool all) {
+#pragma unroll 4
             for (j += (way + n_ways - j % n_ways) % n_ways; j < until; j += n_ways) {
                 const float v = to_float(v_pages[memory.v[j] + d]);
+                const uint32_t seen_by = all ? 0 : memory.seen_by[j];
 #pragma unroll
                 for (int r = 0; r < ROWS; r++)
-                    if (all || (j >= memory.begin[r] && j < memory.end[r])) x[r] = fmaf(memory.p[j][r], v, x[r]);
+                    if (all || seen_by >> r & 1) x[r] = fmaf(memory.p[j][r], v, x[r]);
             }
         };
         if (d < D && way < n_ways) {
@@ -181,6 +192,7 @@ __global__ void __launch_bounds__(PAGED_THREADS)
         }
         __syncthreads();
         if (way == 0) {
+#pragma unroll 1
             for (int w = 1; w < n_ways; w++) {
 #pragma unroll
                 for (int r = 0; r < ROWS; r++) x[r] += memory.ways[at(w, r)];
@@ -198,7 +210,7 @@ __global__ void __launch_bounds__(PAGED_THREADS)
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         if (r >= rows) break;
-        const int64_t row = row_of(r) * p.H + head_of(r), part = row * a.n_blocks + last;
+        const int64_t row = (int64_t)row_of(r) * p.H + head_of(r), part = row * a.n_blocks + last;
         if (!a.states)
             put(a.y + row * D + d, o[r] * (1 / memory.fold[r].sum));
         else if (memory.begin[r] < memory.end[r]) {
@@ -215,10 +227,10 @@ __global__ void __launch_bounds__(FOLD_WARPS * 32) fold_parts_kernel(PagedAttent
     const int64_t row = (int64_t)blockIdx.x * FOLD_WARPS + threadIdx.x / 32, D = p.D, n = (uint32_t)row / (uint32_t)p.H;
     Sequence s;
     if (n >= p.N || p.S == 0 || !find_sequence(p, sequence_of_row(p, n), &s) || n >= s.first_row + s.queries) return;
-    const int64_t position = s.past + n - s.first_row;
+    const int position = (int)(s.past + n - s.first_row);
     Fold fold = {0, 0, 0, 0, false};
     float o[MAX_HEAD_DIM / 32] = {};
-    for (int64_t block = a.first_seen(position) / KEY_BLOCK; block <= position / KEY_BLOCK; block++) {
+    for (int block = a.first_seen(position) / KEY_BLOCK; block <= position / KEY_BLOCK; block++) {
         const int64_t part = row * a.n_blocks + block;
         const float2 state = a.states[part];
         fold.next(state.x, state.y);
@@ -241,7 +253,7 @@ template <class Args> static PagedPlan plan_of(const Args *args) {
     PagedPlan plan = {};
     if (args->N == 0 || args->G <= 0 || args->H < args->G) return plan;
     const int64_t group = args->H / args->G;
-    plan.rows = args->N <= args->S && group <= 4 ? 4 : 16;
+    plan.rows = args->N <= args->S && group <= 4 ? 4 : 8;
     plan.tiles = args->N * group / plan.rows + args->S;
     const double keys = fmin((double)args->L * (double)args->Z, INT32_MAX);
     plan.n_blocks = ceil_div((int64_t)keys, KEY_BLOCK);
@@ -268,8 +280,8 @@ static int attend(const Args *args, const Page *k_pages, const Page *v_pages, co
     const dim3 units((unsigned)plan.tiles, (unsigned)args->G, plan.parts ? (unsigned)plan.n_blocks : 1);
     int status = plan.rows == 4 ? launch(attention_paged_kernel<4, Page>, units, PAGED_THREADS, sizeof(PagedMemory<4>),
                                          team, a, k_pages, v_pages)
-                                : launch(attention_paged_kernel<16, Page>, units, PAGED_THREADS,
-                                         sizeof(PagedMemory<16>), team, a, k_pages, v_pages);
+                                : launch(attention_paged_kernel<8, Page>, units, PAGED_THREADS, sizeof(PagedMemory<8>),
+                                         team, a, k_pages, v_pages);
     if (status == GOLLM_OK && plan.parts)
         status = launch(fold_parts_kernel, dim3((unsigned)ceil_div(args->N * args->H, FOLD_WARPS)), FOLD_WARPS * 32, 0,
                         team, a);

@@ -19,7 +19,7 @@ template <class Number> struct PlainWeight {
     template <int ROWS>
     __device__ __forceinline__ void multiply(const PackedProduct &p, int64_t panel, int64_t m0, int64_t chunk,
                                              ChunkSums<ROWS> &sums) const {
-        constexpr int AT_ONCE = ROWS <= 4 ? 32 : VL; // weights on their way
+        constexpr int AT_ONCE = ROWS <= 4 ? 16 : VL; // weights on their way
         const int lane = threadIdx.x % 32;
         const int64_t begin = chunk * CHUNK, end = min_i64(p.K, begin + CHUNK);
         const Number *w = b + panel * p.K * PANEL + lane; // PANEL apart

@@ -79,6 +79,40 @@ MUTANTS = {
         "barrier_expect(full, sizeof stage.a)",
         "matmul",
         "matmul_nt",
+    "a warp's keys read before all are written": (
+        "attention_paged.cu",
+        "-INFINITY;\n        __syncthreads();",
+        "-INFINITY;",
+        "attention_paged",
+        "attention_paged_bf16",
+    ),
+    "a block of keys folded without its factor": (
+        "attention_paged.cu",
+        "o[i] = fmaf(o[i], fold.keep,",
+        "o[i] = fmaf(o[i], 1,",
+        "attention_paged",
+        "attention_paged_bf16",
+    ),
+    "sums added up before all blocks of tokens have theirs": (
+        "sample.cu",
+        "        __syncthreads();\n        if (i < n) memory.sums",
+        "        if (i < n) memory.sums",
+        "sample",
+        "sample",
+    ),
+    "chunks added before all warps have theirs": (
+        "packed_product.h",
+        "memory.sums[warp]);\n        __syncthreads();",
+        "memory.sums[warp]);",
+        "matmul_packed",
+        "matmul_packed",
+    ),
+    "weights of the wrong steps of k in a product's registers": (
+        "matmul_packed.cu",
+        "t + i / 2 % 2 * 8 + i % 2;",
+        "t + i % 2 * 8 + i / 2 % 2;",
+        "matmul_packed",
+        "matmul_packed",
     ),
 }
 RUN = """
