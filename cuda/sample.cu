@@ -1,7 +1,5 @@
-/* Drawing a token from logits, for S rows at once, each with its own options (csrc/sample.c says what they mean).
- *
- *   sample         logits (S, V), options (S) each  ->  tokens (S)
- *   log_sum_exp    logits (S, V)                    ->  lse (S) = log(sum over v of e^logits[v])
+/* Drawing a token from logits, for S rows at once, each with its own options (csrc/sample.c says what they mean):
+ * logits (S, V), options (S) each  ->  tokens (S).
  *
  * The tokens are the CPU's, one and all, since every number that decides is the CPU's, bit for bit:
  *   - a token's weight comes from the same operations in single and double precision, each rounded by itself: none is
@@ -340,27 +338,6 @@ int64_t sample_workspace(const sample_args *args) {
 int sample(const sample_args *args, const gollm_team *team) {
     return launch(sample_kernel, dim3((unsigned)args->S), DRAW_THREADS, sizeof(DrawMemory), team, *args,
                   (double *)team->workspace, team->error);
-}
-
-struct LogSumExpMemory {
-    float largest[DRAW_WARPS];
-    double sums[DRAW_WARPS];
-};
-
-__global__ void __launch_bounds__(DRAW_THREADS) log_sum_exp_kernel(log_sum_exp_args args) {
-    LogSumExpMemory &memory = shared_memory<LogSumExpMemory>();
-    const real *z = args.logits + (int64_t)blockIdx.x * args.V; // (V)
-    float largest = -INFINITY;
-    for (int64_t i = threadIdx.x; i < args.V; i += DRAW_THREADS) largest = fmaxf(largest, to_float(z[i]));
-    const double max = (double)block_max(largest, memory.largest);
-    double sum = 0;
-    for (int64_t i = threadIdx.x; i < args.V; i += DRAW_THREADS) sum += (double)weight_of(to_float(z[i]), max, 1);
-    sum = block_sum(sum, memory.sums);
-    if (threadIdx.x == 0) args.lse[blockIdx.x] = max + log(sum);
-}
-
-int log_sum_exp(const log_sum_exp_args *args, const gollm_team *team) {
-    return launch(log_sum_exp_kernel, dim3((unsigned)args->S), DRAW_THREADS, sizeof(LogSumExpMemory), team, *args);
 }
 
 } // namespace GOLLM_VARIANT

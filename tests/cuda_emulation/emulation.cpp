@@ -78,7 +78,6 @@ struct Block {
     std::vector<std::pair<uint32_t, Fiber *>> at_shared_barrier;
     std::vector<Fiber *> ready, at_barrier; // ready: from `next` on
     size_t next = 0, shared_bytes = 0;
-    int n_threads = 0, alive = 0, vote = 0, votes = 0; // vote: so far; votes: at the last barrier
     int n_threads = 0, alive = 0;
     int votes = 0, result = 0; // of the barrier that threads come to, and of the last one
     char *arena_end = nullptr, *shared = nullptr;
@@ -142,7 +141,6 @@ void wait(const char *what) { // until another thread makes this one ready
 }
 
 void release_barrier() {
-    block.votes = block.vote, block.vote = 0;
     for (Fiber *fiber : block.at_barrier) block.ready.push_back(fiber);
     block.at_barrier.clear();
     block.result = std::exchange(block.votes, 0);
@@ -196,7 +194,7 @@ void run_block(int n_threads, size_t shared_bytes, const std::function<void()> &
     if (n_threads < 1 || n_threads > MOST_THREADS || n_threads % 32) fail("a block of %d threads", n_threads);
     if (shared_bytes > MOST_SHARED) fail("a block with %zu bytes of shared memory", shared_bytes);
     b.body = &body;
-    b.n_threads = b.alive = n_threads, b.vote = 0;
+    b.n_threads = b.alive = n_threads, b.votes = 0;
     b.warps.assign((size_t)n_threads / 32, {});
     b.four_warps.assign((size_t)n_threads / 128, {});
     b.boxes.clear(), b.at_shared_barrier.clear();
@@ -220,8 +218,6 @@ void run_block(int n_threads, size_t shared_bytes, const std::function<void()> &
     switch_to(next_ready(), &b.caller);
 }
 
-int block_barrier(int vote) {
-    block.vote |= vote != 0;
 int block_barrier(int votes) {
     block.votes += votes;
     block.at_barrier.push_back(self);
@@ -230,7 +226,6 @@ int block_barrier(int votes) {
         release_barrier();
     } else
         wait("__syncthreads");
-    return block.votes;
     return block.result;
 }
 

@@ -28,6 +28,7 @@ struct TensorMap {
     const uint16_t *base;
     int64_t rows, columns, stride;
     int box_rows;
+};
 struct float2 {
     float x, y;
 };
@@ -64,7 +65,6 @@ extern dim3 block_index, block_size, grid_size;
 [[noreturn]] void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 void run_block(int n_threads, size_t shared_bytes, const std::function<void()> &body);
-int block_barrier(int vote); // whether a thread of the block voted for it
 int block_barrier(int votes); // the sum of all threads' votes
 /* Every lane of the mask brings a slot; the last one calls work(slots) for all. */
 void warp_collective(const char *what, uint32_t mask, void *slot, const std::function<void(void **slots)> &work);
@@ -128,7 +128,6 @@ template <class T> T shuffle(const char *what, uint32_t mask, T value, int argum
 #define gridDim (::emulation::grid_size)
 
 inline void __syncthreads() { emulation::block_barrier(0); }
-inline int __syncthreads_or(int vote) { return emulation::block_barrier(vote); }
 inline int __syncthreads_count(int vote) { return emulation::block_barrier(vote != 0); }
 inline int __syncthreads_or(int vote) { return emulation::block_barrier(vote != 0) != 0; }
 inline void __syncwarp(uint32_t mask = 0xffffffffu) {

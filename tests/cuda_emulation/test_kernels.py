@@ -16,9 +16,17 @@ from kernels.harness import load_rows
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64" or not shutil.which("c++"), reason="the emulation needs a C++ compiler on x86-64"
 )
-# M N K of a product, C V of a table, N C V of a head, pairs of attention, S L Z of pages: tiles of at most 128, stages of
-# 64 and blocks of 256 keys are full and ragged far below it.
-MOST_WORK = {"MNK": 6_000_000, "CV": 100_000, "SLZ": 1_000, "SV": 5_000, "NCV": 400_000, "BTTH": 600_000, "BTTHD": 8_000_000}
+# M N K of a product, C V of a table, N C V of a head, pairs of attention, S L Z of pages: tiles of at most 128, stages
+# of 64 and blocks of 256 keys are full and ragged far below it.
+MOST_WORK = {
+    "MNK": 6_000_000,
+    "CV": 100_000,
+    "NCV": 400_000,
+    "SLZ": 1000,
+    "SV": 5000,
+    "BTTH": 600_000,
+    "BTTHD": 8_000_000,
+}
 MOST_CASES = 40
 
 
@@ -174,6 +182,8 @@ def test_a_grid_that_no_gpu_takes_is_refused(device):
     row = ROWS["softmax_forward"]
     with pytest.raises(Failed, match="softmax_forward: bad shape"):
         device.caller("float32")(row, row.cases[0] | {"N": 2**36}, {}, (), 1)
+
+
 OPTIONS = [{}, {"temperature": 0.0}, {"top_k": 50, "temperature": 0.7}, {"top_k": 200}, {"top_p": 0.9}, {"min_p": 0.05}]
 OPTIONS += [{"top_k": 400, "top_p": 0.8, "temperature": 2.0}, {"top_p": 1 - 1e-12}, {"top_p": 0.99, "min_p": 0.01}]
 

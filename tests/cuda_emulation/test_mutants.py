@@ -79,10 +79,11 @@ MUTANTS = {
         "barrier_expect(full, sizeof stage.a)",
         "matmul",
         "matmul_nt",
+    ),
     "a warp's keys read before all are written": (
         "attention_paged.cu",
-        "-INFINITY;\n        __syncthreads();",
-        "-INFINITY;",
+        "= seen_by;\n        __syncthreads();",
+        "= seen_by;",
         "attention_paged",
         "attention_paged_bf16",
     ),

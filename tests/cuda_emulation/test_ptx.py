@@ -62,6 +62,8 @@ def test_products_of_a_hopper_are_not_serialised(tmp_path):
     assert run.returncode == 0, run.stderr
     assert "hopper_product_kernel" in run.stderr
     assert "Performance Loss" not in run.stderr
+
+
 def test_weights_of_tokens_are_not_contracted(ptx):
     """Then they are the CPU's, bit for bit."""
     (draw,) = re.findall(r"\.entry \S*sample_kernel\S*\(.*?\n}", ptx[1], re.DOTALL)
