@@ -20,8 +20,8 @@
  * the bins are added up until the bound is reached, and the one where it is reached is spread again. A floor, below which
  * the cut cannot lie, leaves out all blocks of tokens whose largest logit is below it.
  *
- * The same draw in every variant: this file is compiled without contraction, so that a weight is the same number with and
- * without FMA, and sums of weights are double precision in LANES partial sums. Rows are split among threads. After a
+ * The same draw in every variant, and on a GPU: this file is compiled without contraction, so that a weight is the same number
+ * with and without FMA, and sums of weights are double precision in LANES partial sums, block after block. Rows are split among threads. After a
  * cut only the live blocks, which have tokens that can be drawn, are looked at. Bound by the exponentials of these, and with
  * top_p by one scattered addition for each token of the blocks above the floor.
  */
@@ -36,6 +36,7 @@ enum {
     HALVINGS = 6, /* of the range of a cut by weight, before tokens become candidates: 16 nats to a quarter */
     FEW = 32      /* tokens that insertion sort orders */
 };
+#define SURPLUS 1e-12 /* far above what rounding adds to sums of weights, far below a weight that matters */
 _Static_assert(BLOCK % LANES == 0 && BLOCK % VL == 0, "blocks are whole vectors");
 
 struct row {
@@ -313,8 +314,8 @@ static double weight_from(const struct row *row, real low) {
 /* Tokens with less than (1 - p) / 2n of all n tokens' weights have less than 1 - p of them together, so the cut is above
  * them. The range from there to the largest logit is halved a few times, by passes over weights in vectors, which skip blocks:
  * a candidate, which is added to its bin alone, takes far longer than a weight in a vector. */
-static struct cut top_p_cut(const struct row *row, double p, double temperature) {
-    const double total = sum_of_all(row), target = p * total, n = (double)row->n_live * BLOCK;
+static struct cut top_p_cut(const struct row *row, double p, double total, double temperature) {
+    const double target = p * total * (1 + SURPLUS), n = (double)row->n_live * BLOCK;
     const double lowest = (double)row->max + temperature * log((1 - p) / 2 * total / n);
     real low = (real)fmax(lowest, -(double)REAL_MAX), limit = (real)INFINITY; // the cut is in [low, limit)
     double above = 0;                                                         // the weight from `limit` on
@@ -330,6 +331,34 @@ static struct cut top_p_cut(const struct row *row, double p, double temperature)
     const int64_t candidates = find_candidates(row, low, limit, 1);
     if (candidates == 0) return (struct cut){limit, INT32_MAX}; // rounding, where p is nearly 1
     return find_cut(row, 1, above, target, candidates);
+}
+
+/* The last of the tokens that are kept, by logit and id. */
+static struct cut last_kept(const struct row *row) {
+    struct cut last = {(real)INFINITY, -1};
+    for (int64_t k = 0; k < row->n_live; k++) {
+        const int64_t first = first_of(row->live[k]), end = first + size_of(row, row->live[k]);
+        for (int64_t i = first; i < end; i++)
+            if (row->w[i] > 0 && row->z[i] <= last.logit) last = (struct cut){row->z[i], (int32_t)i};
+    }
+    return last;
+}
+
+/* A cut is found by sums in an order of their own, and a little too late rather than too early. What counts are the sums that
+ * draw takes: drops tokens, the last first, as long as these reach `target` without them. Rounded sums only grow with the
+ * tokens that are kept, so what is left does not depend on how the cut was found. */
+static void drop_surplus(const struct row *row, struct cut last, double target) {
+    int32_t id = last.id < row->V ? last.id : last_kept(row).id;
+    for (; id >= 0; id = last_kept(row).id) {
+        const int64_t block = id / BLOCK, first = first_of(block), n = size_of(row, block);
+        const real w = row->w[id];
+        row->w[id] = 0;
+        row->sums[block] = sum_of(row->w + first, n);
+        if (sum_of_all(row) >= target) continue;
+        row->w[id] = w;
+        row->sums[block] = sum_of(row->w + first, n);
+        return;
+    }
 }
 
 static void drop_below(const struct row *row, real least) {
@@ -400,9 +429,11 @@ static int32_t sample_row(struct row *row, const struct sample_args *args, int64
     find_weights(row, temperature);
     if (cuts) drop_beyond(row, cut);
     if (top_p < 1) {
-        const struct cut nucleus = top_p_cut(row, top_p, temperature);
+        const double total = sum_of_all(row);
+        const struct cut nucleus = top_p_cut(row, top_p, total, temperature);
         drop_blocks(row, (double)nucleus.logit);
         drop_beyond(row, nucleus);
+        drop_surplus(row, nucleus, top_p * total);
     }
     if (min_p > 0) drop_below(row, (real)min_p);
     return draw(row, uniform(args->seed[s], args->choice[s], args->position[s]));
