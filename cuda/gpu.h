@@ -8,7 +8,7 @@
  *   add_rn ...           single operations, never contracted with another to a multiply-add
  *   f16_of_float ...     a number of half precision, rounded to nearest, ties to even, and widened
  *   dot4, dot2_low ...   c + the products of 4 bytes of a and b; of 2 halves of a and the lower, or higher, bytes of b; signed
- *   low_halves ...       the lower, or higher, halves of a and b, a's below
+ *   low_halves ...       the lower, or higher, halves of a and b, a's below; low_bytes ... the bytes of all halves
  *   mma_bf16             d (16 x 8, float) += a (16 x 16, bfloat16) b (16 x 8, bfloat16) of a warp, on its tensor core
  *   pack_bf16            two floats rounded to a pair of bfloat16, the first in the low half
  *   fast_exp2            2^x with a relative error of 2^-22; a result below 2^-126 is 0
@@ -18,8 +18,10 @@
  *   load_box             a box of a matrix in global memory, as its TensorMap has it, into shared memory (TMA)
  *   wgmma                d (64 x 256, float) += a (64 x 16) b (16 x 256), bfloat16 in shared memory, of four warps, behind their
  *                        back; in groups that are waited for
+ *   mma_s8s8, mma_s8u8   d (16 x 8, int32) += a (16 x 32, int8) b (32 x 8, int8 or uint8) of a warp
  *
- * With g = lane / 4 and t = 2 (lane % 4), a lane holds of a: rows {g, g + 8, g, g + 8} in columns {t, t, t + 8, t + 8} and the
+ * Of int8, a lane holds of a: rows {g, g + 8, g, g + 8}, the 4 columns from {2t, 2t, 2t + 16, 2t + 16}; of b: the 4 k from {2t, 2t + 16},
+ * in column g. With g = lane / 4 and t = 2 (lane % 4), a lane holds of a: rows {g, g + 8, g, g + 8} in columns {t, t, t + 8, t + 8} and the
  * next; of b: k = {t, t + 8} and the next, in column g; of d: rows {g, g, g + 8, g + 8}, columns {t, t + 1, t, t + 1}. ldmatrix4
  * takes the address of a row from each lane (16 bytes, lanes 8j ... 8j + 7 for matrix j), and gives a lane row lane / 4,
  * columns t and t + 1 of matrix j in register j; transposed: rows t and t + 1 of column lane / 4. (PTX ISA 9.0)
@@ -193,6 +195,16 @@ template <int N> __device__ __forceinline__ void more_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
 }
 #endif
+#define GOLLM_MMA_INT8(name, type_of_b)                                                                                \
+    __device__ __forceinline__ void name(int32_t(&d)[4], const uint32_t(&a)[4], uint32_t b0, uint32_t b1) {            \
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8." type_of_b ".s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, " \
+                     "{%8, %9}, {%0, %1, %2, %3};"                                                                     \
+                     : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])                                                  \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                                  \
+    }
+GOLLM_MMA_INT8(mma_s8s8, "s8")
+GOLLM_MMA_INT8(mma_s8u8, "u8")
+
 __device__ __forceinline__ float add_rn(float a, float b) { return __fadd_rn(a, b); }
 __device__ __forceinline__ float sub_rn(float a, float b) { return __fsub_rn(a, b); }
 __device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, b); }
@@ -205,6 +217,8 @@ __device__ __forceinline__ int32_t dot2_low(int32_t a, int32_t b, int32_t c) { r
 __device__ __forceinline__ int32_t dot2_high(int32_t a, int32_t b, int32_t c) { return __dp2a_hi(a, b, c); }
 __device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
 __device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
+__device__ __forceinline__ uint32_t low_bytes(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x6420); }
+__device__ __forceinline__ uint32_t high_bytes(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7531); }
 
 __device__ __forceinline__ uint16_t f16_of_float(float x) {
     uint16_t bits;

@@ -5,7 +5,8 @@
  * Activations are quantised first, in the same groups of inputs, to 16 bits for int8 and to 8 bits for int4 and int4_min, by a
  * kernel of its own, a warp a group. The sum of a group is an exact integer, from dot products of 4 codes (dp4a) or 2 (dp2a):
  * int8's with an activation's codes of 2 bytes, int4's with those of one. A chunk's groups are then added in ascending order by
- * one multiply-add each. A lane has an output, neighbouring lanes read neighbouring words of codes.
+ * one multiply-add each. A lane has an output, neighbouring lanes read neighbouring words of codes. With more than 8 rows a group's
+ * integers come from tensor cores (mma.sync of 8 bits, which int8's activations pass as two planes of bytes): the same ones.
  */
 #include "packed_product.h"
 
@@ -119,6 +120,93 @@ template <Format FORMAT, bool ALIGNED> struct QuantisedWeight {
     }
 };
 
+/* The same on tensor cores: w is the left operand, of 16 outputs, whose registers are its words of codes. */
+template <Format FORMAT, bool ALIGNED> struct QuantisedTensorWeight {
+    const uint8_t *b; // (panels, groups, block)
+    Quantised a;
+    int group;
+
+    template <int ROWS>
+    __device__ __forceinline__ void multiply(const PackedProduct &p, int64_t panel, int64_t m0, int64_t chunk,
+                                             ChunkSums<ROWS> &sums) const {
+        constexpr int TILES = ROWS / 8, PLANES = FORMAT == INT8 ? 2 : 1;
+        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, per_chunk = CHUNK / group;
+        const int64_t bytes = block_bytes(FORMAT, group), first = chunk * per_chunk;
+        float chain[2][TILES][4] = {}; // outputs 16 half + {g, g, g + 8, g + 8}, rows 8 tile + {2t, 2t + 1, 2t, 2t + 1}
+        for (int64_t unit = first; unit < first + per_chunk && unit < a.groups; unit++) {
+            const uint8_t *block = b + (panel * a.groups + unit) * bytes;
+            int32_t dots[PLANES][2][TILES][4] = {};
+#pragma unroll 1
+            for (int k = 0; k < group; k += 32) {
+                uint32_t w[2][4];
+#pragma unroll
+                for (int i = 0; i < 4; i++) { // outputs g + 8 i
+                    const uint8_t *at = block + codes_offset(FORMAT) + (g + 8 * i) * 4;
+                    if (FORMAT == INT8) { // code - 128 of inputs 4t ... and 16 + 4t ...
+                        w[i / 2][i % 2] = (uint32_t)load_word<ALIGNED>(at + (k / 4 + t) * PANEL * 4) ^ 0x80808080u;
+                        w[i / 2][2 + i % 2] =
+                            (uint32_t)load_word<ALIGNED>(at + (k / 4 + 4 + t) * PANEL * 4) ^ 0x80808080u;
+                    } else { // of inputs 8t ... and 8t + 4 ...
+                        const uint32_t word = (uint32_t)load_word<ALIGNED>(at + (k / 8 + t) * PANEL * 4);
+                        w[i / 2][i % 2] = word & 0x0f0f0f0f;
+                        w[i / 2][2 + i % 2] = word >> 4 & 0x0f0f0f0f;
+                    }
+                }
+#pragma unroll
+                for (int tile = 0; tile < TILES; tile++) {
+                    const int64_t row = min_i64(m0 + tile * 8 + g, p.M - 1) * a.groups + unit;
+                    const uint2 *q = (const uint2 *)(a.codes + (row * group + k) * (FORMAT == INT8 ? 2 : 1)) + t;
+                    if (FORMAT == INT8) {
+                        const uint2 q0 = q[0], q1 = q[4]; // 4 inputs each
+                        const uint32_t low[2] = {low_bytes(q0.x, q0.y), low_bytes(q1.x, q1.y)};
+                        const uint32_t high[2] = {high_bytes(q0.x, q0.y), high_bytes(q1.x, q1.y)};
+#pragma unroll
+                        for (int half = 0; half < 2; half++) {
+                            mma_s8u8(dots[0][half][tile], w[half], low[0], low[1]);
+                            mma_s8s8(dots[PLANES - 1][half][tile], w[half], high[0], high[1]);
+                        }
+                    } else {
+                        const uint2 q8 = q[0]; // 8 inputs
+#pragma unroll
+                        for (int half = 0; half < 2; half++) mma_s8s8(dots[0][half][tile], w[half], q8.x, q8.y);
+                    }
+                }
+            }
+            float scale[4], minimum[4]; // of outputs g + 8 i
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                scale[i] = load_f16(block + (g + 8 * i) * 2);
+                minimum[i] = FORMAT == INT4_MIN ? load_f16(block + (PANEL + g + 8 * i) * 2) : 0;
+            }
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+                for (int column = 0; column < 2; column++) {
+                    const int64_t at = min_i64(m0 + tile * 8 + 2 * t + column, p.M - 1) * a.groups + unit;
+                    const float of_row = a.scales[at];
+                    const int32_t sum = FORMAT == INT8 ? 0 : a.sums[at];
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        const int e = i % 2 * 2 + column;
+                        int32_t dot = dots[0][i / 2][tile][e];
+                        if (FORMAT == INT8) dot += 256 * dots[PLANES - 1][i / 2][tile][e];
+                        if (FORMAT == INT4) dot -= 8 * sum;
+                        float &x = chain[i / 2][tile][e];
+                        x = fmaf((float)dot, of_row * scale[i], x);
+                        if (FORMAT == INT4_MIN) x = fmaf(minimum[i], of_row * (float)sum, x);
+                    }
+                }
+        }
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    sums.x[tile * 8 + 2 * t + e % 2][16 * half + g + e / 2 * 8] = chain[half][tile][e];
+    }
+};
+
 /* Bytes of the quantised activations, or INT64_MAX: codes, scales, sums. */
 static int64_t quantised_bytes(Format format, int64_t M, int64_t K, int64_t group) {
     if (group <= 0) return 0;
@@ -131,6 +219,8 @@ template <Format FORMAT, bool ALIGNED>
 static int run_quantised_rows(const PackedProduct &p, const uint8_t *b, const Quantised &a, int64_t group,
                               const gollm_team *team) {
     const QuantisedWeight<FORMAT, ALIGNED> weight = {b, a, (int)group};
+    constexpr int ROWS = FORMAT == INT8 ? 16 : 32; // what registers hold
+    if (p.M > 8) return run_packed<ROWS>(p, QuantisedTensorWeight<FORMAT, ALIGNED>{b, a, (int)group}, team);
     return p.M == 1   ? run_packed<1>(p, weight, team)
            : p.M <= 4 ? run_packed<4>(p, weight, team)
                       : run_packed<8>(p, weight, team);

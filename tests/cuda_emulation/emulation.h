@@ -32,6 +32,9 @@ struct TensorMap {
 struct float2 {
     float x, y;
 };
+struct uint2 {
+    unsigned x, y;
+};
 
 namespace emulation {
 
@@ -79,6 +82,7 @@ void load_box(uint32_t to, const TensorMap *map, uint32_t barrier, int64_t colum
 void wgmma(float (&d)[128], uint64_t a, uint64_t b, bool adds, bool a_mn, bool b_mn);
 void wgmma_commit();
 void wgmma_wait(int groups_left);
+void mma_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bool b_is_signed);
 
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, A... args) {
@@ -201,6 +205,10 @@ inline int32_t dot2_low(int32_t a, int32_t b, int32_t c) {
 inline int32_t dot2_high(int32_t a, int32_t b, int32_t c) { return dot2_low(a, b >> 16, c); }
 inline uint32_t low_halves(uint32_t a, uint32_t b) { return (a & 0xffff) | b << 16; }
 inline uint32_t high_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000u); }
+inline uint32_t low_bytes(uint32_t a, uint32_t b) {
+    return (a & 0xff) | (a >> 8 & 0xff00) | (b & 0xff) << 16 | (b << 8 & 0xff000000u);
+}
+inline uint32_t high_bytes(uint32_t a, uint32_t b) { return low_bytes(a >> 8, b >> 8); }
 inline uint16_t f16_of_float(float x) { // as csrc/half.h
     const uint32_t bits = __float_as_uint(x), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);  // NaN
@@ -249,6 +257,13 @@ template <bool A_MN, bool B_MN> void wgmma(float (&d)[128], uint64_t a, uint64_t
 }
 template <int> void fewer_registers() {}
 template <int> void more_registers() {}
+
+inline void mma_s8s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    emulation::mma_int8(d, a, b0, b1, true);
+}
+inline void mma_s8u8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    emulation::mma_int8(d, a, b0, b1, false);
+}
 
 /* The runtime, as far as cuda/device.cu uses it: one device, whose memory is the program's. */
 typedef void *cudaStream_t;
