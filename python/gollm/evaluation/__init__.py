@@ -3,18 +3,34 @@
 token_scores.py  the log-probability of each token, window by window
 statistics.py    means and quantiles of such values, with standard errors
 quality.py       the figures of `gollm eval`
+continuations.py, choices.py   multiple-choice questions, by the log-probabilities of continuations
+answers.py       generated answers beside those of a data set
+classification.py  the labels that a classifier tells
+harness.py       a model for lm-evaluation-harness
 """
 
+from gollm.evaluation.answers import AnswerResult, Asked, answer_all
+from gollm.evaluation.choices import ChoiceResult, Question, answer_questions
+from gollm.evaluation.classification import Classification, classify, judged
 from gollm.evaluation.quality import Comparison, Evaluation, evaluate_model
 from gollm.evaluation.statistics import Figure, mean, quantile, standard_error
 from gollm.evaluation.token_scores import TokenScores, score_tokens
 
 __all__ = [
+    "AnswerResult",
+    "Asked",
+    "ChoiceResult",
+    "Classification",
     "Comparison",
     "Evaluation",
     "Figure",
+    "Question",
     "TokenScores",
+    "answer_all",
+    "answer_questions",
+    "classify",
     "evaluate_model",
+    "judged",
     "mean",
     "quantile",
     "score_tokens",
