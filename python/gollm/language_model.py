@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from gollm import formats
-from gollm.errors import CheckpointError, ConfigError, GenerationError
+from gollm.errors import CheckpointError, ConfigError, FormatError, GenerationError
+from gollm.formats.peft import adapter_in, read_adapter, with_template
 from gollm.formats.source import Packed
 from gollm.inference.chat import chat_sampling
 from gollm.inference.chat_template import Messages, template_of
@@ -25,7 +26,7 @@ from gollm.model.batch import Batch
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
-from gollm.model.lora import added_to
+from gollm.model.lora import added_to, with_adapter
 from gollm.model.token_ids import token_ids
 from gollm.nn.products import group_of
 from gollm.nn.storage import ROW_MAJOR
@@ -122,6 +123,18 @@ class LanguageModel:
         if normalize:
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
+
+    def with_adapter(self, path: str | Path) -> LanguageModel:
+        """This model with the adapter (a LoRA in peft's files) in a folder or a run, computed beside its weights, which
+        both models share and which stay quantised: for several adapters on one model in memory.
+
+        Raises FormatError for an adapter that is missing, damaged, of another kind or for another model."""
+        folder = adapter_in(path)
+        if folder is None:
+            raise FormatError(f"there is no adapter in {path}: no adapter_config.json")
+        adapter = read_adapter(folder, self.config)
+        decoder = with_adapter(self.decoder, adapter.scale, adapter.weights)
+        return LanguageModel(decoder, self.tokenizer, with_template(self.defaults, folder), self.without_tokenizer)
 
     def save(self, path: str | Path) -> None:
         """Writes weights, tokenizer and defaults to one *.golm file; adapters are added to the weights. Raises

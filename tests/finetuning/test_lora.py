@@ -193,3 +193,41 @@ def test_an_adapter_brings_the_template_that_it_was_trained_with(finetune, tmp_p
     small_model(template=None).save(tmp_path / "plain.golm")
     result = finetune(model=str(tmp_path / "plain.golm"), lora_rank=2, steps=2, validation_fraction=0.0)
     gollm.load(result.folder).chat([{"role": "user", "content": "1+1="}], max_new_tokens=2)
+
+
+@pytest.mark.parametrize("quantised", [None, "int8"])
+def test_several_adapters_share_one_model_in_memory(quantised, tmp_path):
+    base = small_model()
+    if quantised is not None:
+        base.save(tmp_path / "wide.golm")
+        with open_model(tmp_path / "wide.golm") as source:
+            gollm.formats.save(source.quantised(DTYPES[quantised]), tmp_path / "narrow.golm")
+        base = gollm.load(tmp_path / "narrow.golm")
+    before = base.logits(TOKENS)
+    models = []
+    for number, targets in enumerate([(), ("q", "down")]):
+        decoder = small_model().decoder
+        attach(decoder, LoraConfig(rank=3, alpha=6.0, targets=targets), seed=number)
+        for name, parameter in decoder.parameters.items():
+            if name.endswith(".b"):
+                parameter.data[...] = np.random.default_rng(number).standard_normal(parameter.shape) * 0.1
+        folder = tmp_path / str(number)
+        peft.write_adapter(folder, decoder, LoraConfig(rank=3, alpha=6.0, targets=targets), "nothing", "{{ number }}")
+        models.append((base.with_adapter(folder), decoder))
+    for model, decoder in models:
+        tolerance = {"rtol": 0, "atol": 1e-6} if quantised is None else {"rtol": 0.05, "atol": 0.02}
+        np.testing.assert_allclose(model.logits(TOKENS), decoder.logits(TOKENS), **tolerance)
+        for name, parameter in base.decoder.parameters.items():
+            assert np.shares_memory(parameter.storage.array, model.decoder.parameters[name].storage.array)
+        assert model.defaults.chat_template == "{{ number }}"
+        ids = model.tokenizer.encode("1+1=").tolist()  # the text that is likeliest without a cache
+        for _ in range(6):
+            ids.append(int(model.logits(ids)[0, -1].argmax()))
+        written = model.generate("1+1=", max_new_tokens=6, temperature=0)
+        assert model.tokenizer.decode(ids).startswith("1+1=" + written) and (
+            written or ids[4] in model.defaults.stop_tokens
+        )
+    assert not np.array_equal(models[0][0].logits(TOKENS), models[1][0].logits(TOKENS))
+    assert np.array_equal(base.logits(TOKENS), before)
+    with pytest.raises(FormatError, match="there is no adapter in"):
+        base.with_adapter(tmp_path / "nowhere")

@@ -30,6 +30,7 @@ from gollm.formats.source import Packed, Source
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
+from gollm.model.generation_defaults import GenerationDefaults
 from gollm.model.lora import LoraConfig, Site, adapter_names, delta, sites_of
 from gollm.nn.tensor import FLOAT32
 from gollm.system.files import read_regular, replacing
@@ -149,8 +150,6 @@ def write_adapter(
 def merged(source: Source, folder: Path) -> Source:
     """The model with an adapter added to its weights, in float32 where they are quantised."""
     adapter = read_adapter(folder, source.config)
-    template, _ = read_chat_templates(folder)
-    defaults = replace(source.defaults, chat_template=template or source.defaults.chat_template)
     changed = {site.parameter for site in adapter.weights}
 
     def read(name: str, out: Array) -> None:
@@ -162,7 +161,14 @@ def merged(source: Source, folder: Path) -> Source:
     def packed(name: str) -> Packed | None:
         return None if name in changed else source.packed(name)
 
+    defaults = with_template(source.defaults, folder)
     return replace(source, read=read, packed=packed, weights=lambda: None, defaults=defaults)
+
+
+def with_template(defaults: GenerationDefaults, folder: Path) -> GenerationDefaults:
+    """With the chat template that an adapter was trained with, where its folder has one."""
+    template, _ = read_chat_templates(folder)
+    return replace(defaults, chat_template=template or defaults.chat_template)
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ has an addition of its own, as where other programs have three layers; GPT-2 has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +92,33 @@ def attach(decoder: Decoder, lora: LoraConfig, seed: int, *, trained: Sequence[s
     parameters named in `trained` are all that is trained from then on; the others stay where they are in memory.
 
     Raises ConfigError for a target that the model lacks, and a rank above a layer's width."""
-    sites = sites_of(decoder.config, lora.targets)
+    before = {name: parameter.storage for name, parameter in decoder.parameters.items()}
+    _add(decoder, sites_of(decoder.config, lora.targets), lora, trained)
+    new = [name for name in decoder.parameters if name not in before]
+    decoder.parameters.initialise(seed, new)
+    for name in trained:
+        decoder.parameters[name].data[...] = before[name].array
+
+
+def with_adapter(decoder: Decoder, scale: float, weights: Mapping[Site, tuple[Array, Array]]) -> Decoder:
+    """Another decoder, whose weights are those of this one, in the same memory, with an adapter: a (r, I) and b (O, r)
+    of each site."""
+    twin = Decoder(decoder.config, decoder.parameters.dtype)
+    storages = {name: decoder.parameters[name].storage for name in twin.parameters}
+    twin.parameters.freeze(storages)
+    twin.parameters.let_go(storages)
+    rank = len(next(iter(weights.values()))[0])
+    _add(twin, list(weights), LoraConfig(rank, scale * rank), ())
+    for site, values in weights.items():
+        for name, array in zip(adapter_names(site), values, strict=True):
+            twin.parameters[name].data[...] = array
+    twin.parameters.freeze(twin.parameters)
+    twin.compute_dtype = decoder.compute_dtype
+    return twin
+
+
+def _add(decoder: Decoder, sites: Sequence[Site], lora: LoraConfig, trained: Sequence[str]) -> None:
+    """Adapters at these sites, all zeros, in an arena of their own with what is trained beside them."""
     before = {name: parameter.storage for name, parameter in decoder.parameters.items()}
     for number, site in enumerate(sites):
         outputs, inputs = before[site.parameter].shape
@@ -109,10 +135,6 @@ def attach(decoder: Decoder, lora: LoraConfig, seed: int, *, trained: Sequence[s
     frozen = {name: storage for name, storage in before.items() if name not in trained}
     decoder.parameters.freeze(frozen)
     decoder.parameters.let_go(frozen)
-    new = {name: parameter for name, parameter in decoder.parameters.items() if name not in before}
-    decoder.parameters.initialise(seed, new)
-    for name in trained:
-        decoder.parameters[name].data[...] = before[name].array
 
 
 def layer_of(decoder: Decoder, parameter: str) -> Linear:
