@@ -73,3 +73,13 @@ def test_runs_beside_each_other(folder: Path, run: Run) -> None:
         losses = [json.loads(line)["loss"] for line in Path(name, "metrics.jsonl").read_text().splitlines()]
         assert found["losses"][-1] == pytest.approx(sum(losses) / 8) and found["n_tokens"] == one["n_tokens"]
     assert "there is no run in nowhere" in run("compare", "nowhere").err
+
+
+def test_memorisation_and_positions(folder: Path, run: Run) -> None:
+    Path("a.txt").write_text("The text of a file. " * 9)
+    words = ["eval", "memorisation", "base.golm", "a.txt", "--places", "3", "--prefix", "9", "--length", "5"]
+    result = run(*words)
+    assert (result.status, result.err) == (0, "") and result.out.startswith("places          3: 9 tokens read")
+    assert json.loads(run(*words, "--json").out)["n_places"] == 3
+    shown = run("eval", "base.golm", "--data", "a.txt", "--context", "8", "--by-position").out
+    assert [line.split()[0] for line in shown.splitlines()[-4:]] == ["1-1", "2-3", "4-7", "8-8"]

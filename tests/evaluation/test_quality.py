@@ -12,6 +12,8 @@ from gollm.data import Texts, write_shard
 from gollm.data.sources import TokenShards
 from gollm.errors import ConfigError, DataError, EvaluationError, TokenizerError
 from gollm.evaluation import evaluate_model, score_tokens, token_scores
+from gollm.evaluation.quality import _by_position
+from gollm.evaluation.token_scores import positions_of
 from gollm.language_model import LanguageModel
 from gollm.model.config import preset
 from gollm.model.decoder import Decoder
@@ -225,3 +227,21 @@ def test_windows_that_cannot_be(options: dict[str, int], words: str) -> None:
         evaluate_model(LanguageModel(decoder(), TOKENIZER), Texts(TEXT), **options)
     shorter = LanguageModel(decoder(), TOKENIZER)
     assert evaluate_model(LanguageModel(decoder(), TOKENIZER), Texts(TEXT), against=shorter).context == CONTEXT
+
+
+@pytest.mark.parametrize(("context", "stride"), [(16, 16), (16, 5)])
+def test_the_loss_by_position_is_the_mean_over_positions(context: int, stride: int) -> None:
+    n = 61
+    positions = positions_of(n, context, stride)
+    windows = [(start, min(start + context, n)) for start in range(0, n, stride)]
+    scored: dict[int, int] = {}
+    for start, stop in windows:
+        for token in range(start, stop):
+            scored.setdefault(token, token - start)
+    assert positions.tolist() == [scored[token] for token in range(n)]
+    losses = np.random.default_rng(0).random(n)
+    found = _by_position(losses, positions)
+    assert [(one.first, one.last) for one in found] == [(1, 1), (2, 3), (4, 7), (8, 15), (16, 16)]
+    for one in found:
+        chosen = (positions + 1 >= one.first) & (positions + 1 <= one.last)
+        assert one.cross_entropy == pytest.approx(losses[chosen].mean())

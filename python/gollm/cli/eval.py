@@ -34,6 +34,7 @@ class Options:
     encoding: str = "utf-8"  # encoding of text files: any that Python knows
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # how to handle invalid bytes
     per_file: bool = False  # measure each file by itself
+    by_position: bool = False  # show the cross-entropy by how many tokens of its window a token follows, too
     json: bool = False  # print one JSON document
 
     ALIASES: ClassVar[Mapping[str, str]] = {"corpus": "data"}
@@ -99,6 +100,9 @@ def run(options: Options) -> None:
         print(in_table(dict(zip(names, found, strict=True))))
     else:
         print(in_lines(found[0], str(options.model), str(options.against), names[0]))
+        if options.by_position:
+            rows = (f"{one.first}-{one.last}".ljust(16) + f"{one.cross_entropy:.4f}" for one in found[0].by_position)
+            print("\n" + "tokens before".ljust(16) + "cross-entropy\n" + "\n".join(rows))
 
 
 def in_table(found: Mapping[str, Evaluation]) -> str:

@@ -5,6 +5,7 @@ statistics.py    means and quantiles of such values, with standard errors
 quality.py       the figures of `gollm eval`
 continuations.py, choices.py   multiple-choice questions, by the log-probabilities of continuations
 answers.py       generated answers beside those of a data set
+memorisation.py  how much of a text a model recites
 classification.py  the labels that a classifier tells
 harness.py       a model for lm-evaluation-harness
 """
@@ -12,7 +13,8 @@ harness.py       a model for lm-evaluation-harness
 from gollm.evaluation.answers import AnswerResult, Asked, answer_all
 from gollm.evaluation.choices import ChoiceResult, Question, answer_questions
 from gollm.evaluation.classification import Classification, classify, judged
-from gollm.evaluation.quality import Comparison, Evaluation, evaluate_model
+from gollm.evaluation.memorisation import MemorisationResult, memorisation
+from gollm.evaluation.quality import Comparison, Evaluation, PositionLoss, evaluate_model
 from gollm.evaluation.statistics import Figure, mean, quantile, standard_error
 from gollm.evaluation.token_scores import TokenScores, score_tokens
 
@@ -24,6 +26,8 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "Figure",
+    "MemorisationResult",
+    "PositionLoss",
     "Question",
     "TokenScores",
     "answer_all",
@@ -32,6 +36,7 @@ __all__ = [
     "evaluate_model",
     "judged",
     "mean",
+    "memorisation",
     "quantile",
     "score_tokens",
     "standard_error",

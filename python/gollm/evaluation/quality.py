@@ -18,14 +18,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gollm.data import DataSource, prepare
 from gollm.errors import EvaluationError
 from gollm.evaluation.statistics import Figure, mean, quantile
-from gollm.evaluation.token_scores import TokenScores, score_tokens
+from gollm.evaluation.token_scores import TokenScores, positions_of, score_tokens
 from gollm.kernels import Array
 from gollm.language_model import LanguageModel
 from gollm.tokenizers import Tokenizer
@@ -48,6 +48,14 @@ class Comparison:
     same_top: Figure
 
 
+class PositionLoss(NamedTuple):
+    """The mean cross-entropy of tokens with so many tokens of their window before them: from `first` to `last`."""
+
+    first: int
+    last: int
+    cross_entropy: float
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """How well a model predicts a text. gollm.evaluation.quality defines each figure."""
@@ -59,6 +67,7 @@ class Evaluation:
     cross_entropy: Figure
     perplexity: Figure
     bits_per_byte: float | None  # None where the tokens stand for no bytes
+    by_position: tuple[PositionLoss, ...]  # from the window's first tokens on
     against: Comparison | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,6 +78,8 @@ class Evaluation:
 def _plain(value: Any) -> Any:
     if isinstance(value, Comparison):
         return {name: _plain(figure) for name, figure in vars(value).items()}
+    if isinstance(value, tuple) and not isinstance(value, Figure):  # by position
+        return [one._asdict() for one in value]
     if isinstance(value, Figure):
         return {name: _plain(figure) for name, figure in value._asdict().items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -115,7 +126,19 @@ def evaluate_model(
     entropy = mean(-scores.log_probs)
     bits = None if n_bytes == 0 else entropy.value * n / math.log(2) / n_bytes
     comparison = None if full is None else _comparison(scores)
-    return Evaluation(n, n_bytes, context, stride, entropy, entropy.exp(), bits, comparison)
+    by_position = _by_position(-scores.log_probs, positions_of(n, context, stride))
+    return Evaluation(n, n_bytes, context, stride, entropy, entropy.exp(), bits, by_position, comparison)
+
+
+def _by_position(losses: Array, positions: Array) -> tuple[PositionLoss, ...]:
+    """Means over 1, 2, 4, 8 ... positions: the first token's, those with 2 and 3 tokens before them, 4 to 7 ..."""
+    octaves = np.floor(np.log2(positions + 1)).astype(np.int64)
+    found = []
+    for octave in np.unique(octaves).tolist():
+        chosen = octaves == octave
+        first, last = 1 << octave, min((2 << octave) - 1, int(positions.max()) + 1)
+        found.append(PositionLoss(first, last, float(losses[chosen].mean())))
+    return tuple(found)
 
 
 def _comparison(scores: TokenScores) -> Comparison:

@@ -111,6 +111,17 @@ def _windows(n: int, context: int, stride: int) -> Iterator[_Window]:
             return
 
 
+def positions_of(n: int, context: int, stride: int) -> Array:
+    """How many tokens of its window stand before each of n scored tokens, less one: (n,) int64
+
+    >>> positions_of(6, context=4, stride=2).tolist()
+    [0, 1, 2, 3, 2, 3]
+    """
+    windows = _windows(n, context, stride)
+    parts = [np.arange(one.stop - one.start - one.n_scored, one.stop - one.start) for one in windows]
+    return np.concatenate(parts)
+
+
 def _distributions(decoders: list[Decoder], tokens: Array, context: int, stride: int) -> Iterator[tuple[Array, ...]]:
     """Targets (N), and of each decoder log p (N, V) float64, for all scored tokens in order, a chunk at a time."""
     windows = _windows(len(tokens) - 1, context, stride)
