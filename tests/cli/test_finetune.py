@@ -59,3 +59,17 @@ def test_mistakes(words: list[str], status: int, message: str, folder: Path, run
     assert (result.status, result.out, result.err.count("\n")) == (status, "", 1)
     assert result.err.startswith("gollm: ") and message in result.err and "inside of gollm" not in result.err
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+def test_adapters(folder: Path, run: Run) -> None:
+    result = run("finetune", "base.golm", "sums.jsonl", "--lora-rank", "2", "--out", "mine", *SHORT)
+    assert result.status == 0 and "try it: gollm chat mine/adapter" in result.out
+    shown = run("info", "mine")
+    assert "LoRA       rank 2, alpha 4, on down_proj, gate_proj" in shown.out and "base.golm" in shown.out
+    assert len(json.loads(run("info", "mine/adapter", "--json").out)["tensors"]) == 2 * 2 * 7
+    assert run("convert", "base.golm", "merged.golm", "--merge", "mine").status == 0
+    merged, loaded = (
+        run("generate", path, "--prompt", "1+1=", "--temperature", "0").out for path in ("merged.golm", "mine")
+    )
+    assert merged == loaded and merged.startswith("1+1=")
+    assert "there is no adapter in sums.jsonl" in run("convert", "base.golm", "x.golm", "--merge", "sums.jsonl").err

@@ -23,9 +23,15 @@ class Options:
 
 def run(options: Options) -> None:
     from gollm import formats
+    from gollm.formats import peft
     from gollm.formats.golm import checkpoint_info
     from gollm.formats.golm.model import checkpoint_of
 
+    folder = peft.adapter_in(options.model)
+    if folder is not None:
+        found = peft.adapter_info(folder)
+        print(json.dumps(found, indent=2) if options.json else adapter_in_lines(found, tensors=options.tensors))
+        return
     golm = formats.recognise(options.model).name == "golm"
     path = options.model
     found = checkpoint_info(checkpoint_of(path) or path) if golm else model_info(path)
@@ -55,6 +61,20 @@ def model_info(path: Path) -> dict[str, Any]:
             "generation": source.defaults.to_dict(),
             "tensors": [{"name": name, "shape": list(p.shape)} for name, p in parameters.items()],
         }
+
+
+def adapter_in_lines(found: dict[str, Any], *, tensors: bool) -> str:
+    targets = found["targets"]
+    lines = [
+        f"file       {found['path']}, an adapter in peft's files",
+        f"parameters {found['parameters']:,}",
+        f"LoRA       rank {found['rank']}, alpha {found['alpha']:g}, on "
+        + (", ".join(map(str, targets)) if isinstance(targets, list) else str(targets)),
+        f"base model {found['base']}",
+    ]
+    if tensors:
+        lines += [f"{tensor['name']} {tensor['shape']}" for tensor in found["tensors"]]
+    return "\n".join(lines)
 
 
 def default_sampling(generation: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,24 @@ def base_of(folder: Path) -> Path:
     )
 
 
+def adapter_info(folder: Path) -> dict[str, Any]:
+    """What an adapter is, as JSON can hold it; no weights are read. Raises FormatError."""
+    values = _config(folder)
+    file = SafetensorsFile(folder / WEIGHTS)
+    with closing(file):
+        shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
+    return {
+        "path": str(folder),
+        "format": "peft",
+        "base": values.get(_BASE),
+        "rank": values.get("r"),
+        "alpha": values.get("lora_alpha"),
+        "targets": values.get("target_modules"),
+        "parameters": sum(map(math.prod, shapes.values())),
+        "tensors": [{"name": name, "shape": list(shape)} for name, shape in shapes.items()],
+    }
+
+
 def read_adapter(folder: Path, config: ModelConfig) -> AdapterFile:
     """Raises FormatError for an adapter that is damaged, of another kind than LoRA, or for another model."""
     values = _config(folder)
