@@ -7,9 +7,11 @@ that are copied to the device with the guard zones around them.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -28,29 +30,35 @@ DTYPES = {"float32": 0, "bfloat16": 2}  # enum gollm_dtype
 STATUS = {0: "no error", 1: "bad shape", 2: "bad index", 3: "bad value", 4: "out of memory", 5: "unsupported"}
 
 
+COMPILER = [os.environ.get("CXX", "c++"), *FLAGS, f"-I{ROOT / 'csrc'}", f"-I{HERE}"]
+ENGINE = tempfile.TemporaryDirectory(prefix="gollm-emulation-")
+
+
+def compiled(source: Path, to: Path, *flags: str, cuda: Path = CUDA) -> str:
+    subprocess.run([*COMPILER, f"-I{cuda}", *flags, "-x", "c++", "-c", str(source), "-o", str(to)], check=True)
+    return str(to)
+
+
+@functools.cache
+def engine() -> str:
+    """The object of emulation.cpp, once for all builds of a process."""
+    return compiled(HERE / "emulation.cpp", Path(ENGINE.name) / "emulation.o", "-O3")
+
+
 def build(
     folder: Path, files: Iterable[str] = ("*",), variants: Collection[str] = tuple(VARIANTS), cuda: Path = CUDA
 ) -> Path:
     """The library with these kernel files of the folder `cuda`; the rows of the others are empty. All files of a
     variant compile as one."""
-    compiler = [os.environ.get("CXX", "c++"), *FLAGS, f"-I{cuda}", f"-I{ROOT / 'csrc'}", f"-I{HERE}"]
     kernels = sorted(path for name in files for path in cuda.glob(f"{name}.cu") if path.stem not in ("device", "table"))
-    objects: list[Path] = []
-
-    def compile(source: Path, name: str, *flags: str) -> None:
-        objects.append(folder / f"{name}.o")
-        command = [*compiler, *flags, "-x", "c++", "-c", str(source), "-o", str(objects[-1])]
-        subprocess.run(command, check=True)
-
+    objects = [engine(), compiled(cuda / "device.cu", folder / "device.o", cuda=cuda)]
     for variant, flags in VARIANTS.items():
         unit = folder / f"{variant}.cpp"
         chosen = [cuda / "table.cu", *(kernels if variant in variants else [])]
         unit.write_text("".join(f'#include "{path}"\n' for path in chosen))
-        compile(unit, variant, f"-DGOLLM_VARIANT={variant}", *flags)
-    compile(cuda / "device.cu", "device")
-    compile(HERE / "emulation.cpp", "emulation", "-O3")
+        objects.append(compiled(unit, folder / f"{variant}.o", f"-DGOLLM_VARIANT={variant}", *flags, cuda=cuda))
     library = folder / "libgollm_cuda_emulated.so"
-    subprocess.run([compiler[0], "-shared", "-o", str(library), *map(str, objects)], check=True)
+    subprocess.run([COMPILER[0], "-shared", "-o", str(library), *objects], check=True)
     return library
 
 

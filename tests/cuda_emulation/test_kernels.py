@@ -24,8 +24,8 @@ MOST_WORK = {
     "NCV": 400_000,
     "SLZ": 1000,
     "SV": 5000,
-    "BTTH": 600_000,
-    "BTTHD": 8_000_000,
+    "BTTH": 200_000,
+    "BTTHD": 4_000_000,
 }
 MOST_CASES = 40
 
@@ -80,11 +80,20 @@ def device(tmp_path_factory):
         del harness.DEVICES[name]
 
 
+def cases_of(row, variant):
+    """Operands in bfloat16 are what they are: there, `compute` makes no other case."""
+    if variant == "float32":
+        return row
+    different = {str(case | {"compute": None}): case for case in row.cases}
+    return dataclasses.replace(row, cases=tuple(different.values()))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", [name for name in ROWS if name not in MISSING])
 def test_kernel(device, name, variant):
+    row = cases_of(ROWS[name], variant)
     for check in CHECKS:
-        check(ROWS[name], f"cuda-{variant}")
+        check(row, f"cuda-{variant}")
 
 
 def is_for_tma(case):

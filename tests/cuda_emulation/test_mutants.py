@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cuda_emulation.device import CUDA, HERE
+from cuda_emulation.device import CUDA, HERE, build
 from cuda_emulation.test_kernels import pytestmark as pytestmark
 
 # name: (file with the bug, what is replaced, by what, the kernel file, its row)
@@ -119,14 +119,13 @@ MUTANTS = {
 RUN = """
 import sys
 from pathlib import Path
-from cuda_emulation.device import Device, build
+from cuda_emulation.device import Device
 from cuda_emulation.test_kernels import CHECKS, ROWS
 from kernels import harness
-folder, kernel, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-device = Device(build(folder, [kernel], ["bfloat16"], cuda=folder))
-harness.DEVICES["cuda-bfloat16"] = device.caller("bfloat16", hopper="hopper" in sys.argv[4])
+library, row, file = sys.argv[1:]
+harness.DEVICES["cuda-bfloat16"] = Device(Path(library)).caller("bfloat16", hopper="hopper" in file)
 for check in (CHECKS[0], CHECKS[3], CHECKS[5]):
-    check(ROWS[name], "cuda-bfloat16")
+    check(ROWS[row], "cuda-bfloat16")
 """
 
 
@@ -139,7 +138,8 @@ def test_a_planted_bug_is_found(name, tmp_path):
             assert text in source, f"{file} has changed: plant the bug anew"
             source = source.replace(text, bug)
         (tmp_path / path.name).write_text(source)
-    command = [sys.executable, "-c", RUN, str(tmp_path), kernel, row, file]
+    library = build(tmp_path, [kernel], ["bfloat16"], cuda=tmp_path)
+    command = [sys.executable, "-c", RUN, str(library), row, file]
     run = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
     assert run.returncode != 0, f"{name} was not found"
     signs = ("emulation:", "are wrong", "differ", "bytes")
