@@ -62,6 +62,8 @@ def test_products_of_a_hopper_are_not_serialised(tmp_path):
     assert run.returncode == 0, run.stderr
     assert "hopper_product_kernel" in run.stderr
     assert "Performance Loss" not in run.stderr
+
+
 def test_products_of_integers_run_on_tensor_cores_and_in_dot_products(ptx):
     for instruction in ("m16n8k32.row.col.s32.s8.s8.s32", "m16n8k32.row.col.s32.s8.u8.s32", "dp4a.s32", "dp2a.lo.s32"):
         assert instruction in ptx[1], instruction
