@@ -10,7 +10,9 @@ import pytest
 
 import gollm
 from gollm.errors import DataError, EvaluationError, FormatError, GenerationError
+from gollm.evaluation import score_tokens
 from gollm.evaluation.classification import classify, judged
+from gollm.evaluation.continuations import Scorer
 from gollm.finetuning.classify import LabelledText, Labels
 from gollm.formats import convert, open_model, save
 from gollm.quantisation import DTYPES
@@ -89,6 +91,9 @@ def test_a_classifier_writes_no_text(tmp_path):
     model = small_model(labels=("a", "b"))
     with pytest.raises(GenerationError, match="this model is a classifier, which writes no text; use gollm classify"):
         model.generate("Hi")
+    for measure in (lambda: score_tokens(model.decoder, np.arange(9), context=8), lambda: Scorer(model)):
+        with pytest.raises(EvaluationError, match="this model is a classifier, which predicts no tokens"):
+            measure()
     model.save(tmp_path / "labels.golm")
     assert gollm.load(tmp_path / "labels.golm").config.labels == ("a", "b")
     with pytest.raises(FormatError, match="a classifier, which huggingface has no form for; write it as golm"):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gollm.errors import EvaluationError
-from gollm.evaluation.token_scores import log_softmax
+from gollm.evaluation.token_scores import log_softmax, refuse_classifier
 from gollm.inference.pages import CachedSequence, PagePool, next_batch, pages_for
 from gollm.kernels import Array
 from gollm.language_model import LanguageModel
@@ -34,6 +34,8 @@ class Scorer:
     same examples for instance."""
 
     def __init__(self, model: LanguageModel) -> None:
+        """Raises EvaluationError for a classifier."""
+        refuse_classifier(model.decoder)
         self.model = model
         self._make_room(0)
 

@@ -65,6 +65,7 @@ def score_tokens(
         raise ConfigError(f"context is {context}; it must be from 1 to the model's context ({longest})")
     if not 1 <= stride <= context:
         raise ConfigError(f"stride is {stride}; it must be from 1 to the context of a window ({context})")
+    refuse_classifier(*decoders)
     sizes = [model.config.vocab_size for model in decoders]
     if len(set(sizes)) > 1:
         raise EvaluationError(
@@ -88,6 +89,12 @@ def score_tokens(
         at += n
         progress(n)
     return TokenScores(*scores)
+
+
+def refuse_classifier(*decoders: Decoder) -> None:
+    """Raises EvaluationError for a model that predicts labels instead of tokens."""
+    if any(decoder.config.labels for decoder in decoders):
+        raise EvaluationError("this model is a classifier, which predicts no tokens; use gollm classify")
 
 
 class _Window(NamedTuple):

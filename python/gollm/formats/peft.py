@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,12 +103,11 @@ def read_adapter(folder: Path, config: ModelConfig) -> AdapterFile:
     with closing(file):
         left = set(file.tensors)
         weights = {}
-        for site in _named_sites(config):
-            names = [f"{_PREFIX}{_layer(site, config)}.lora_{part}.weight" for part in "AB"]
+        for site, (layer, inputs) in _layers(config).items():
+            names = [f"{_PREFIX}{layer}.lora_{part}.weight" for part in "AB"]
             if not left.issuperset(names):
                 continue
             left -= set(names)
-            inputs = Decoder(config).parameters[site.parameter].shape[1]
             a, b = np.empty((rank, inputs), FLOAT32), np.empty((site.end - site.begin, rank), FLOAT32)
             for name, out in zip(names, (a, b), strict=True):
                 tensor = file.tensors[name]
@@ -131,11 +130,11 @@ def write_adapter(
 ) -> None:
     """Writes a decoder's adapters; `base` is the model that they are for. Raises FormatError."""
     config = decoder.config
-    sites = sites_of(config, lora.targets)
+    sites, layers = sites_of(config, lora.targets), _layers(config)
     arrays: dict[str, Array] = {}
     for site in sites:
         a, b = (decoder.parameters[name].data for name in adapter_names(site))
-        layer = _layer(site, config)
+        layer, _ = layers[site]
         arrays[f"{_PREFIX}{layer}.lora_A.weight"] = a
         arrays[f"{_PREFIX}{layer}.lora_B.weight"] = _rows(site, b, config, to_half_split)
     values = {
@@ -145,7 +144,7 @@ def write_adapter(
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
-        "target_modules": sorted({_layer(site, config).rpartition(".")[2] for site in sites}),
+        "target_modules": sorted({layers[site][0].rpartition(".")[2] for site in sites}),
         "bias": "none",
         "fan_in_fan_out": config.family == "gpt2",
         "inference_mode": True,
@@ -206,16 +205,17 @@ def _config(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _named_sites(config: ModelConfig) -> Iterator[Site]:
+def _layers(config: ModelConfig) -> dict[Site, tuple[str, int]]:
+    """What Hugging Face calls the layer of each site ("model.layers.0.self_attn.q_proj"), and its inputs. Raises
+    ConfigError for an architecture without names there."""
     if config.family is None:
         raise ConfigError("this model's architecture has no names in the files of peft; GPT-2's and LLaMA's have")
-    yield from sites_of(config)
-
-
-def _layer(site: Site, config: ModelConfig) -> str:
-    """What Hugging Face calls the layer of a site: "model.layers.0.self_attn.q_proj" """
-    parts = parts_of(Decoder(config).parameters[site.parameter], config)
-    return next(part.name for part in parts if part.begin == site.begin).removesuffix(".weight")
+    parameters, found = Decoder(config).parameters, {}
+    for site in sites_of(config):
+        parameter = parameters[site.parameter]
+        part = next(part for part in parts_of(parameter, config) if part.begin == site.begin)
+        found[site] = part.name.removesuffix(".weight"), parameter.shape[1]
+    return found
 
 
 def _rows(site: Site, b: Array, config: ModelConfig, order: Any) -> Array:
