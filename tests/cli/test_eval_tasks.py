@@ -77,7 +77,7 @@ def test_runs_beside_each_other(folder: Path, run: Run) -> None:
 
 def test_memorisation_and_positions(folder: Path, run: Run) -> None:
     Path("a.txt").write_text("The text of a file. " * 9)
-    words = ["eval", "memorisation", "base.golm", "a.txt", "--places", "3", "--prefix", "9", "--length", "5"]
+    words = ["eval", "memorization", "base.golm", "a.txt", "--places", "3", "--prefix", "9", "--length", "5"]
     result = run(*words)
     assert (result.status, result.err) == (0, "") and result.out.startswith("places          3: 9 tokens read")
     assert json.loads(run(*words, "--json").out)["n_places"] == 3

@@ -54,7 +54,7 @@ def run(options: Options) -> None:
         "tasks": {name: dataclasses.asdict(result) for name, result in found.items()},
         "centred_accuracy": centred,
     }
-    note(options.model, "choices", {name: result.normalised_accuracy.value for name, result in found.items()})
+    note(options.model, "choices", {name: result.normalized_accuracy.value for name, result in found.items()})
     if options.json:
         print(json.dumps({"model": str(options.model), **values}))
         return
@@ -62,7 +62,7 @@ def run(options: Options) -> None:
     print(f"{'task':<{width}}  {'questions':>9}  {'accuracy':>16}  {'normalised':>16}  {'centred':>8}")
     for name, result in found.items():
         print(
-            f"{name:<{width}}  {result.n_questions:>9,}  {result.accuracy!s:>16}  {result.normalised_accuracy!s:>16}  "
+            f"{name:<{width}}  {result.n_questions:>9,}  {result.accuracy!s:>16}  {result.normalized_accuracy!s:>16}  "
             f"{result.centred_accuracy:>8.4f}"
         )
     print(f"{'mean':<{width}}  {'':>9}  {'':>16}  {'':>16}  {centred:>8.4f}")

@@ -24,7 +24,7 @@ COMMANDS = {
     "eval": ("eval", "measure a model's perplexity on a text, and compare it with another model"),
     "eval choices": ("eval_choices", "measure how often a model answers multiple-choice questions rightly"),
     "eval answers": ("eval_answers", "compare a model's answers with those of a data set"),
-    "eval memorisation": ("eval_memorisation", "measure how much of a text a model recites"),
+    "eval memorization": ("eval_memorization", "measure how much of a text a model recites"),
     "compare": ("compare", "show training runs beside each other"),
     "tokenizer train": ("tokenizer_train", "train a tokenizer from text"),
     "tokenizer encode": ("encode", "turn text into token ids"),

@@ -13,7 +13,7 @@ harness.py       a model for lm-evaluation-harness
 from gollm.evaluation.answers import AnswerResult, Asked, answer_all
 from gollm.evaluation.choices import ChoiceResult, Question, answer_questions
 from gollm.evaluation.classification import Classification, classify, judged
-from gollm.evaluation.memorisation import MemorisationResult, memorisation
+from gollm.evaluation.memorisation import MemorizationResult, memorization
 from gollm.evaluation.quality import Comparison, Evaluation, PositionLoss, evaluate_model
 from gollm.evaluation.statistics import Figure, mean, quantile, standard_error
 from gollm.evaluation.token_scores import TokenScores, score_tokens
@@ -26,7 +26,7 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "Figure",
-    "MemorisationResult",
+    "MemorizationResult",
     "PositionLoss",
     "Question",
     "TokenScores",
@@ -36,7 +36,7 @@ __all__ = [
     "evaluate_model",
     "judged",
     "mean",
-    "memorisation",
+    "memorization",
     "quantile",
     "score_tokens",
     "standard_error",

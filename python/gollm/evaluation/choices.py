@@ -52,7 +52,7 @@ class ChoiceResult:
     n_questions: int
     few_shot: int
     accuracy: Figure
-    normalised_accuracy: Figure
+    normalized_accuracy: Figure
     centred_accuracy: float
     chosen: tuple[int, ...]
 

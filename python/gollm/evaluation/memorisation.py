@@ -22,7 +22,7 @@ from gollm.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
-class MemorisationResult:
+class MemorizationResult:
     """recited: the share of places that were continued exactly; matched: how many tokens were right before the first
     that was not, on average."""
 
@@ -33,7 +33,7 @@ class MemorisationResult:
     matched: float
 
 
-def memorisation(
+def memorization(
     model: LanguageModel,
     source: DataSource,
     *,
@@ -41,7 +41,7 @@ def memorisation(
     prefix: int = 50,
     length: int = 50,
     progress: Callable[[int], object] = lambda n: None,
-) -> MemorisationResult:
+) -> MemorizationResult:
     """Tries places spread evenly over a text. `progress` is called with the number of places since the last call.
 
     Raises EvaluationError for a text that is shorter than one place, and places longer than the context."""
@@ -71,4 +71,4 @@ def memorisation(
             matched.append(int(wrong[0]) if len(wrong) else len(written))
             progress(1)
     recited = share([n == length for n in matched])
-    return MemorisationResult(len(starts), prefix, length, recited, float(np.mean(matched)))
+    return MemorizationResult(len(starts), prefix, length, recited, float(np.mean(matched)))

@@ -164,7 +164,7 @@ def dpo(options: FinetuneOptions, base: Base) -> Task:
             n_long += n
             if len(kept) == 2:
                 pairs.append(Pair(kept[0], kept[1], len(found[0]) + len(found[1])))
-    everything = Pairs([*found[0], *found[1]], options.dpo_normalise, longest)
+    everything = Pairs([*found[0], *found[1]], options.dpo_normalize, longest)
     prompt, shown = sft.sample_prompt(options.sample_prompt, pair_of((parts[1] or parts[0])[0])[0], template)
     long = f"; {n_long:,} answers longer than {longest:,} tokens were cut" if n_long else ""
     return Task(

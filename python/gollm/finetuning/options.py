@@ -32,7 +32,7 @@ class TaskOptions:
 
     dpo_loss: Literal["dpo", "ipo"] = "dpo"  # the loss of a pair
     dpo_beta: PositiveFloat = 0.1  # how far the model is held to the one that it starts from
-    dpo_normalise: bool = False  # divide an answer's log-probability by the number of its tokens
+    dpo_normalize: bool = False  # divide an answer's log-probability by the number of its tokens
 
     text_field: str = "text"  # the field of a text that has a label
     label_field: str = "label"  # the field of its label
@@ -60,6 +60,7 @@ class FinetuneOptions(LoopOptions, TaskOptions):
 
     COMMAND: ClassVar[str] = "finetune"
     DEFAULT_EPOCHS: ClassVar[float | None] = 3.0
+    RARE: ClassVar[tuple[str, ...]] = (*LoopOptions.RARE, "mask", "dpo_normalize", "lora_dropout")
     HEADINGS: ClassVar[Mapping[str, str]] = {
         "model": "model and data",
         "context": "sequences",

@@ -1,4 +1,4 @@
-"""gollm eval memorisation"""
+"""gollm eval memorization"""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def run(options: Options) -> None:
     import gollm
     from gollm.cli.evaluations import note
     from gollm.data import open_source
-    from gollm.evaluation import memorisation
+    from gollm.evaluation import memorization
 
     source = open_source(options.data, patterns=options.pattern, field=options.field)
     model = gollm.load(options.model, tokenizer=options.tokenizer)
     with tqdm(total=options.places, unit=" places", leave=False, disable=None) as bar:
-        found = memorisation(
+        found = memorization(
             model,
             source,
             places=options.places,
@@ -49,7 +49,7 @@ def run(options: Options) -> None:
             length=options.length,
             progress=bar.update,
         )
-    note(options.model, "memorisation", {source.name: found.recited.value})
+    note(options.model, "memorization", {source.name: found.recited.value})
     if options.json:
         print(json.dumps({"model": str(options.model), "data": source.name, **dataclasses.asdict(found)}))
         return
