@@ -431,62 +431,65 @@ void wgmma_wait(int groups_left) {
         for (; done < warps.products.size() && warps.products[done].first < warps.group - groups_left; done++)
             warps.products[done].second();
         warps.products.erase(warps.products.begin(), warps.products.begin() + (ptrdiff_t)done);
-        void mma_int8(int32_t(&d)[4], const uint32_t(&a)[4], uint32_t b0, uint32_t b1, bool b_is_signed) {
-            struct Slot {
-                int32_t *d;
-                const uint32_t *a;
-                uint32_t b[2];
-            } slot{d, a, {b0, b1}};
-            const char *what = b_is_signed ? "mma.sync of int8" : "mma.sync of uint8";
-            warp_collective(what, 0xffffffffu, &slot, [=](void **slots) {
-                int32_t A[16][32], B[32][8];
-                for (int lane = 0; lane < 32; lane++) {
-                    const Slot &s = *(const Slot *)slots[lane];
-                    const int g = lane / 4, k = lane % 4 * 4;
-                    for (int i = 0; i < 4; i++)
-                        for (int half = 0; half < 2; half++) {
-                            A[g][k + 16 * half + i] = (int8_t)(s.a[2 * half] >> 8 * i);
-                            A[g + 8][k + 16 * half + i] = (int8_t)(s.a[2 * half + 1] >> 8 * i);
-                            const uint8_t b = (uint8_t)(s.b[half] >> 8 * i);
-                            B[k + 16 * half + i][g] = b_is_signed ? (int8_t)b : b;
-                        }
+    });
+}
+
+void mma_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, bool b_is_signed) {
+    struct Slot {
+        int32_t *d;
+        const uint32_t *a;
+        uint32_t b[2];
+    } slot{d, a, {b0, b1}};
+    const char *what = b_is_signed ? "mma.sync of int8" : "mma.sync of uint8";
+    warp_collective(what, 0xffffffffu, &slot, [=](void **slots) {
+        int32_t A[16][32], B[32][8];
+        for (int lane = 0; lane < 32; lane++) {
+            const Slot &s = *(const Slot *)slots[lane];
+            const int g = lane / 4, k = lane % 4 * 4;
+            for (int i = 0; i < 4; i++)
+                for (int half = 0; half < 2; half++) {
+                    A[g][k + 16 * half + i] = (int8_t)(s.a[2 * half] >> 8 * i);
+                    A[g + 8][k + 16 * half + i] = (int8_t)(s.a[2 * half + 1] >> 8 * i);
+                    const uint8_t b = (uint8_t)(s.b[half] >> 8 * i);
+                    B[k + 16 * half + i][g] = b_is_signed ? (int8_t)b : b;
                 }
-                for (int lane = 0; lane < 32; lane++)
-                    for (int i = 0; i < 4; i++)
-                        for (int k = 0; k < 32; k++)
-                            ((Slot *)slots[lane])->d[i] += A[lane / 4 + i / 2 * 8][k] * B[k][lane % 4 * 2 + i % 2];
-            });
         }
+        for (int lane = 0; lane < 32; lane++)
+            for (int i = 0; i < 4; i++)
+                for (int k = 0; k < 32; k++)
+                    ((Slot *)slots[lane])->d[i] += A[lane / 4 + i / 2 * 8][k] * B[k][lane % 4 * 2 + i % 2];
+    });
+}
 
 } // namespace emulation
 
 void barrier_init(uint32_t barrier, int arrivals) {
-        emulation::shared_barrier(barrier) = {0, (uint64_t)arrivals, (uint64_t)arrivals, 0};
+    emulation::shared_barrier(barrier) = {0, (uint64_t)arrivals, (uint64_t)arrivals, 0};
 }
 
 void barrier_expect(uint32_t address, int bytes) {
-        emulation::Barrier &barrier = emulation::shared_barrier(address);
-        if (!barrier.pending) emulation::fail("too many arrivals at a barrier in shared memory");
-        barrier.pending--, barrier.bytes += bytes;
-        emulation::end_phase_if_complete(address);
+    emulation::Barrier &barrier = emulation::shared_barrier(address);
+    if (!barrier.pending) emulation::fail("too many arrivals at a barrier in shared memory");
+    barrier.pending--, barrier.bytes += bytes;
+    emulation::end_phase_if_complete(address);
 }
 
 void barrier_wait(uint32_t address, int parity) {
-        while ((int)emulation::shared_barrier(address).phase == parity) {
-            emulation::block.at_shared_barrier.push_back({address, emulation::self});
-            emulation::wait("a barrier in shared memory");
-        }
+    while ((int)emulation::shared_barrier(address).phase == parity) {
+        emulation::block.at_shared_barrier.push_back({address, emulation::self});
+        emulation::wait("a barrier in shared memory");
+    }
 }
 
 int gollm_cuda_tensor_map(TensorMap *map, const void *base, int64_t rows, int64_t columns, int64_t stride,
                           int box_rows) {
-        if ((uintptr_t)base % 16 || stride % 8 || rows < 1 || columns < 1 || box_rows > 256) return GOLLM_DEVICE_FAILED;
-        *map = {(const uint16_t *)base, rows, columns, stride, box_rows};
-        return GOLLM_OK;
+    if ((uintptr_t)base % 16 || stride % 8 || rows < 1 || columns < 1 || box_rows > 256) return GOLLM_DEVICE_FAILED;
+    *map = {(const uint16_t *)base, rows, columns, stride, box_rows};
+    return GOLLM_OK;
 }
 
 /* For the tests: how the next launches are timed. */
 extern "C" __attribute__((visibility("default"))) void gollm_emulation_timing(int warp_ahead, uint64_t random,
                                                                               int copies_at_issue, int hopper) {
-        emulation::timing = {warp_ahead, random, copies_at_issue, hopper};
+    emulation::timing = {warp_ahead, random, copies_at_issue, hopper};
 }
