@@ -5,8 +5,9 @@
  * Activations are quantised first, in the same groups of inputs, to 16 bits for int8 and to 8 bits for int4 and int4_min, by a
  * kernel of its own, a warp a group. The sum of a group is an exact integer, from dot products of 4 codes (dp4a) or 2 (dp2a):
  * int8's with an activation's codes of 2 bytes, int4's with those of one. A chunk's groups are then added in ascending order by
- * one multiply-add each. A lane has an output, neighbouring lanes read neighbouring words of codes. With more than 8 rows a group's
- * integers come from tensor cores (mma.sync of 8 bits, which int8's activations pass as two planes of bytes): the same ones.
+ * one multiply-add each. Of a single row, a lane has an output, neighbouring lanes read neighbouring words of codes, and a chunk's
+ * words are all on their way before the first is used. Of several rows, a group's integers come from tensor cores (mma.sync of 8
+ * bits, which int8's activations pass as two planes of bytes): the same ones.
  */
 #include "packed_product.h"
 
@@ -69,54 +70,60 @@ template <bool ALIGNED> __device__ __forceinline__ int32_t load_word(const uint8
     return (int32_t)(p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
 }
 
+/* Of a single row, in dot products. */
 template <Format FORMAT, bool ALIGNED> struct QuantisedWeight {
     const uint8_t *b; // (panels, groups, block)
     Quantised a;
     int group;
 
-    template <int ROWS>
-    __device__ __forceinline__ void multiply(const PackedProduct &p, int64_t panel, int64_t m0, int64_t chunk,
-                                             ChunkSums<ROWS> &sums) const {
-        constexpr int WORDS = 2, INPUTS = FORMAT == INT8 ? 8 : 16; // of weights, with 16 bytes of activations
-        const int lane = threadIdx.x % 32, per_chunk = CHUNK / group;
-        const int64_t bytes = block_bytes(FORMAT, group), first = chunk * per_chunk;
-        float chain[ROWS] = {};
-        for (int64_t unit = first; unit < first + per_chunk && unit < a.groups; unit++) {
+    __device__ __forceinline__ void multiply(const PackedProduct &, int64_t panel, int64_t, int64_t chunk,
+                                             ChunkSums<1> &sums) const {
+        constexpr int WORDS = FORMAT == INT8 ? 8 : 4, PARTS = CHUNK / 32; // of codes in a part, of 32 inputs
+        const int lane = threadIdx.x % 32, shift = group == 32 ? 0 : group == 64 ? 1 : 2; // 2^shift parts a group
+        const int64_t bytes = block_bytes(FORMAT, group), first = chunk * (PARTS >> shift);
+        int32_t w[PARTS][WORDS];
+        float scale[PARTS], minimum[PARTS];
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) { // past the last group, that one again
+            const int64_t unit = min_i64(first + (i >> shift), a.groups - 1);
+            const int part = i & ((1 << shift) - 1);
             const uint8_t *block = b + (panel * a.groups + unit) * bytes;
-            const uint8_t *codes = block + codes_offset(FORMAT) + lane * 4; // words, PANEL apart
-            int32_t dots[ROWS] = {};
-#pragma unroll(ROWS == 1 ? 4 : 1)
-            for (int i = 0; i < group / INPUTS; i++) {
-                int32_t w[WORDS];
+            const uint8_t *codes = block + codes_offset(FORMAT) + (part * WORDS * PANEL + lane) * 4;
 #pragma unroll
-                for (int j = 0; j < WORDS; j++) w[j] = load_word<ALIGNED>(codes + (i * WORDS + j) * PANEL * 4);
+            for (int j = 0; j < WORDS; j++) w[i][j] = load_word<ALIGNED>(codes + j * PANEL * 4);
+            scale[i] = load_f16(block + lane * 2);
+            minimum[i] = FORMAT == INT4_MIN ? load_f16(block + (PANEL + lane) * 2) : 0;
+        }
+        float chain = 0;
+        int32_t dot = 0;
 #pragma unroll
-                for (int r = 0; r < ROWS; r++) {
-                    const Words q =
-                        ((const Words *)a.codes)[(min_i64(m0 + r, p.M - 1) * a.groups + unit) * (group / INPUTS) + i];
+        for (int i = 0; i < PARTS; i++) {
+            const int64_t unit = first + (i >> shift);
+            const int part = i & ((1 << shift) - 1);
+            if (unit >= a.groups) break;
+            const Words *codes = (const Words *)a.codes + (unit * (group / 32) + part) * (WORDS / 2);
 #pragma unroll
-                    for (int j = 0; j < WORDS; j++)
-                        if (FORMAT == INT8) {
-                            const int32_t w4 = (int32_t)((uint32_t)w[j] ^ 0x80808080u); // code - 128
-                            dots[r] = dot2_high(q.x[2 * j + 1], w4, dot2_low(q.x[2 * j], w4, dots[r]));
-                        } else {
-                            const int32_t low = w[j] & 0x0f0f0f0f, high = (int32_t)((uint32_t)w[j] >> 4) & 0x0f0f0f0f;
-                            dots[r] = dot4(q.x[2 * j + 1], high, dot4(q.x[2 * j], low, dots[r]));
-                        }
+            for (int j = 0; j < WORDS / 2; j++) { // 16 bytes of activations, two words of weights
+                const Words q = codes[j];
+#pragma unroll
+                for (int k = 0; k < 2; k++) {
+                    const uint32_t word = (uint32_t)w[i][2 * j + k];
+                    if (FORMAT == INT8) {
+                        const int32_t four = (int32_t)(word ^ 0x80808080u); // code - 128
+                        dot = dot2_high(q.x[2 * k + 1], four, dot2_low(q.x[2 * k], four, dot));
+                    } else {
+                        dot = dot4(q.x[2 * k], (int32_t)(word & 0x0f0f0f0f), dot);
+                        dot = dot4(q.x[2 * k + 1], (int32_t)(word >> 4 & 0x0f0f0f0f), dot);
+                    }
                 }
             }
-            const uint8_t *halves = block + lane * 2;
-            const float scale = load_f16(halves), minimum = FORMAT == INT4_MIN ? load_f16(halves + PANEL * 2) : 0;
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) {
-                const int64_t at = min_i64(m0 + r, p.M - 1) * a.groups + unit;
-                const int32_t dot = FORMAT == INT4 ? dots[r] - 8 * a.sums[at] : dots[r];
-                chain[r] = fmaf((float)dot, a.scales[at] * scale, chain[r]);
-                if (FORMAT == INT4_MIN) chain[r] = fmaf(minimum, a.scales[at] * (float)a.sums[at], chain[r]);
-            }
+            if (part + 1 < 1 << shift) continue; // the group goes on
+            if (FORMAT == INT4) dot -= 8 * a.sums[unit];
+            chain = fmaf((float)dot, a.scales[unit] * scale[i], chain);
+            if (FORMAT == INT4_MIN) chain = fmaf(minimum[i], a.scales[unit] * (float)a.sums[unit], chain);
+            dot = 0;
         }
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) sums.x[r][lane] = chain[r];
+        sums.x[0][lane] = chain;
     }
 };
 
@@ -133,6 +140,7 @@ template <Format FORMAT, bool ALIGNED> struct QuantisedTensorWeight {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, per_chunk = CHUNK / group;
         const int64_t bytes = block_bytes(FORMAT, group), first = chunk * per_chunk;
         float chain[2][TILES][4] = {}; // outputs 16 half + {g, g, g + 8, g + 8}, rows 8 tile + {2t, 2t + 1, 2t, 2t + 1}
+#pragma unroll(ROWS == 8 ? 4 : 1)
         for (int64_t unit = first; unit < first + per_chunk && unit < a.groups; unit++) {
             const uint8_t *block = b + (panel * a.groups + unit) * bytes;
             int32_t dots[PLANES][2][TILES][4] = {};
@@ -218,12 +226,10 @@ static int64_t quantised_bytes(Format format, int64_t M, int64_t K, int64_t grou
 template <Format FORMAT, bool ALIGNED>
 static int run_quantised_rows(const PackedProduct &p, const uint8_t *b, const Quantised &a, int64_t group,
                               const gollm_team *team) {
-    const QuantisedWeight<FORMAT, ALIGNED> weight = {b, a, (int)group};
     constexpr int ROWS = FORMAT == INT8 ? 16 : 32; // what registers hold
-    if (p.M > 8) return run_packed<ROWS>(p, QuantisedTensorWeight<FORMAT, ALIGNED>{b, a, (int)group}, team);
-    return p.M == 1   ? run_packed<1>(p, weight, team)
-           : p.M <= 4 ? run_packed<4>(p, weight, team)
-                      : run_packed<8>(p, weight, team);
+    if (p.M == 1) return run_packed<1>(p, QuantisedWeight<FORMAT, ALIGNED>{b, a, (int)group}, team);
+    const QuantisedTensorWeight<FORMAT, ALIGNED> weight = {b, a, (int)group};
+    return p.M <= 8 ? run_packed<8>(p, weight, team) : run_packed<ROWS>(p, weight, team);
 }
 
 template <Format FORMAT, class Args> static int run_quantised(const Args *args, int64_t group, const gollm_team *team) {
