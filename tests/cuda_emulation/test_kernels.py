@@ -29,7 +29,7 @@ MOST_WORK = {
 }
 # Of kernels that take long here, or whose references do, every n-th case.
 EVERY = {"sample": 5, "measure_read": 4, "matmul_packed": 2, "matmul_bf16": 2, "matmul_f16": 2}
-EVERY |= {"attention_paged": 2, "attention_paged_bf16": 3, "attention_paged_f16": 3}
+EVERY |= {"attention_paged": 3, "attention_paged_bf16": 3, "attention_paged_f16": 3}
 
 
 def emulated(row):
