@@ -118,12 +118,18 @@ const struct gollm_kernel *gollm_kernels(enum gollm_dtype dtype) {
     return dtype == GOLLM_FLOAT64 ? gollm_table_f64 : variants[chosen].table;
 }
 
+static const struct gollm_kernel *kernels(enum gollm_dtype dtype) {
+    return dtype == GOLLM_BFLOAT16 ? NULL : gollm_kernels(dtype);
+}
 static int finish(void) { return GOLLM_OK; } // calls return when all is done
+static void forget_plan(struct gollm_plan *plan) { (void)plan; }
 
 static const struct gollm_backend cpu = {.name = "cpu",
                                          .n_kernels = KERNEL_COUNT,
-                                         .kernels = gollm_kernels,
+                                         .kernels = kernels,
+                                         .prepare_plan = gollm_prepare_plan,
                                          .run_plan = gollm_run_plan,
+                                         .forget_plan = forget_plan,
                                          .finish = finish,
                                          .workspace_size = gollm_workspace_size,
                                          .reserve_workspace = gollm_reserve_workspace,

@@ -174,7 +174,7 @@ int gollm_run_plan(struct gollm_plan *plan, int64_t times, int64_t *failed) {
 
 int gollm_run(const struct gollm_kernel *kernel, const void *args) {
     const struct gollm_call call = {kernel, args, 0};
-    struct gollm_plan plan = {&call, 1, 0, 0};
+    struct gollm_plan plan = {.calls = &call, .n_calls = 1};
     int64_t failed;
     const int status = gollm_check(kernel, args);
     return status != GOLLM_OK ? status : gollm_run_plan(&plan, 1, &failed);

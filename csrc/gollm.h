@@ -118,6 +118,7 @@ struct gollm_plan {
     int64_t n_calls;
     int64_t workspace; /* bytes for n_threads; gollm_prepare_plan and gollm_run_plan set both */
     int n_threads;
+    void *recording; /* what a device keeps of a plan that it has prepared, such as a CUDA graph; NULL at first */
 };
 
 /* Checks every call, once. gollm_run_plan then runs the plan `times` times, with nothing in between, and checks nothing but
@@ -138,7 +139,9 @@ struct gollm_backend {
     const char *name;
     int n_kernels;
     const struct gollm_kernel *(*kernels)(enum gollm_dtype dtype); /* NULL: no table of this type */
-    int (*run_plan)(struct gollm_plan *plan, int64_t times, int64_t *failed);
+    int (*prepare_plan)(struct gollm_plan *plan, int64_t *failed);
+    int (*run_plan)(struct gollm_plan *plan, int64_t times, int64_t *failed); /* a prepared plan, or a single call */
+    void (*forget_plan)(struct gollm_plan *plan);                             /* gives back its recording */
     int (*finish)(void); /* 0, or the status of the first call since the last `finish` that met bad data */
     int64_t (*workspace_size)(void);
     int (*reserve_workspace)(int64_t bytes);
@@ -147,7 +150,11 @@ struct gollm_backend {
     /* The device's memory; NULL on the CPU, whose memory is the program's. */
     void *(*allocate)(int64_t bytes); /* NULL: there is not enough */
     void (*release)(void *memory);
+    int (*write)(void *to, const void *from,
+                 int64_t bytes); /* from the program's memory, which may change when it returns */
     int (*copy)(void *to, const void *from, int64_t bytes); /* between any two memories; waits until it is done */
+    int (*free_memory)(int64_t *free_bytes, int64_t *total_bytes);
+    const char *(*error)(void); /* why the last GOLLM_DEVICE_FAILED or NULL was, in the device's words */
 };
 GOLLM_API const struct gollm_backend *gollm_cpu(void);
 

@@ -43,6 +43,7 @@ def test_only_what_the_header_declares_is_exported():
     defined = [line.split()[-1] for line in output_of("nm", "-D", "--defined-only", SPEC.origin).splitlines()]
     assert {name for name in defined if "gollm" in name} == {
         "gollm_cuda",
+        "gollm_cuda_describe",
         "gollm_cuda_device_count",
         "gollm_cuda_error",
     }

@@ -19,6 +19,7 @@ HEADER = '''\
 """gollm's compiled part. Written by tools/stubs.py; do not edit."""
 
 import collections.abc
+import types
 import typing
 
 import numpy
@@ -57,6 +58,9 @@ PRECISE = [
     (r"\bdict\b(?!\[)", "dict[str, typing.Any]"),
     (r"\btuple\b(?!\[)", "tuple[typing.Any, ...]"),
     (r"\bcollections\.abc\.Sequence\b(?!\[)", "collections.abc.Sequence[typing.Any]"),
+    (r"typing_extensions\.CapsuleType", "object"),
+    (r"\barg0\b", "index"),
+    (r"\*args$", "*args: typing.Any"),
     (r"\*\*kwargs$", "**kwargs: typing.Any"),
 ]
 

@@ -44,7 +44,7 @@ template <class T, class... Args> auto made() {
     return py::init([](Args... args) { return ::new T(std::forward<Args>(args)...); });
 }
 
-// A buffer of a kernel's call, object being the NumPy array, which is kept alive; nullptr where none was given.
+// A buffer of a kernel's call, object being its array, which is kept alive; nullptr where none was given.
 struct Array {
     py::object object;
     const char *data;
@@ -54,14 +54,22 @@ struct Array {
 };
 using Arrays = std::vector<Array>;
 
-// Where this thread measures a step (plan.cpp): notes the call's workspace, and returns true; the call is not run.
-bool measure_call(const gollm_kernel *kernel, const int64_t *words);
-// Adds a call that has just succeeded to the plan that this thread records, if it records one.
-void record_call(const gollm_kernel *kernel, const int64_t *words, int n_words, const Arrays &arrays);
+struct Device;
 
-void bind_kernels(py::module_ &m);
-void bind_plan(py::module_ &m);
-void bind_pool(py::module_ &m);
+// Where this thread measures a step of the device (plan.cpp): notes the call's workspace, and returns true; the call is not
+// run.
+bool measure_call(const Device &device, const gollm_kernel *kernel, const int64_t *words);
+// Adds a call that has just succeeded to the plan that this thread records, if it records one of the device.
+void record_call(const Device &device, const gollm_kernel *kernel, const int64_t *words, int n_words,
+                 const Arrays &arrays);
+
+// What every device has, the CPU in the module itself: its kernels, plans, and pool.
+void bind_kernels(py::module_ &m, Device &device);
+void bind_plan(py::module_ &m, Device &device);
+void bind_pool(py::module_ &m, Device &device);
+
+void bind_plan_classes(py::module_ &m);
+void bind_devices(py::module_ &m);
 void bind_tokenizers(py::module_ &m);
 void bind_sentencepiece(py::module_ &m);
 void bind_wordpiece(py::module_ &m);

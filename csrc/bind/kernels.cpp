@@ -3,9 +3,10 @@
 //     layernorm_forward(y=..., mean=None, x=..., w=..., b=None, eps=1e-5)
 //
 // that takes arrays and numbers, finds the sizes in the arrays' shapes, checks everything that the contract says, and runs
-// the kernel without the GIL. An array is a NumPy array or a storage, an object whose attribute `array` is one. A
-// destination (GOLLM_INTO) is None, an array (overwritten), or a pair (array, accumulate).
-#include "bind.h"
+// the kernel without the GIL. An array is one of the kernel's device, a NumPy array on the CPU, or a storage, an object whose
+// attribute `array` is one. A destination (GOLLM_INTO) is None, an array (overwritten), or a pair (array, accumulate). The
+// dtype of the arrays that are `real` chooses the table.
+#include "device.h"
 
 #include <pybind11/typing.h>
 
@@ -23,19 +24,20 @@ namespace {
 
 enum class Kind { In, OptIn, Out, OptOut, InOut, Into };
 
-// The types of a contract, as NumPy has them: kind of dtype and bytes of an element, 0 for `real` and `wide`, which have
-// two, and the same one in a call.
+// The types of a contract, as NumPy has them: kind of dtype and bytes of an element; 0 for `real`, -1 for `wide`, which a call
+// decides.
 namespace type {
 struct Type {
     char kind;
     int bytes;
-    bool is_real() const { return bytes == 0; }
+    bool is_fixed() const { return bytes > 0; }
+    bool is_wide() const { return bytes < 0; }
     std::string dtype() const {
         return (kind == 'f' ? "float" : kind == 'u' ? "uint" : "int") + std::to_string(8 * bytes);
     }
 };
-constexpr Type real{'f', 0}, wide = real, f64{'f', 8}, i64{'i', 8}, i32{'i', 4}, i8{'i', 1}, bf16{'u', 2}, f16{'u', 2},
-                             u8{'u', 1};
+constexpr Type real{'f', 0}, wide{'f', -1}, f64{'f', 8}, i64{'i', 8}, i32{'i', 4}, i8{'i', 1}, bf16{'u', 2},
+    f16{'u', 2}, u8{'u', 1};
 } // namespace type
 using type::Type;
 
@@ -87,6 +89,39 @@ Size operator/(const Size &a, const Size &b) {
     return calculated(a, b, [](int64_t x, int64_t y, int64_t *z) { return y == 0 || (*z = x / y, 0); });
 }
 
+// An array of either kind, as far as the checks look at it.
+struct View {
+    py::object object;
+    char *data;
+    const py::ssize_t *shape;
+    py::ssize_t ndim, size, itemsize;
+    char kind;
+    bool is_swapped, is_plain, is_writeable; // plain: contiguous and aligned
+
+    explicit View(const py::array &array)
+        : object(array), data((char *)array.data()), shape(array.shape()), ndim(array.ndim()), size(array.size()),
+          itemsize(array.itemsize()), kind(array.dtype().kind()), is_swapped(array.dtype().byteorder() == '>'),
+          is_plain((array.flags() & py::array::c_style) && (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_)),
+          is_writeable(array.writeable()) {}
+    View(py::object of, const DeviceArray &array)
+        : object(std::move(of)), data(array.data), shape(array.shape.data()), ndim((py::ssize_t)array.shape.size()),
+          size(array.size()), itemsize(array.dtype.itemsize()), kind(array.dtype.kind()), is_swapped(false),
+          is_plain(true), is_writeable(true) {}
+    std::string dtype() const { return py::str(object.attr("dtype")); }
+    std::string shape_text() const { return py::str(object.attr("shape")); }
+};
+
+// What `real` and `wide` are in a call, as its arrays so far say.
+struct Reals {
+    Type real{}, wide{};
+    const std::string *real_name = nullptr, *wide_name = nullptr; // whose dtypes these are
+
+    gollm_dtype table() const {
+        const Type &type = real_name ? real : wide;
+        return type.bytes == 8 ? GOLLM_FLOAT64 : type.kind == 'u' ? GOLLM_BFLOAT16 : GOLLM_FLOAT32;
+    }
+};
+
 struct Field {
     std::string name;
     Type type;
@@ -128,12 +163,11 @@ class Kernel {
     }
     void alias(const char *out, const char *in) { aliases_.emplace_back(out, in); }
 
-    void call(const py::kwargs &kwargs) const {
+    void call(Device &device, const py::kwargs &kwargs) const {
         int64_t words[MAX_WORDS] = {}; // also the second word of a destination that comes without its flag
         for (const Field &dim : dims_) words[dim.word] = UNKNOWN;
         Arrays arrays(arrays_.size());
-        const ArrayField *real_field = nullptr;
-        int real_bytes = 0;
+        Reals reals;
         Py_ssize_t used = 0;
         for (const Field &scalar : scalars_) { // before the arrays, whose shapes may name them
             PyObject *value = PyDict_GetItem(kwargs.ptr(), scalar.key);
@@ -151,9 +185,9 @@ class Kernel {
                 if (!field.is_optional()) fail("ShapeError", "the argument " + field.name + " is missing");
                 continue;
             }
-            const py::array array = array_of(field, std::move(value));
-            check_array(field, array, words, arrays, real_field, real_bytes);
-            arrays[i] = {array, static_cast<const char *>(array.data()), array.nbytes(), field.is_written()};
+            const View array = view_of(device, field, std::move(value));
+            check_array(device, field, array, words, arrays, reals);
+            arrays[i] = {array.object, array.data, array.size * array.itemsize, field.is_written()};
             words[field.word] = reinterpret_cast<int64_t>(arrays[i].data);
         }
         if (used != PyDict_Size(kwargs.ptr())) fail_unknown(kwargs, "argument", false);
@@ -161,15 +195,18 @@ class Kernel {
             if (words[dim.word] == UNKNOWN) words[dim.word] = 0; // all arrays that have it were left out
         check_expressions(arrays, words);
         check_overlap(arrays);
-        const gollm_kernel *kernel = gollm_kernels(real_bytes == 8 ? GOLLM_FLOAT64 : GOLLM_FLOAT32) + index_;
+        const gollm_kernel *kernel = device.backend->kernels(reals.table()) + index_;
         int status = gollm_check(kernel, words);
         if (status == GOLLM_OK) {
-            if (measure_call(kernel, words)) return;
+            if (measure_call(device, kernel, words)) return;
+            const gollm_call call = {kernel, words, 0};
+            gollm_plan alone = {&call, 1, 0, 0, nullptr};
+            int64_t failed;
             WithoutGil released;
-            status = gollm_run(kernel, words);
+            status = device.backend->run_plan(&alone, 1, &failed);
         }
-        if (status != GOLLM_OK) fail("KernelError", gollm_status_message(status));
-        record_call(kernel, words, n_words_, arrays);
+        check_status(device, status, name_);
+        record_call(device, kernel, words, n_words_, arrays);
     }
 
     // The workspace that the team needs for these sizes and numbers when every optional buffer is given. Workspace
@@ -243,42 +280,80 @@ class Kernel {
     }
 
     // The argument itself, or the array of a storage.
-    py::array array_of(const ArrayField &field, py::object value) const {
-        if (py::isinstance<py::array>(value)) return py::reinterpret_steal<py::array>(value.release());
-        static PyObject *const attribute = PyUnicode_InternFromString("array");
-        auto array = py::reinterpret_steal<py::object>(PyObject_GetAttr(value.ptr(), attribute));
-        if (!array && !PyErr_ExceptionMatches(PyExc_AttributeError)) throw py::error_already_set();
-        PyErr_Clear();
-        if (!array || !py::isinstance<py::array>(array))
-            fail("DTypeError", field.name + " must be a NumPy array, not " + Py_TYPE(value.ptr())->tp_name);
-        return py::reinterpret_steal<py::array>(array.release());
+    View view_of(const Device &device, const ArrayField &field, py::object value) const {
+        if (!is_array(value)) {
+            static PyObject *const attribute = PyUnicode_InternFromString("array");
+            auto array = py::reinterpret_steal<py::object>(PyObject_GetAttr(value.ptr(), attribute));
+            if (!array && !PyErr_ExceptionMatches(PyExc_AttributeError)) throw py::error_already_set();
+            PyErr_Clear();
+            if (!array || !is_array(array))
+                fail("DTypeError", field.name + " must be a NumPy array, not " + Py_TYPE(value.ptr())->tp_name);
+            value = std::move(array);
+        }
+        const bool in_host_memory = py::isinstance<py::array>(value);
+        const Device &place = in_host_memory ? cpu_device() : *py::cast<const DeviceArray &>(value).device;
+        if (&place != &device)
+            fail("DTypeError", field.name + " is in the memory of the device '" + place.backend->name +
+                                   "'; this kernel is one of '" + device.backend->name + "'");
+        if (in_host_memory) return View(py::reinterpret_steal<py::array>(value.release()));
+        const DeviceArray &array = py::cast<const DeviceArray &>(value);
+        return View(std::move(value), array);
     }
 
-    static std::string shape_of(py::handle array) { return py::str(array.attr("shape")); }
+    static bool is_array(const py::object &value) {
+        return py::isinstance<py::array>(value) || py::isinstance<DeviceArray>(value);
+    }
 
-    void check_array(const ArrayField &field, const py::array &array, int64_t *words, const Arrays &arrays,
-                     const ArrayField *&real_field, int &real_bytes) const {
-        const char kind = array.dtype().kind();
-        const int bytes = (int)array.itemsize();
-        const bool is_real = field.type.is_real();
-        bool fits = kind == field.type.kind && (!is_real     ? bytes == field.type.bytes
-                                                : real_bytes ? bytes == real_bytes
-                                                             : bytes == 4 || bytes == 8);
-        if (!fits || array.dtype().byteorder() == '>') {
-            std::string allowed = !is_real      ? field.type.dtype()
-                                  : !real_field ? "float32 or float64"
-                                                : Type{'f', real_bytes}.dtype() + " as " + real_field->name + " is";
-            fail("DTypeError",
-                 field.name + " is of dtype " + std::string(py::str(array.dtype())) + "; it must be " + allowed);
+    // Notes what `real` or `wide` is; false where it is not what it was, or what the device does not have.
+    static bool fits(const Device &device, const ArrayField &field, const View &array, Reals &reals) {
+        const Type type{array.kind, (int)array.itemsize};
+        const bool is_wide = field.type.is_wide();
+        Type &own = is_wide ? reals.wide : reals.real;
+        const Type &other = is_wide ? reals.real : reals.wide;
+        const std::string *&own_name = is_wide ? reals.wide_name : reals.real_name;
+        const bool other_known = is_wide ? reals.real_name : reals.wide_name;
+        if (own_name) return type.kind == own.kind && type.bytes == own.bytes;
+        const bool is_bf16 = type.kind == 'u' && type.bytes == 2;
+        if (!(type.kind == 'f' && (type.bytes == 4 || type.bytes == 8)) && !(is_bf16 && !is_wide)) return false;
+        const gollm_dtype table = is_bf16 ? GOLLM_BFLOAT16 : type.bytes == 8 ? GOLLM_FLOAT64 : GOLLM_FLOAT32;
+        if (!device.backend->kernels(table)) return false;
+        if (other_known && (type.bytes == 8) != (other.bytes == 8)) return false;
+        own = type, own_name = &field.name;
+        return true;
+    }
+
+    // What fits() would have taken.
+    static std::string allowed(const Device &device, const ArrayField &field, const Reals &reals) {
+        const bool is_wide = field.type.is_wide();
+        auto as = [](const Type &type, const std::string &name) {
+            return (type.kind == 'u' ? "uint16 (bfloat16)" : type.dtype()) + " as " + name + " is";
+        };
+        if (is_wide && reals.wide_name) return as(reals.wide, *reals.wide_name);
+        if (!is_wide && reals.real_name) return as(reals.real, *reals.real_name);
+        if (is_wide ? reals.real_name : reals.wide_name) {
+            const Type other{'f', (is_wide ? reals.real : reals.wide).bytes == 8 ? 8 : 4};
+            return as(other, is_wide ? *reals.real_name : *reals.wide_name);
         }
-        if (is_real && !real_field) real_bytes = bytes, real_field = &field;
-        if (!(array.flags() & py::array::c_style) || !(array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_))
-            fail("ShapeError",
-                 field.name + " of shape " + shape_of(array) + " must be contiguous and aligned in memory (C order)");
-        if (field.is_written() && !array.writeable())
+        std::string names = "float32";
+        if (device.backend->kernels(GOLLM_FLOAT64)) names += " or float64";
+        if (!is_wide && device.backend->kernels(GOLLM_BFLOAT16)) names += " or uint16 (bfloat16)";
+        return names;
+    }
+
+    void check_array(const Device &device, const ArrayField &field, const View &array, int64_t *words,
+                     const Arrays &arrays, Reals &reals) const {
+        const bool is_good = field.type.is_fixed() ? array.kind == field.type.kind && array.itemsize == field.type.bytes
+                                                   : fits(device, field, array, reals);
+        if (!is_good || array.is_swapped)
+            fail("DTypeError", field.name + " is of dtype " + array.dtype() + "; it must be " +
+                                   (field.type.is_fixed() ? field.type.dtype() : allowed(device, field, reals)));
+        if (!array.is_plain)
+            fail("ShapeError", field.name + " of shape " + array.shape_text() +
+                                   " must be contiguous and aligned in memory (C order)");
+        if (field.is_written() && !array.is_writeable)
             fail("ShapeError", field.name + " is written to, but the array is read-only");
-        const auto extra = array.ndim() - (py::ssize_t)field.shape.size();
-        if (array.size() == 0) check_empty(field, array, extra);
+        const auto extra = array.ndim - (py::ssize_t)field.shape.size();
+        if (array.size == 0) check_empty(field, array, extra);
         bool matches = extra >= 0;
         for (size_t j = 0; matches && j < field.shape.size(); j++) {
             const Size &expected = field.shape[j];
@@ -293,17 +368,22 @@ class Kernel {
     }
 
     // The size of axis j of a shape; axes that the array has before them count with the first.
-    static int64_t axis(const py::array &array, const ArrayField &field, size_t j) {
-        const auto extra = array.ndim() - (py::ssize_t)field.shape.size();
-        int64_t size = array.shape(extra + (py::ssize_t)j);
-        for (py::ssize_t k = 0; j == 0 && k < extra; k++) size *= array.shape(k);
+    static int64_t axis(const View &array, const ArrayField &field, size_t j) {
+        const auto extra = array.ndim - (py::ssize_t)field.shape.size();
+        int64_t size = array.shape[extra + (py::ssize_t)j];
+        for (py::ssize_t k = 0; j == 0 && k < extra; k++) size *= array.shape[k];
         return size;
+    }
+
+    static View view_again(const py::object &object) {
+        return py::isinstance<py::array>(object) ? View(py::reinterpret_borrow<py::array>(object))
+                                                 : View(object, py::cast<const DeviceArray &>(object));
     }
 
     void check_expressions(const Arrays &arrays, const int64_t *words) const {
         for (size_t i = 0; i < arrays_.size(); i++) {
             if (!arrays_[i].has_expression || !arrays[i].object) continue;
-            const auto array = py::reinterpret_borrow<py::array>(arrays[i].object);
+            const View array = view_again(arrays[i].object);
             for (size_t j = 0; j < arrays_[i].shape.size(); j++)
                 if (axis(array, arrays_[i], j) != arrays_[i].shape[j].value(words))
                     fail_shape(arrays_[i], array, words, arrays);
@@ -311,21 +391,21 @@ class Kernel {
     }
 
     // No memory bounds the sizes of an empty array, but loops go over them: over its rows, where it has some.
-    void check_empty(const ArrayField &field, const py::array &array, py::ssize_t extra) const {
+    void check_empty(const ArrayField &field, const View &array, py::ssize_t extra) const {
         int64_t longest = 1, most = EMPTY_ROWS_MAX;
-        for (py::ssize_t k = 0; k < array.ndim(); k++) {
-            if (array.shape(k) == 0 && k <= extra) most = INT32_MAX;
-            if (__builtin_mul_overflow(longest, std::max<int64_t>(1, array.shape(k)), &longest)) longest = INT64_MAX;
+        for (py::ssize_t k = 0; k < array.ndim; k++) {
+            if (array.shape[k] == 0 && k <= extra) most = INT32_MAX;
+            if (__builtin_mul_overflow(longest, std::max<int64_t>(1, array.shape[k]), &longest)) longest = INT64_MAX;
         }
         if (longest > most)
-            fail("ShapeError", field.name + " has shape " + shape_of(array) +
+            fail("ShapeError", field.name + " has shape " + array.shape_text() +
                                    "; the sizes of an empty array may be at most " + std::to_string(most) +
                                    ", all but 0 multiplied");
     }
 
     // "b has shape (5, 7); it must be (N, K) with K = 8, as in a of shape (4, 8)": the symbols that are known, and the
     // other arrays so far that name them.
-    [[noreturn]] void fail_shape(const ArrayField &field, const py::array &array, const int64_t *words,
+    [[noreturn]] void fail_shape(const ArrayField &field, const View &array, const int64_t *words,
                                  const Arrays &arrays) const {
         std::vector<int> known;
         for (const Size &size : field.shape)
@@ -341,11 +421,11 @@ class Kernel {
                 return size.word >= 0 && std::find(known.begin(), known.end(), size.word) != known.end();
             });
             if (shares)
-                seen +=
-                    (seen.empty() ? ", as in " : " and ") + arrays_[i].name + " of shape " + shape_of(arrays[i].object);
+                seen += (seen.empty() ? ", as in " : " and ") + arrays_[i].name + " of shape " +
+                        view_again(arrays[i].object).shape_text();
         }
-        fail("ShapeError",
-             field.name + " has shape " + shape_of(array) + "; it must be (" + field.shape_text + ")" + sizes + seen);
+        fail("ShapeError", field.name + " has shape " + array.shape_text() + "; it must be (" + field.shape_text + ")" +
+                               sizes + seen);
     }
 
     const std::string &name_of(int word) const {
@@ -417,23 +497,26 @@ py::typing::Dict<py::str, py::str> contracts() {
 
 } // namespace
 
-void bind_kernels(py::module_ &m) {
+void bind_kernels(py::module_ &m, Device &device) {
     std::map<std::string, std::shared_ptr<Kernel>> by_name;
     for (const auto &kernel : all_kernels()) by_name[kernel->name()] = kernel;
-    m.def(
-        "workspace_bytes",
-        [by_name](const std::string &kernel, const py::kwargs &sizes) {
-            auto found = by_name.find(kernel);
-            if (found == by_name.end()) raise_error("KernelError", "there is no kernel " + shown(py::str(kernel)));
-            return found->second->workspace_bytes(sizes);
-        },
-        py::arg("kernel"),
-        "Bytes of workspace that a float32 kernel needs for sizes and numbers by name, with the present number of "
-        "threads.");
+    if (device.is_cpu())
+        m.def(
+            "workspace_bytes",
+            [by_name](const std::string &kernel, const py::kwargs &sizes) {
+                auto found = by_name.find(kernel);
+                if (found == by_name.end()) raise_error("KernelError", "there is no kernel " + shown(py::str(kernel)));
+                return found->second->workspace_bytes(sizes);
+            },
+            py::arg("kernel"),
+            "Bytes of workspace that a float32 kernel needs for sizes and numbers by name, with the present number of "
+            "threads.");
     m.def("contracts", contracts, "The contract of every kernel, as kernels.def states it, by name.");
-    const gollm_kernel *table = gollm_kernels(GOLLM_FLOAT32);
-    for (int i = 0; i < gollm_kernel_count(); i++) {
+    const gollm_kernel *table = device.backend->kernels(GOLLM_FLOAT32);
+    for (int i = 0; i < device.backend->n_kernels; i++) {
         const auto kernel = by_name[table[i].name];
-        m.def(table[i].name, [kernel](const py::kwargs &kwargs) { kernel->call(kwargs); }, table[i].contract);
+        m.def(
+            table[i].name, [kernel, &device](const py::kwargs &kwargs) { kernel->call(device, kwargs); },
+            table[i].contract);
     }
 }

@@ -1,5 +1,5 @@
 // gollm._native: version, instruction-set variants, threads; the other parts bind themselves.
-#include "bind.h"
+#include "device.h"
 
 #include <pybind11/typing.h>
 
@@ -95,9 +95,11 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.def("isa_variants", isa_variants, "The variants that were built, from the least to the most demanding.");
     m.def("isa_supported", isa_supported, "The variants that this CPU can run.");
     m.def("set_isa", set_isa, py::arg("name"), "Switches to another variant; raises ConfigError.");
-    bind_kernels(m);
-    bind_plan(m);
-    bind_pool(m);
+    bind_kernels(m, cpu_device());
+    bind_plan_classes(m);
+    bind_plan(m, cpu_device());
+    bind_pool(m, cpu_device());
+    bind_devices(m);
     bind_tokenizers(m);
     bind_sentencepiece(m);
     bind_wordpiece(m);

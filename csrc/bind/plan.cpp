@@ -55,7 +55,9 @@ class Usage {
 
 class Plan : public Made {
   public:
+    explicit Plan(Device &device = cpu_device()) : device_(device) {}
     ~Plan() {
+        device_.backend->forget_plan(&plan_);
         pool_->release();
     } // what lives on in the pool, such as gradients, keeps the pool but not its free blocks
     void begin() { use(true); }
@@ -93,7 +95,7 @@ class Plan : public Made {
         int status;
         {
             WithoutGil released;
-            status = gollm_run_plan(&plan_, times, &failed);
+            status = device_.backend->run_plan(&plan_, times, &failed);
         }
         if (status != GOLLM_OK) fail(status, failed);
     }
@@ -111,6 +113,7 @@ class Plan : public Made {
     }
 
     Pool *pool() const { return pool_.get(); }
+    const Device &device() const { return device_; }
 
   private:
     static constexpr const char *IN_USE =
@@ -138,15 +141,16 @@ class Plan : public Made {
     }
 
     void prepare() {
-        plan_ = {calls_.data(), (int64_t)calls_.size(), 0, 0};
+        plan_ = {calls_.data(), (int64_t)calls_.size(), 0, 0, nullptr};
         int64_t failed;
-        const int status = gollm_prepare_plan(&plan_, &failed);
+        const int status = device_.backend->prepare_plan(&plan_, &failed);
         if (status != GOLLM_OK) fail(status, failed);
     }
 
     [[noreturn]] void fail(int status, int64_t failed) const {
-        raise_error("KernelError",
-                    std::string(calls_[(size_t)failed].kernel->name) + ": " + gollm_status_message(status));
+        const size_t last = calls_.empty() ? 0 : calls_.size() - 1;
+        check_status(device_, status, calls_.empty() ? "a plan" : calls_[std::min((size_t)failed, last)].kernel->name);
+        throw std::logic_error("a plan failed without a status");
     }
 
     void start_alone() {
@@ -161,6 +165,7 @@ class Plan : public Made {
     }
 
     void forget() {
+        device_.backend->forget_plan(&plan_);
         plan_ = {};
         calls_.clear();
         words_.clear();
@@ -178,7 +183,8 @@ class Plan : public Made {
         current = {this, recording, nullptr};
     }
 
-    std::shared_ptr<Pool> pool_ = std::make_shared<Pool>();
+    Device &device_;
+    std::shared_ptr<Pool> pool_ = std::make_shared<Pool>(device_);
     gollm_plan plan_{};
     std::vector<gollm_call> calls_;
     std::deque<std::vector<int64_t>> words_; // the calls' arguments
@@ -192,13 +198,14 @@ class Plan : public Made {
 // takes no memory as long as nobody writes to it, and its kernel calls are checked but not run.
 class Measure : public Made {
   public:
+    explicit Measure(Device &device = cpu_device()) : device_(device) {}
     ~Measure() { pool_->release(); }
 
     void begin() { // keeps it alive until end()
         refuse_inside("a step cannot be measured");
         if (in_use_.exchange(true)) raise_error("GollmError", "this measurement is in use by another thread");
         pool_->release();
-        pool_ = std::make_shared<Pool>(Pool::Memory::Imaginary);
+        pool_ = std::make_shared<Pool>(device_, Pool::Memory::Imaginary);
         workspace_bytes_ = 0;
         py::cast(this).inc_ref();
         current = {nullptr, false, this};
@@ -219,31 +226,36 @@ class Measure : public Made {
     size_t bytes_held() const { return pool_->held(); }
     int64_t workspace_bytes() const { return workspace_bytes_; }
     Pool *pool() const { return pool_.get(); }
+    const Device &device() const { return device_; }
 
   private:
-    std::shared_ptr<Pool> pool_ = std::make_shared<Pool>(Pool::Memory::Imaginary);
+    Device &device_;
+    std::shared_ptr<Pool> pool_ = std::make_shared<Pool>(device_, Pool::Memory::Imaginary);
     std::atomic<int64_t> workspace_bytes_{0};
     std::atomic<bool> in_use_{false};
 };
 
 } // namespace
 
-PoolInUse pool_in_use() {
-    if (current.measure) return {current.measure->pool(), false};
-    if (!current.plan) return {nullptr, false};
-    return {current.plan->pool(), !current.recording};
+PoolInUse pool_in_use(const Device &device) {
+    if (current.measure && &current.measure->device() == &device) return {current.measure->pool(), false, true};
+    if (current.plan && &current.plan->device() == &device) return {current.plan->pool(), !current.recording, false};
+    return {nullptr, false, false};
 }
 
-bool measure_call(const gollm_kernel *kernel, const int64_t *words) {
-    if (current.measure) current.measure->note(kernel, words);
-    return current.measure;
+bool measure_call(const Device &device, const gollm_kernel *kernel, const int64_t *words) {
+    const bool measuring = current.measure && &current.measure->device() == &device;
+    if (measuring) current.measure->note(kernel, words);
+    return measuring;
 }
 
-void record_call(const gollm_kernel *kernel, const int64_t *words, int n_words, const Arrays &arrays) {
-    if (current.plan && current.recording) current.plan->append(kernel, words, n_words, arrays);
+void record_call(const Device &device, const gollm_kernel *kernel, const int64_t *words, int n_words,
+                 const Arrays &arrays) {
+    if (current.plan && current.recording && &current.plan->device() == &device)
+        current.plan->append(kernel, words, n_words, arrays);
 }
 
-void bind_plan(py::module_ &m) {
+void bind_plan_classes(py::module_ &m) {
     py::class_<Plan>(m, "Plan")
         .def(made<Plan>())
         .def("begin", &Plan::begin, "Forgets what was recorded and records this thread's kernel calls until end().")
@@ -263,6 +275,13 @@ void bind_plan(py::module_ &m) {
                                "Bytes that the pool of a plan of the same step holds.")
         .def_property_readonly("workspace_bytes", &Measure::workspace_bytes,
                                "Bytes of the largest workspace of a call, with the number of threads at that time.");
+}
+
+void bind_plan(py::module_ &m, Device &device) {
+    if (!device.is_cpu()) { // whose own are the classes themselves
+        m.def("Plan", [&device] { return std::unique_ptr<Plan>(::new Plan(device)); });
+        m.def("Measure", [&device] { return std::unique_ptr<Measure>(::new Measure(device)); });
+    }
     m.def(
         "plan_in_use", [] { return current.measure || current.plan; },
         "Whether a plan records or lends its memory in this thread, or a step is measured: no other plan runs then.");

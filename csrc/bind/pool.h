@@ -2,7 +2,7 @@
 // nothing from the system.
 #pragma once
 
-#include "bind.h"
+#include "device.h"
 
 #include <map>
 #include <memory>
@@ -18,7 +18,7 @@ class Pool : public std::enable_shared_from_this<Pool> {
         std::shared_ptr<Pool> pool; // while it is in use: blocks may outlive their plan
     };
 
-    explicit Pool(Memory memory = Memory::Real) : memory_(memory) {}
+    explicit Pool(Device &device, Memory memory = Memory::Real) : device_(device), memory_(memory) {}
     Pool(const Pool &) = delete;
     ~Pool() { release(); }
 
@@ -33,7 +33,9 @@ class Pool : public std::enable_shared_from_this<Pool> {
   private:
     void *allocate(size_t bytes) const; // nullptr where there is no memory
     void free(Block *block) const;
+    bool is_real() const { return memory_ == Memory::Real; }
 
+    Device &device_;
     const Memory memory_;
     size_t held_ = 0;
     std::multimap<size_t, Block *> free_;
@@ -41,9 +43,11 @@ class Pool : public std::enable_shared_from_this<Pool> {
     size_t lent_ = 0;
 };
 
-// Where empty() takes memory from on this thread: the pool of the plan that is recorded or lends its memory, or nullptr.
+// Where a device's new arrays take memory from on this thread: the pool of its plan that is recorded or lends its memory, or
+// nullptr. With `measuring`, it is that of a measurement, and nobody may touch it.
 struct PoolInUse {
     Pool *pool;
     bool lent;
+    bool measuring;
 };
-PoolInUse pool_in_use();
+PoolInUse pool_in_use(const Device &device);

@@ -11,12 +11,14 @@ import functools
 import os
 import re
 import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from gollm import _native
 from kernels.harness import Guarded, Row
@@ -45,21 +47,46 @@ def engine() -> str:
     return compiled(HERE / "emulation.cpp", Path(ENGINE.name) / "emulation.o", "-O3")
 
 
-def build(
-    folder: Path, files: Iterable[str] = ("*",), variants: Collection[str] = tuple(VARIANTS), cuda: Path = CUDA
-) -> Path:
-    """The library with these kernel files of the folder `cuda`; the rows of the others are empty. All files of a
-    variant compile as one."""
+def objects_of(folder: Path, files: Iterable[str], variants: Collection[str], cuda: Path) -> list[str]:
+    """The device and these kernel files of the folder `cuda`; the rows of the others are empty. All files of a variant
+    compile as one."""
     kernels = sorted(path for name in files for path in cuda.glob(f"{name}.cu") if path.stem not in ("device", "table"))
-    objects = [engine(), compiled(cuda / "device.cu", folder / "device.o", cuda=cuda)]
+    objects = [compiled(cuda / "device.cu", folder / "device.o", cuda=cuda)]
     for variant, flags in VARIANTS.items():
         unit = folder / f"{variant}.cpp"
         chosen = [cuda / "table.cu", *(kernels if variant in variants else [])]
         unit.write_text("".join(f'#include "{path}"\n' for path in chosen))
         objects.append(compiled(unit, folder / f"{variant}.o", f"-DGOLLM_VARIANT={variant}", *flags, cuda=cuda))
+    return objects
+
+
+@functools.cache
+def all_objects() -> list[str]:
+    """All kernels, once for all builds of a process."""
+    return objects_of(Path(ENGINE.name), ["*"], list(VARIANTS), CUDA)
+
+
+def build(
+    folder: Path,
+    files: Iterable[str] | None = None,
+    variants: Collection[str] = tuple(VARIANTS),
+    cuda: Path = CUDA,
+) -> Path:
+    """The library with these kernel files, or all of them."""
+    objects = all_objects() if files is None else objects_of(folder, files, variants, cuda)
     library = folder / "libgollm_cuda_emulated.so"
-    subprocess.run([COMPILER[0], "-shared", "-o", str(library), *objects], check=True)
+    subprocess.run([COMPILER[0], "-shared", "-o", str(library), engine(), *objects], check=True)
     return library
+
+
+def build_module(folder: Path) -> Path:
+    """All kernels as the module gollm._cuda."""
+    pybind11, python = pytest.importorskip("pybind11").get_include(), sysconfig.get_path("include")
+    path = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    command = [COMPILER[0], "-shared", "-fPIC", "-std=c++17", "-O1", "-fvisibility=hidden"]
+    command += ['-DGOLLM_CUDA_TARGETS="emulated"', *(f"-I{d}" for d in (CUDA, ROOT / "csrc", pybind11, python))]
+    subprocess.run([*command, "-o", str(path), str(CUDA / "module.cpp"), engine(), *all_objects()], check=True)
+    return path
 
 
 class Kernel(ctypes.Structure):
@@ -82,10 +109,13 @@ class Plan(ctypes.Structure):
         ("n_calls", ctypes.c_int64),
         ("workspace", ctypes.c_int64),
         ("n_threads", ctypes.c_int),
+        ("recording", ctypes.c_void_p),
     ]
 
 
 I64 = ctypes.c_int64
+PlanFunction = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Plan), ctypes.POINTER(I64))
+CopyFunction = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, I64)
 
 
 class Backend(ctypes.Structure):
@@ -93,14 +123,19 @@ class Backend(ctypes.Structure):
         ("name", ctypes.c_char_p),
         ("n_kernels", ctypes.c_int),
         ("kernels", ctypes.CFUNCTYPE(ctypes.POINTER(Kernel), ctypes.c_int)),
+        ("prepare_plan", PlanFunction),
         ("run_plan", ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Plan), I64, ctypes.POINTER(I64))),
+        ("forget_plan", ctypes.CFUNCTYPE(None, ctypes.POINTER(Plan))),
         ("finish", ctypes.CFUNCTYPE(ctypes.c_int)),
         ("workspace_size", ctypes.CFUNCTYPE(I64)),
         ("reserve_workspace", ctypes.CFUNCTYPE(ctypes.c_int, I64)),
         ("release_workspace", ctypes.CFUNCTYPE(None)),
         ("allocate", ctypes.CFUNCTYPE(ctypes.c_void_p, I64)),
         ("release", ctypes.CFUNCTYPE(None, ctypes.c_void_p)),
-        ("copy", ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, I64)),
+        ("write", CopyFunction),
+        ("copy", CopyFunction),
+        ("free_memory", ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(I64), ctypes.POINTER(I64))),
+        ("error", ctypes.CFUNCTYPE(ctypes.c_char_p)),
     ]
 
 
@@ -141,7 +176,7 @@ class Device:
         args = np.array(words, np.int64)
         kernel = ctypes.pointer(self.backend.kernels(DTYPES[dtype])[self.names.index(name)])
         call, failed = Call(kernel, args.ctypes.data, 0), I64()
-        plan = Plan(ctypes.pointer(call), 1, 0, 0)
+        plan = Plan(ctypes.pointer(call), 1, 0, 0, None)
         status = self.backend.run_plan(ctypes.byref(plan), 1, ctypes.byref(failed))
         return self.backend.finish() or status
 

@@ -3,7 +3,10 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <map>
+#include <mutex>
 #include <sys/mman.h>
+#include <unordered_map>
 #include <utility>
 
 #if !defined(__x86_64__)
@@ -39,6 +42,7 @@ gollm_switch_fiber:
 namespace emulation {
 
 Timing timing;
+Graph *captured;
 Fiber *self;
 dim3 block_index, block_size, grid_size;
 
@@ -184,6 +188,54 @@ void fail(const char *format, ...) {
     std::fprintf(stderr, "\n");
     std::abort();
 }
+
+/* Pieces of one range of addresses, each behind the last; one that was given back serves for as many bytes again. */
+static struct {
+    char *begin = nullptr;
+    size_t used = 0, given_back = 0;
+    int touching = 0;
+    std::map<size_t, std::vector<void *>> free;
+    std::unordered_map<void *, size_t> sizes;
+    std::mutex mutex;
+} memory;
+
+void *allocate(size_t bytes) {
+    const std::lock_guard<std::mutex> lock(memory.mutex);
+    if (!memory.begin)
+        memory.begin =
+            (char *)mmap(nullptr, MEMORY_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    bytes = (bytes + 255) / 256 * 256 + 256;
+    void *found;
+    if (auto &same = memory.free[bytes]; !same.empty()) {
+        found = same.back();
+        same.pop_back();
+        memory.given_back -= bytes;
+    } else {
+        if (bytes > MEMORY_BYTES - memory.used) return nullptr;
+        found = memory.begin + memory.used;
+        memory.used += bytes;
+        memory.sizes[found] = bytes;
+    }
+    return found;
+}
+
+void release(void *p) {
+    const std::lock_guard<std::mutex> lock(memory.mutex);
+    if (!p) return;
+    memory.free[memory.sizes.at(p)].push_back(p);
+    memory.given_back += memory.sizes.at(p);
+}
+
+size_t free_bytes() { return MEMORY_BYTES - memory.used + memory.given_back; }
+
+static void protect(int change, int protection) {
+    const std::lock_guard<std::mutex> lock(memory.mutex);
+    const bool first = memory.touching == 0 && change > 0;
+    memory.touching += change;
+    if ((first || memory.touching == 0) && memory.begin) mprotect(memory.begin, memory.used, protection);
+}
+Touching::Touching() { protect(1, PROT_READ | PROT_WRITE); }
+Touching::~Touching() { protect(-1, PROT_NONE); }
 
 void run_block(int n_threads, size_t shared_bytes, const std::function<void()> &body) {
     Block &b = block;

@@ -67,6 +67,20 @@ extern dim3 block_index, block_size, grid_size;
 
 [[noreturn]] void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* A graph: launches that wait for being run, and the one that launches go into while a stream is captured. */
+using Graph = std::vector<std::function<void()>>;
+extern Graph *captured;
+
+/* The device's memory: the program must not touch it, and where it does it dies, but for launches and copies. */
+constexpr size_t MEMORY_BYTES = (size_t)4 << 30;
+void *allocate(size_t bytes);
+void release(void *memory);
+size_t free_bytes();
+struct Touching {
+    Touching();
+    ~Touching();
+};
+
 void run_block(int n_threads, size_t shared_bytes, const std::function<void()> &body);
 int block_barrier(int votes); // the sum of all threads' votes
 /* Every lane of the mask brings a slot; the last one calls work(slots) for all. */
@@ -86,14 +100,21 @@ void mma_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
 
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared_bytes, A... args) {
-    const std::function<void()> body = [=] { kernel(static_cast<P>(args)...); };
-    grid_size = grid, block_size = dim3((unsigned)threads);
-    for (unsigned z = 0; z < grid.z; z++)
-        for (unsigned y = 0; y < grid.y; y++)
-            for (unsigned x = 0; x < grid.x; x++) {
-                block_index = dim3(x, y, z);
-                run_block(threads, shared_bytes, body);
-            }
+    const auto work = [=] {
+        const Touching memory;
+        const std::function<void()> body = [=] { kernel(static_cast<P>(args)...); };
+        grid_size = grid, block_size = dim3((unsigned)threads);
+        for (unsigned z = 0; z < grid.z; z++)
+            for (unsigned y = 0; y < grid.y; y++)
+                for (unsigned x = 0; x < grid.x; x++) {
+                    block_index = dim3(x, y, z);
+                    run_block(threads, shared_bytes, body);
+                }
+    };
+    if (captured)
+        captured->push_back(work);
+    else
+        work();
 }
 
 enum class Shuffle { xor_, up, down, index };
@@ -266,12 +287,28 @@ inline void mma_s8u8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint3
 }
 
 /* The runtime, as far as cuda/device.cu uses it: one device, whose memory is the program's. */
+/* The runtime, as far as cuda/device.cu uses it: one device, whose work is done when it is asked for. */
 typedef void *cudaStream_t;
+typedef void *cudaEvent_t;
+typedef emulation::Graph *cudaGraph_t, *cudaGraphExec_t;
 enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2 };
 enum cudaMemcpyKind { cudaMemcpyDefault };
-enum { cudaStreamNonBlocking };
-inline const char *cudaGetErrorString(cudaError_t) { return "an emulated error"; }
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
+enum { cudaStreamNonBlocking, cudaEventDisableTiming };
+struct cudaDeviceProp {
+    char name[256];
+    size_t totalGlobalMem;
+    int major, minor;
+};
+inline const char *cudaGetErrorString(cudaError_t error) {
+    return error == cudaErrorMemoryAllocation ? "out of memory" : "no error";
+}
 inline cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, cudaSuccess; }
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int) {
+    return *properties = {"emulated GPU", emulation::MEMORY_BYTES, 8, 0}, cudaSuccess;
+}
+inline cudaError_t cudaDriverGetVersion(int *version) { return *version = 13000, cudaSuccess; }
+inline cudaError_t cudaRuntimeGetVersion(int *version) { return *version = 13000, cudaSuccess; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 enum cudaDeviceAttr {
     cudaDevAttrComputeCapabilityMajor,
@@ -284,15 +321,39 @@ inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, 
     return *value = values[attribute], cudaSuccess;
 }
 inline cudaError_t cudaMalloc(void **p, size_t bytes) {
-    *p = std::aligned_alloc(256, (bytes + 255) / 256 * 256 + 256);
-    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+    return *p = emulation::allocate(bytes), *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
-inline cudaError_t cudaFree(void *p) { return std::free(p), cudaSuccess; }
+inline cudaError_t cudaFree(void *p) { return emulation::release(p), cudaSuccess; }
+inline cudaError_t cudaMallocHost(void **p, size_t bytes) { return *p = std::malloc(bytes), cudaSuccess; }
+inline cudaError_t cudaMemGetInfo(size_t *left, size_t *total) {
+    return *left = emulation::free_bytes(), *total = emulation::MEMORY_BYTES, cudaSuccess;
+}
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, int) { return *event = nullptr, cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, int) { return *stream = nullptr, cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+    if (emulation::captured) emulation::fail("a copy while a stream is captured");
+    const emulation::Touching memory;
     return std::memcpy(to, from, bytes), cudaSuccess;
 }
 inline cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t) {
+    const emulation::Touching memory;
     return std::memset(to, byte, bytes), cudaSuccess;
 }
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+    return emulation::captured = new emulation::Graph, cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph) {
+    return *graph = emulation::captured, emulation::captured = nullptr, cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *made, cudaGraph_t graph, int) {
+    return *made = new emulation::Graph(*graph), cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
+    for (const auto &work : *graph) work();
+    return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return delete graph, cudaSuccess; }
