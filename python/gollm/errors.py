@@ -13,6 +13,7 @@ __all__ = [  # gollm has GollmError and CheckpointError
     "ConfigError",
     "DTypeError",
     "DataError",
+    "DeviceError",
     "EvaluationError",
     "FormatError",
     "GenerationError",
@@ -39,6 +40,10 @@ class ShapeError(GollmError, ValueError):
 
 class DTypeError(GollmError, TypeError):
     """A tensor of a dtype that an operation does not take."""
+
+
+class DeviceError(GollmError, RuntimeError):
+    """A device that is not there, or that cannot do what it was asked for."""
 
 
 class TokenizerError(GollmError, ValueError):

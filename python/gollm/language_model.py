@@ -21,13 +21,15 @@ from gollm.inference.chat_template import Messages, template_of
 from gollm.inference.engine import pieces
 from gollm.inference.generation import prompt_ids
 from gollm.inference.sampling import Sampling, check_text_only
-from gollm.kernels import Array
+from gollm.kernels import Array, cpu
+from gollm.kernels.devices import DeviceName, ModelDType, kernels_of
 from gollm.model.batch import Batch
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
 from gollm.model.lora import added_to, with_adapter
 from gollm.model.token_ids import token_ids
+from gollm.nn import dtypes
 from gollm.nn.products import group_of
 from gollm.nn.storage import ROW_MAJOR
 from gollm.nn.tape import no_grad
@@ -142,8 +144,9 @@ class LanguageModel:
         parameters, added = self.decoder.parameters, added_to(self.decoder)
 
         def read(name: str, out: Array) -> None:
-            storage = parameters[name].storage
-            out[...] = storage.array if storage.layout == ROW_MAJOR else dequantise(storage)
+            parameter = parameters[name]
+            plain = parameter.storage.layout == ROW_MAJOR
+            out[...] = parameter.data if plain else dequantise(parameter.storage.to(cpu))
             for begin, rows in added.get(name, ()):
                 out[begin : begin + len(rows)] += rows
 
@@ -151,7 +154,7 @@ class LanguageModel:
             storage = parameters[name].storage
             if storage.layout == ROW_MAJOR or name in added:
                 return None
-            return Packed(storage.dtype, group_of(storage), lambda: storage)
+            return Packed(storage.dtype, group_of(storage), lambda: storage.to(cpu))
 
         source = formats.Source(self.config, read, self.tokenizer, self.defaults, packed=packed)
         formats.format_named("golm").write(source, as_path(path, CheckpointError), "f32")
@@ -164,6 +167,8 @@ def load(
     context: int | None = None,
     rope_scaling: str | None = None,
     dequantise: bool = False,
+    device: DeviceName = "cpu",
+    dtype: ModelDType = "float32",
 ) -> LanguageModel:
     """The model at `path` in any format of gollm.formats, which is told by its content; a run folder's best checkpoint.
 
@@ -171,11 +176,13 @@ def load(
     does not have. `context` is another number of tokens than the model is for; `rope_scaling` ("linear", "llama3" or
     "none") says how the positions of a longer one are rotated: see ModelConfig.with_context. Weights that are
     quantised or stored in 16 bits are used as they are, and cannot be trained; with `dequantise` they become float32,
-    which can, and takes several times the memory. Raises FormatError for a
-    model that is missing, damaged or not supported, TokenizerError for such a tokenizer, ConfigError for a context that
-    it cannot have."""
+    which can, and takes several times the memory. `device` is where it computes: "cpu", "cuda", or "auto" for a GPU
+    where there is one; there `dtype` may be "bfloat16", and such a model cannot be trained either. Raises DeviceError
+    for a device that is not there, FormatError for a model that is missing, damaged or not supported, TokenizerError
+    for such a tokenizer, ConfigError for a context that it cannot have."""
     if rope_scaling is not None and context is None:
         raise ConfigError(f"rope_scaling is {rope_scaling!r}, but there is no context to scale to; give both")
+    kernels = kernels_of(device, dtype)
     with formats.open_model(path, tokenizer) as source:
         config = source.config if context is None else source.config.with_context(context, rope_scaling)
         weights = source.weights()
@@ -183,10 +190,15 @@ def load(
         if weights is None:
             stored = source.as_stored()
             found = {} if dequantise else {name: stored.packed(name) for name in decoder.parameters}
-            packed = {name: weight.storage() for name, weight in found.items() if weight is not None}
+            plain = (dtypes.bfloat16, dtypes.float16) if dtype == "bfloat16" else ()  # to be rounded like the others
+            packed = {n: weight.storage() for n, weight in found.items() if weight and weight.dtype not in plain}
             decoder.parameters.freeze(packed)
             decoder.parameters.let_go(packed)
             for name, parameter in decoder.parameters.items():
                 if name not in packed:
                     source.read(name, parameter.data)
+        if not kernels.is_cpu:
+            if dtype == "bfloat16":
+                decoder.parameters.freeze(decoder.parameters)
+            decoder.to(kernels, getattr(dtypes, dtype))
         return LanguageModel(decoder, source.tokenizer, source.defaults, source.without_tokenizer)

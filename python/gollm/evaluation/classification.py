@@ -73,9 +73,9 @@ def classify(model: LanguageModel, texts: Sequence[str]) -> Array:
         for line, i in zip(inputs, batch, strict=True):
             line[: len(rows[i])] = rows[i]
         with no_grad():
-            hidden = model.decoder.hidden(Batch.of_sequences(inputs)).data
-        last = hidden[np.arange(len(batch)), [len(rows[i]) - 1 for i in batch]]
-        logits = model.decoder.head_logits(last).astype(np.float64)
+            hidden = model.decoder.hidden(Batch.of_sequences(inputs))
+        last = [line * longest + len(rows[i]) - 1 for line, i in enumerate(batch)]
+        logits = model.decoder.head_logits(hidden, last).data.astype(np.float64)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         found[batch] = weights / weights.sum(axis=1, keepdims=True)
     return found

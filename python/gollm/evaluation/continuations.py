@@ -13,7 +13,7 @@ import numpy as np
 
 from gollm.errors import EvaluationError
 from gollm.evaluation.token_scores import log_softmax, refuse_classifier
-from gollm.inference.pages import CachedSequence, PagePool, next_batch, pages_for
+from gollm.inference.pages import CachedSequence, PagePool, cache_dtype_of, next_batch, pages_for
 from gollm.kernels import Array
 from gollm.language_model import LanguageModel
 from gollm.tokenizers import Tokenizer
@@ -64,7 +64,9 @@ class Scorer:
     def _make_room(self, n_pages: int) -> None:
         """A pool of so many pages. Nothing is computed in it yet."""
         self._n_pages = n_pages
-        self._sequence = CachedSequence(PagePool(self.model.config, n_pages))
+        decoder = self.model.decoder
+        pool = PagePool(decoder.config, n_pages, cache_dtype_of(decoder), decoder.parameters.kernels)
+        self._sequence = CachedSequence(pool)
         self._prompt: list[int] = []
         self._after = np.empty(0, np.float32)  # the logits behind the prompt
 
@@ -87,7 +89,7 @@ class Scorer:
         logits: dict[int, Array] = {}
         if longer:
             sequences = [self._sequence.copy() for _ in longer]
-            rows = self.model.decoder.cached_logits(next_batch(sequences, [fed[i] for i in longer]))
+            rows = self.model.decoder.cached_logits(next_batch(sequences, [fed[i] for i in longer])).data
             at = 0
             for i in longer:
                 logits[i] = rows[at : at + len(fed[i])]

@@ -23,6 +23,7 @@ from gollm.model.batch import Batch
 from gollm.model.decoder import Decoder
 from gollm.model.token_ids import token_ids
 from gollm.nn.tape import no_grad
+from gollm.nn.tensor import Tensor
 
 BATCH_TOKENS = 1024  # of a forward pass, for models of a short context
 CHUNK_LOGITS = 1 << 22  # held at a time: 32 MB a model, and as much again for each array of the comparison
@@ -136,19 +137,20 @@ def _distributions(decoders: list[Decoder], tokens: Array, context: int, stride:
         while batch := list(itertools.islice(alike, max(1, BATCH_TOKENS // context))):
             inputs = np.stack([tokens[window.start : window.stop] for window in batch])
             targets = np.concatenate([tokens[window.stop - n_scored + 1 : window.stop + 1] for window in batch])
-            hidden = [_hidden(decoder, inputs, n_scored) for decoder in decoders]
+            hidden = [_hidden(decoder, inputs) for decoder in decoders]
+            T = inputs.shape[1]
+            rows = np.arange(inputs.size).reshape(-1, T)[:, T - n_scored :].reshape(-1)  # each window's last tokens
             size = max(1, CHUNK_LOGITS // decoders[0].config.vocab_size)
             for i in range(0, len(targets), size):
-                rows = slice(i, i + size)
+                part = slice(i, i + size)
                 pairs = zip(decoders, hidden, strict=True)
-                yield targets[rows], *(log_softmax(decoder.head_logits(x[rows])) for decoder, x in pairs)
+                yield targets[part], *(log_softmax(decoder.head_logits(x, rows[part]).data) for decoder, x in pairs)
 
 
-def _hidden(decoder: Decoder, inputs: Array, n_scored: int) -> Array:
-    """(B, T) tokens -> (B * n_scored, C), of the last tokens of each window"""
+def _hidden(decoder: Decoder, inputs: Array) -> Tensor:
+    """(B, T) tokens -> (B, T, C)"""
     with no_grad():
-        hidden = decoder.hidden(Batch.of_sequences(inputs)).data
-    return hidden[:, -n_scored:].reshape(-1, hidden.shape[-1])
+        return decoder.hidden(Batch.of_sequences(inputs))
 
 
 def log_softmax(logits: Array) -> Array:

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from gollm.inference.drawing import Row, kernel_options
 from gollm.inference.packing import packed_for_decoding
 from gollm.inference.pages import CachedSequence, PagePool, next_batch
-from gollm.kernels import Array, cpu
+from gollm.kernels import Array
 from gollm.model.batch import Batch, Cache
 from gollm.model.decoder import Decoder
 from gollm.nn.plan import Plan
+from gollm.nn.tensor import Tensor
 
 AHEAD = 32  # tokens that are drawn in one native call, at most
 
@@ -32,8 +34,8 @@ class CachedForward:
         self.max_recorded_rows = max_recorded_rows
         self._packed: Decoder | None = None  # made for the first recording
         # by rows, sequences, and how many tokens are drawn from at the end
-        self._plans: OrderedDict[tuple[int, int, int], Plan[Array]] = OrderedDict()
-        self._pool = pool
+        self._plans: OrderedDict[tuple[int, int, int], Plan[Any]] = OrderedDict()
+        self._pool, self._kernels = pool, model.parameters.kernels
 
     def __call__(
         self, sequences: Sequence[CachedSequence], tokens: Sequence[Sequence[int]], rows: Sequence[int] | None
@@ -43,15 +45,15 @@ class CachedForward:
         They hold until the next call."""
         batch = next_batch(sequences, tokens)
         if rows is not None:
-            return self.model.cached_logits(batch, rows)
+            return self.model.cached_logits(batch, rows).data
         n = len(batch.tokens)
-        if n > self.max_recorded_rows or self.model.parameters.kernels.plan_in_use():
-            return self.model.cached_logits(batch)
+        if n > self.max_recorded_rows or self._kernels.plan_in_use():
+            return self.model.cached_logits(batch).data
         cache = batch.cache
         assert cache is not None
-        return self._plan(n, len(sequences))(
-            batch.tokens, batch.positions, cache.page_table, cache.lengths, cache.query_offsets
-        )
+        plan = self._plan(n, len(sequences))
+        logits: Tensor = plan(batch.tokens, batch.positions, cache.page_table, cache.lengths, cache.query_offsets)
+        return logits.data
 
     def draw_ahead(self, sequences: Sequence[CachedSequence], rows: Sequence[Row], vocab_size: int, n: int) -> Array:
         """The next n tokens of each sequence, of which only the last token is not in the cache yet; n is at most AHEAD.
@@ -69,10 +71,10 @@ class CachedForward:
         options = kernel_options(rows, vocab_size)
         places = (options["position"][:, None] + np.arange(n)) % AHEAD
         arrays = (batch.tokens, batch.positions, cache.page_table, cache.lengths, cache.query_offsets)
-        ring = plan(*arrays, *options.values(), times=n)
+        ring = self._kernels.to_host(plan(*arrays, *options.values(), times=n))
         return np.take_along_axis(ring, places, axis=1)
 
-    def _plan(self, n_rows: int, n_sequences: int, draws_from: int = 0) -> Plan[Array]:
+    def _plan(self, n_rows: int, n_sequences: int, draws_from: int = 0) -> Plan[Any]:
         """A pass, with draws_from > 0 one that ends in a draw from so many tokens."""
         shape = (n_rows, n_sequences, draws_from)
         plan = self._plans.get(shape)
@@ -93,12 +95,12 @@ class CachedForward:
 # What a plan holds refers to no plan: a cycle would keep its memory until Python looks for cycles.
 
 
-def _every_row(model: Decoder, pool: PagePool) -> Plan[Array]:
-    def logits(tokens: Array, positions: Array, page_table: Array, lengths: Array, query_offsets: Array) -> Array:
+def _every_row(model: Decoder, pool: PagePool) -> Plan[Tensor]:
+    def logits(tokens: Array, positions: Array, page_table: Array, lengths: Array, query_offsets: Array) -> Tensor:
         cache = Cache(pool.k_pages, pool.v_pages, page_table, lengths, query_offsets)
         return model.cached_logits(Batch(tokens, positions, cache))
 
-    return Plan(logits)
+    return Plan(logits, pool.kernels)
 
 
 def _then_a_draw(model: Decoder, pool: PagePool, vocab_size: int) -> Plan[Array]:
@@ -116,13 +118,14 @@ def _then_a_draw(model: Decoder, pool: PagePool, vocab_size: int) -> Plan[Array]
         choice: Array,
         position: Array,
     ) -> Array:
-        ring = cpu.empty((len(tokens), AHEAD), np.dtype(np.int32))  # first, so that no pass takes its memory
+        kernels = pool.kernels
+        ring = kernels.empty((tokens.shape[0], AHEAD), np.dtype(np.int32))  # first, so that no pass takes its memory
         cache = Cache(pool.k_pages, pool.v_pages, page_table, lengths, query_offsets)
-        logits = model.cached_logits(Batch(tokens, positions, cache))
+        logits = model.cached_logits(Batch(tokens, positions, cache)).storage
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
         draws = {"seed": seed, "choice": choice, "position": position}
-        cpu.sample(tokens=tokens, logits=logits, vocab_size=vocab_size, **options, **draws)
-        cpu.advance(positions=positions, lengths=lengths, drawn_at=position, text=ring, tokens=tokens)
+        kernels.sample(tokens=tokens, logits=logits, vocab_size=vocab_size, **options, **draws)
+        kernels.advance(positions=positions, lengths=lengths, drawn_at=position, text=ring, tokens=tokens)
         return ring
 
-    return Plan(draw)
+    return Plan(draw, pool.kernels)

@@ -27,8 +27,9 @@ def packed(w: Storage) -> Storage:
 def packed_for_decoding(model: Decoder) -> Decoder:
     """A decoder with a packed copy of the float32 matrices, and the rest of the model's weights as they are; the same
     bits. The model itself where there is nothing to pack, or too much, or where it has adapters. What changes the
-    model's weights afterwards does not change the copy."""
-    if any(".adapter." in name for name in model.parameters):
+    model's weights afterwards does not change the copy. Kernels of other devices than the CPU read plain matrices as
+    they are."""
+    if not model.parameters.kernels.is_cpu or any(".adapter." in name for name in model.parameters):
         return model
     config, storages = model.config, {name: p.storage for name, p in model.parameters.items()}
     tables = {"token_embedding", "position_embedding"}

@@ -16,13 +16,13 @@ from typing import Literal, get_args
 import numpy as np
 
 from gollm.errors import ConfigError, GenerationError
+from gollm.kernels import Kernels, cpu
 from gollm.model.batch import Batch, Cache
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn import dtypes
 from gollm.nn.dtypes import DType
 from gollm.nn.storage import Storage
-from gollm.nn.tensor import empty
 
 PAGE_SIZE = 64  # tokens; a multiple of 32, so that kernels read keys from where they lie
 
@@ -39,13 +39,13 @@ def pages_for(n_tokens: int) -> int:
 
 
 def cache_dtype_of(model: Decoder, cache_dtype: CacheDType = "float32") -> DType:
-    """The dtype of a pool for a model: "float32" is that of its activations, which in tests is float64.
+    """The dtype of a pool for a model: "float32" is that of its activations, bfloat16 perhaps on a GPU, and float64 in
+    tests.
 
     Raises ConfigError for another name."""
     if cache_dtype not in get_args(CacheDType):
         raise ConfigError(f"cache_dtype is {cache_dtype!r}; it must be one of {', '.join(get_args(CacheDType))}")
-    own = dtypes.float64 if model.parameters.dtype == np.float64 else dtypes.float32
-    return {"float32": own, "bfloat16": dtypes.bfloat16, "float16": dtypes.float16}[cache_dtype]
+    return {"float32": model.parameters.read_dtype, "bfloat16": dtypes.bfloat16, "float16": dtypes.float16}[cache_dtype]
 
 
 class PagePool:
@@ -55,10 +55,13 @@ class PagePool:
     k_pages: (n_layers, n_pages, n_kv_heads, head_dim, PAGE_SIZE)
     v_pages: (n_layers, n_pages, n_kv_heads, PAGE_SIZE, head_dim)"""
 
-    def __init__(self, config: ModelConfig, n_pages: int, dtype: DType = dtypes.float32) -> None:
-        G, D = config.n_kv_heads, config.head_dim
-        self.k_pages = Storage(empty((config.n_layers, n_pages, G, D, PAGE_SIZE), dtype.array), dtype)
-        self.v_pages = Storage(empty((config.n_layers, n_pages, G, PAGE_SIZE, D), dtype.array), dtype)
+    def __init__(
+        self, config: ModelConfig, n_pages: int, dtype: DType = dtypes.float32, kernels: Kernels = cpu
+    ) -> None:
+        L, G, D, Z = config.n_layers, config.n_kv_heads, config.head_dim, PAGE_SIZE
+        self.kernels = kernels
+        self.k_pages = Storage(kernels.empty((L, n_pages, G, D, Z), dtype.array), dtype, kernels=kernels)
+        self.v_pages = Storage(kernels.empty((L, n_pages, G, Z, D), dtype.array), dtype, kernels=kernels)
         self.pages_of_a_sequence = min(n_pages, pages_for(config.context))  # at most
         self._users = [0] * n_pages
         self._free = list(range(n_pages - 1, -1, -1))  # the lowest number is taken first
@@ -130,7 +133,8 @@ class CachedSequence:
         copy.extend(self.length - copy.length)
         for old, new in zip(self.pages[n_full:], copy.pages[n_full:], strict=True):
             for pages in (self.pool.k_pages.array, self.pool.v_pages.array):
-                pages[:, new] = pages[:, old]
+                for layer in range(pages.shape[0]):
+                    self.pool.kernels.write(pages[layer, new], pages[layer, old])
         return copy
 
     def truncate(self, n_tokens: int) -> None:

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from gollm.inference.pages import PAGE_SIZE, PagePool
+from gollm.kernels import Kernels, cpu
 from gollm.model.config import ModelConfig
 from gollm.nn import dtypes
 from gollm.nn.dtypes import DType
@@ -35,8 +36,10 @@ class Prefix:
 class PrefixPool(PagePool):
     """A pool that remembers full pages. It is a user of these itself, so that they outlive the sequences."""
 
-    def __init__(self, config: ModelConfig, n_pages: int, dtype: DType = dtypes.float32) -> None:
-        super().__init__(config, n_pages, dtype)
+    def __init__(
+        self, config: ModelConfig, n_pages: int, dtype: DType = dtypes.float32, kernels: Kernels = cpu
+    ) -> None:
+        super().__init__(config, n_pages, dtype, kernels)
         self.empty = Prefix(-1, None, ())
         self._found: dict[int, Prefix] = {}  # by page
         self._idle: OrderedDict[int, Prefix] = OrderedDict()  # by page, the oldest first

@@ -101,7 +101,6 @@ class Scheduler:
     ) -> None:
         self.context = decoder.config.context
         self.chunk, self.max_batch, self.vocab_size = chunk, max_batch, vocab_size
-        self.pool = PrefixPool(decoder.config, n_pages, cache_dtype_of(decoder, cache_dtype))
         self.waiting: list[Seat] = []  # both in order of arrival
         self.running: list[Seat] = []
         self.counts = Counts()
@@ -109,6 +108,7 @@ class Scheduler:
         self.drafter = drafter
         self.n_drawn_from = min(vocab_size or decoder.config.vocab_size, decoder.config.vocab_size)
         self._kernels = decoder.parameters.kernels
+        self.pool = PrefixPool(decoder.config, n_pages, cache_dtype_of(decoder, cache_dtype), self._kernels)
         self._seconds = AHEAD_SECONDS  # of the last pass, for each token of a text
         self._forward = CachedForward(decoder, self.pool, max(RECORDED_ROWS, 2 * max_batch))
         self._arrivals = 0

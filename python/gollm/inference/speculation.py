@@ -115,7 +115,8 @@ class DraftModel:
         self.size = MODEL_DRAFTS
         self.chunk, self.vocab_size = chunk, vocab_size
         self.context = model.decoder.config.context
-        self.pool = PagePool(model.decoder.config, n_pages, cache_dtype_of(model.decoder, cache_dtype))
+        kernels = model.decoder.parameters.kernels
+        self.pool = PagePool(model.decoder.config, n_pages, cache_dtype_of(model.decoder, cache_dtype), kernels)
         self._forward = CachedForward(model.decoder, self.pool, max_recorded_rows)
         self._drafted: dict[Generation, _Drafted] = {}
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gollm.errors import ShapeError
-from gollm.kernels import Array
+from gollm.kernels import Array, Kernels
 from gollm.nn.ops import Pages
 from gollm.nn.storage import Storage
 
@@ -28,6 +28,11 @@ class Cache:
     page_table: Array
     lengths: Array
     query_offsets: Array
+
+    def on(self, kernels: Kernels) -> Cache:
+        """With the three arrays on the device of the pages."""
+        table, lengths, offsets = map(kernels.from_host, (self.page_table, self.lengths, self.query_offsets))
+        return replace(self, page_table=table, lengths=lengths, query_offsets=offsets)
 
     def of_layer(self, layer: int) -> Pages:
         return {
@@ -53,14 +58,24 @@ class Batch:
         """B sequences of T tokens from their first one on.  (B, T) int32"""
         if tokens.ndim != 2:
             raise ShapeError(f"tokens have shape {tokens.shape}; it must be (B, T)")
-        tokens = np.ascontiguousarray(tokens, dtype=np.int32)
+        if isinstance(tokens, np.ndarray):
+            tokens = np.ascontiguousarray(tokens, dtype=np.int32)
         positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape).copy()
         return cls(tokens, positions)
 
+    def on(self, kernels: Kernels) -> Batch:
+        """The batch with its arrays on a device."""
+        if kernels.is_cpu:
+            return self
+        cache = None if self.cache is None else self.cache.on(kernels)
+        return Batch(kernels.from_host(self.tokens), kernels.from_host(self.positions), cache)
+
     @property
     def n_positions(self) -> int:
-        """The largest position, plus 1."""
-        return self.tokens.shape[1] if self.cache is None else int(self.positions.max(initial=-1)) + 1
+        """The largest position, plus 1. In a device's memory it is not known: what is in a cache has a page there."""
+        if self.cache is None:
+            return int(self.tokens.shape[1])
+        return int(self.positions.max(initial=-1)) + 1 if isinstance(self.positions, np.ndarray) else 0
 
     @property
     def capacity(self) -> int:

@@ -20,15 +20,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from gollm.errors import ConfigError, ShapeError
-from gollm.kernels import Array
+from gollm.kernels import Array, Kernels
 from gollm.model.batch import Batch
 from gollm.model.config import ModelConfig
 from gollm.model.layers import Block, Dropout, Embedding, Norm
 from gollm.model.rope import Rotations
-from gollm.nn import ops
+from gollm.nn import dtypes, ops
+from gollm.nn.dtypes import DType
 from gollm.nn.parameters import Module, ParameterArena
 from gollm.nn.recompute import call, recompute
-from gollm.nn.storage import Storage
 from gollm.nn.tape import ActivationDType, ComputeDType, activations_as, no_grad, products_in
 from gollm.nn.tensor import FLOAT32, Tensor
 
@@ -66,6 +66,16 @@ class Decoder(Module):
         self.parameters.initialise(seed)
         return self
 
+    def to(self, kernels: Kernels, dtype: DType = dtypes.float32) -> Decoder:
+        """Moves the model to a device, before it is trained. With bfloat16 (not on the CPU) activations and the weights
+        that kernels read are that; those that are trained stay float32 beside them.
+
+        Raises DTypeError for bfloat16 with quantised weights, which compute in float32."""
+        self.parameters.to(kernels, dtype)
+        if self.rotations is not None:
+            self.rotations = Rotations(self.config, self.parameters.dtype, kernels, dtype)
+        return self
+
     def hidden(self, batch: Batch) -> Tensor:
         """The last norm's output, which the head reads.  (...) tokens -> (..., C)
 
@@ -80,6 +90,7 @@ class Decoder(Module):
                 f"tokens have shape {batch.tokens.shape}; it must be (B, T), T at most the context "
                 f"({self.config.context})"
             )
+        batch = batch.on(self.parameters.kernels)
         rotations = self.rotations(min(batch.capacity, self.config.context)) if self.rotations else None
         positions = None if self.position_embedding is None else batch.positions
         x = ops.embedding(self.token_embedding, self.position_embedding, tokens=batch.tokens, positions=positions)
@@ -116,20 +127,22 @@ class Decoder(Module):
         with no_grad(), products_in(self.compute_dtype):
             return ops.linear(self.hidden(Batch.of_sequences(tokens)), self.head).data
 
-    def head_logits(self, hidden: Array) -> Array:
-        """The logits of some rows of the last norm's output.  (N, C) -> (N, V)"""
+    def head_logits(self, hidden: Tensor, rows: Sequence[int] | Array) -> Tensor:
+        """The logits of some rows of the last norm's output.  (..., C), R numbers of its rows -> (R, V)"""
         with no_grad(), products_in(self.compute_dtype):
-            return ops.linear(Tensor(Storage(np.ascontiguousarray(hidden))), self.head).data
+            table = Tensor(hidden.computed().reshape((-1, self.config.d_model)))
+            tokens = self.parameters.kernels.from_host(np.asarray(rows, np.int32))
+            return ops.linear(ops.embedding(table, None, tokens=tokens, positions=None), self.head)
 
-    def cached_logits(self, batch: Batch, rows: Sequence[int] | Array | None = None) -> Array:
+    def cached_logits(self, batch: Batch, rows: Sequence[int] | Array | None = None) -> Tensor:
         """The logits of some of a cached batch's N rows, or of each.  -> (R, V) or (N, V)
 
         Without `rows` all of it is kernels, as a plan records them."""
         with no_grad(), products_in(self.compute_dtype):
             hidden = self.hidden(batch)
             if rows is None:
-                return ops.linear(hidden, self.head).data
-            return self.head_logits(hidden.data[np.asarray(rows, np.int64)])
+                return ops.linear(hidden, self.head)
+            return self.head_logits(hidden, rows)
 
     def next_logits(self, batch: Batch) -> Array:
         """The logits after the last new token of each of S cached sequences.  -> (S, V)
@@ -139,4 +152,4 @@ class Decoder(Module):
         offsets = batch.cache.query_offsets
         if (np.diff(offsets) == 0).any():
             raise ShapeError(f"new tokens begin at {offsets.tolist()}; every sequence needs at least one")
-        return self.cached_logits(batch, offsets[1:] - 1)
+        return self.cached_logits(batch, offsets[1:] - 1).data

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from gollm.kernels import Array
+from gollm.kernels import Array, Kernels, cpu
 from gollm.model.config import ModelConfig
+from gollm.nn.dtypes import DType
+from gollm.nn.storage import Storage
 
 
 def frequencies(config: ModelConfig) -> Array:
@@ -46,11 +48,16 @@ class Rotations:
     """Cosines and sines of every position so far asked for, as the kernels take them.
 
     The table has room for the whole context from the start (memory is taken as rows are filled), so that its address
-    stays the same; beyond MANY_POSITIONS it is replaced when it has to grow."""
+    stays the same; beyond MANY_POSITIONS it is replaced when it has to grow. On a GPU it is a copy, filled at
+    once, and bfloat16 where the model's activations are."""
 
-    def __init__(self, config: ModelConfig, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, config: ModelConfig, dtype: np.dtype[Any], kernels: Kernels = cpu, read_dtype: DType | None = None
+    ) -> None:
         self._frequencies = frequencies(config)
         self._context = config.context
+        self._kernels, self._dtype = kernels, read_dtype
+        self._copy: Array | None = None
         self._state = (np.empty((0, config.head_dim), dtype), 0)  # the table, and how many of its rows are filled
 
     def __call__(self, n_positions: int) -> Array:
@@ -61,8 +68,11 @@ class Rotations:
             table, filled = np.empty((rows, table.shape[1]), table.dtype), 0  # NumPy's memory: it outlives a plan's
         if n_positions > filled:
             n = max(n_positions, min(len(table), 2 * filled))  # doubled: token by token, few are made
+            n = n if self._kernels.is_cpu else len(table)
             # In float64: position 100 000 is as exact as position 1.
             angles = np.arange(filled, n)[:, None] * self._frequencies
             table[filled:n, 0::2], table[filled:n, 1::2] = np.cos(angles), np.sin(angles)
+            if not self._kernels.is_cpu:
+                self._copy = Storage(table).to(self._kernels, self._dtype).array
             self._state = table, n  # last, and at once: other threads may be reading
-        return table
+        return table if self._copy is None else self._copy

@@ -39,6 +39,11 @@ int64 = DType("int64", np.dtype(np.int64))
 _PLAIN = {dtype.array: dtype for dtype in (float32, float64, int32, int64)}
 
 
+def wide(dtype: DType) -> DType:
+    """What keeps its precision beside activations of a dtype: statistics of rows, losses, moments."""
+    return float32 if dtype is bfloat16 else dtype
+
+
 def dtype_of(array: Array) -> DType:
     """The dtype of an array that holds the numbers themselves. Raises DTypeError for one that storages do not have."""
     found = _PLAIN.get(array.dtype)

@@ -2,8 +2,8 @@
 mathematics. A class has the two passes over storages; the function behind it runs the operation on tensors.
 
 Shapes: B sequences of T tokens, C = d_model, H heads and G key/value heads of D values, V tokens in the vocabulary.
-A leading `...` is any number of axes. Inputs are storages, float32 or float64; tokens, targets and positions are int32
-arrays of the same device.
+A leading `...` is any number of axes. Inputs are storages, float32 or float64, on a GPU float32 or bfloat16; tokens,
+targets and positions are int32 arrays of the same device.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _LayerNorm(Op):
 
     def forward(self, x: Storage, w: Storage, b: Storage | None, *, eps: float) -> Storage:
         y = x.new(x.shape)
-        mean, rstd = (x.new(x.shape[:-1]), x.new(x.shape[:-1])) if self.recording else (None, None)
+        mean, rstd = (x.new_wide(x.shape[:-1]), x.new_wide(x.shape[:-1])) if self.recording else (None, None)
         self.kernels.layernorm_forward(y=y, mean=mean, rstd=rstd, x=x, w=w, b=b, eps=eps)
         self.save(self.keep(x), w, mean, rstd)
         return y
@@ -95,7 +95,7 @@ class _RMSNorm(Op):
 
     def forward(self, x: Storage, w: Storage, *, eps: float) -> Storage:
         y = x.new(x.shape)
-        r = x.new(x.shape[:-1]) if self.recording else None
+        r = x.new_wide(x.shape[:-1]) if self.recording else None
         self.kernels.rmsnorm_forward(y=y, r=r, x=x, w=w, eps=eps)
         self.save(self.keep(x), w, r)
         return y
@@ -225,7 +225,7 @@ class _Attention(Op):
             raise ShapeError(f"qkv has shape {qkv.shape}; it must be (B, T, (H + 2G) D)")
         B, T, _ = qkv.shape
         y = qkv.new((B, T, heads["H"] * heads["D"]))
-        lse = qkv.new((B, heads["H"], T)) if self.recording else None
+        lse = qkv.new_wide((B, heads["H"], T)) if self.recording else None
         self.kernels.attention_forward(y=y, lse=lse, qkv=qkv, rotations=rotations, **heads)
         self.save(self.keep(qkv), self.keep(y), lse, rotations, heads)
         return y
@@ -253,7 +253,7 @@ class _CachedAttention(Op):
             raise GollmError("there is no gradient through cached keys and values; use no_grad()")
         y = qkv.new((qkv.shape[0], heads["H"] * heads["D"]))
         shape = {name: heads[name] for name in ("H", "G", "D")}
-        suffix = _OF_PAGES.get(pages["k_pages"].dtype, "")
+        suffix = "" if pages["k_pages"].dtype is qkv.dtype else _OF_PAGES[pages["k_pages"].dtype]
         getattr(self.kernels, "kv_cache_write" + suffix)(qkv=qkv, rotations=rotations, **pages, **shape)
         getattr(self.kernels, "attention_paged" + suffix)(y=y, qkv=qkv, rotations=rotations, **pages, **heads)
         return y
@@ -274,6 +274,7 @@ class _Dropout(Op):
         self, x: Storage, residual: Storage | None, *, p: float, seed: int, stream: int, counter: Array
     ) -> Storage:
         y = x.new(x.shape)
+        counter = self.kernels.from_host(counter)
         self.compute(
             self.kernels.dropout_forward, y=y, x=x, residual=residual, counter=counter, p=p, seed=seed, stream=stream
         )
@@ -503,7 +504,9 @@ class _CrossEntropyHead(Op):
     ) -> Storage:
         if targets.shape != x.shape[:-1]:
             raise ShapeError(f"targets of shape {targets.shape} do not fit x of shape {x.shape}")
-        loss = x.new(())
+        loss = x.new_wide(())
+        targets = self.kernels.from_host(targets)
+        denominator = None if denominator is None else self.kernels.from_host(denominator)
         self.saved = (loss, x, w, targets, denominator, ignore_index, losses)
         if self.recording:
             self.postponed = True
@@ -516,7 +519,7 @@ class _CrossEntropyHead(Op):
         products.head_forward(
             w,
             loss=loss.reshape(1),
-            losses=x.new(targets.shape) if losses is None else losses,
+            losses=x.new_wide(targets.shape) if losses is None else losses,
             x=x,
             targets=targets,
             denominator=denominator,
@@ -530,7 +533,7 @@ class _CrossEntropyHead(Op):
         products.head_backward(
             w,
             loss=loss.reshape(1),
-            losses=x.new(targets.shape) if losses is None else losses,
+            losses=x.new_wide(targets.shape) if losses is None else losses,
             dx=into[0],
             dw=into[1],
             dloss=dy.reshape(1),
@@ -569,10 +572,12 @@ def cross_entropy(
 
     Targets equal to ignore_index count nothing. The mean is over the other targets, or over `denominator` of them
     where a batch is one of several that are accumulated: a number, or a (1,) float64 array that is read when the
-    kernel runs, so that a plan's replays may change it. `losses`, of the targets' shape and x's dtype, receives the
-    loss of each target. Raises ShapeError, and KernelError for a target outside the vocabulary."""
-    targets = np.ascontiguousarray(targets, dtype=np.int32)
-    if denominator is not None and not isinstance(denominator, np.ndarray):
+    kernel runs, so that a plan's replays may change it. `losses`, of the targets' shape and x's dtype (float32 beside
+    bfloat16), receives the loss of each target. Raises ShapeError, and KernelError for a target outside the vocabulary:
+    on a GPU when the loss is read."""
+    if isinstance(targets, np.ndarray):
+        targets = np.ascontiguousarray(targets, dtype=np.int32)
+    if isinstance(denominator, int | float):
         denominator = np.array([denominator], np.float64)
     return _CrossEntropyHead.apply(
         x, w, targets=targets, denominator=denominator, ignore_index=ignore_index, losses=losses

@@ -24,10 +24,9 @@ class Optimizer:
         self.kernels = parameters.kernels
         self.moments = {name: parameters.zeros(parameters.n_trained) for name in moments}
         _ = parameters.gradients  # made now: in a recorded step, making them would clear them at each replay
-        self.lr = np.zeros(1, np.float64)
-        self.step_count = np.zeros(1, np.int64)
-        self._norm = np.zeros(1, np.float64)
-        self._grad_scale = np.ones(1, np.float64)
+        on = self.kernels.from_host
+        self.lr, self.step_count = on(np.zeros(1, np.float64)), on(np.zeros(1, np.int64))
+        self._norm, self._grad_scale = on(np.zeros(1, np.float64)), on(np.ones(1, np.float64))
 
     def step(self, lr: float) -> float:
         """Updates all weights with the gradients that are there and returns the gradient's norm before clipping.
@@ -44,11 +43,12 @@ class Optimizer:
         self.kernels.gradient_norm(
             norm=self._norm, scale=self._grad_scale, g=parameters.gradients, max_norm=self.max_grad_norm
         )
-        norm = float(self._norm[0])
+        norm = float(self.kernels.to_host(self._norm)[0])
         if np.isfinite(norm):
-            self.lr[0] = lr
-            self.step_count[0] += 1
+            self.kernels.write(self.lr, np.array([lr], np.float64))
+            self.kernels.write(self.step_count, self.kernels.to_host(self.step_count) + 1)
             self._update()
+            parameters.round_weights()
         return norm
 
     def _update(self) -> None:
@@ -56,7 +56,7 @@ class Optimizer:
 
     def state(self) -> dict[str, Array]:
         """What has to be saved to go on bit for bit: the moments by name, and the step count. They are the arrays
-        themselves: filling them restores the state."""
+        themselves, on their device: filling them (gollm.kernels.Kernels.filling) restores the state."""
         return {**self.moments, "step_count": self.step_count}
 
 

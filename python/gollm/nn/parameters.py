@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from gollm.errors import GollmError, ShapeError
+from gollm.errors import DTypeError, GollmError, ShapeError
 from gollm.kernels import Array, Kernels, cpu
-from gollm.nn.dtypes import dtype_of
-from gollm.nn.storage import Storage
+from gollm.nn.dtypes import DType, bfloat16, dtype_of
+from gollm.nn.storage import ROW_MAJOR, Storage
 from gollm.nn.tensor import FLOAT32, Tensor
 
 ALIGNED_ELEMENTS = 16  # elements; 64 bytes of float32
@@ -51,13 +52,18 @@ class Parameter(Tensor):
     @property
     def storage(self) -> Storage:
         if self._storage is None:
-            self._storage = self.arena.storage_of(self.arena.weights, self)
+            self._storage = self.arena.storage_of(self.arena.read_weights, self)
         return self._storage
 
     @storage.setter
     def storage(self, storage: Storage) -> None:
         """Memory of its own, such as of another dtype, for a parameter that is not trained."""
         self.arena.let_go({self.name: storage})
+
+    @property
+    def data(self) -> Array:
+        """The values as Tensor.data; where kernels read rounded weights, those that are trained."""
+        return self.arena.values_of(self)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,7 +112,8 @@ class ParameterArena(Mapping[str, Parameter]):
 
     weights   (size,) zeros unless given (a file that has them in this layout, for one); made when first used, so that
               a model whose shapes alone are asked for takes no memory
-    gradients (n_trained,) made when first used; moments are as long
+    read_weights  what kernels read: the weights, or on a device their copy rounded to bfloat16 (see to)
+    gradients (n_trained,) of the dtype that kernels read, made when first used; moments are as long
     n_decay   how many elements at the front weight decay applies to
     n_trained how many elements at the front are trained
     offsets   where each parameter starts, in elements, in the order in which they lie; `order` has the names alone
@@ -124,6 +131,7 @@ class ParameterArena(Mapping[str, Parameter]):
         self._parameters = dict(parameters)
         self._elsewhere: set[str] = set()  # frozen parameters that have memory of their own
         self._weights: Array | None = None
+        self._rounded: Array | None = None
         self._gradients: Array | None = None
         for name, parameter in self._parameters.items():
             parameter.name, parameter.arena = name, self
@@ -137,7 +145,7 @@ class ParameterArena(Mapping[str, Parameter]):
 
     def _lay_out(self) -> None:
         """Decides where each parameter lies; values that are there already are moved."""
-        before = {} if self._weights is None else {name: self[name].data for name in self.offsets}
+        before = {} if self._weights is None else {name: self.view(self._weights, name) for name in self.offsets}
         self.offsets: dict[str, int] = {}
         self.size = self.n_decay = self.n_trained = 0
         here = [parameter for parameter in self._parameters.values() if parameter.name not in self._elsewhere]
@@ -151,7 +159,10 @@ class ParameterArena(Mapping[str, Parameter]):
         if before:
             self._weights = self.zeros(self.size)
             for name in self.offsets:
-                self[name].data[...] = before[name]
+                self.kernels.write(self.view(self._weights, name), before[name])
+        if self._rounded is not None:
+            self._rounded = self.kernels.empty((self.size,), bfloat16.array)
+            self.round_weights()
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -161,7 +172,24 @@ class ParameterArena(Mapping[str, Parameter]):
     def weights(self) -> Array:
         if self._weights is None:
             self._weights = self.zeros(self.size)
+            self.round_weights()
         return self._weights
+
+    @property
+    def read_weights(self) -> Array:
+        return self.weights if self._rounded is None else self._rounded
+
+    @property
+    def read_dtype(self) -> DType:
+        """The dtype of weights and gradients as kernels take them, and so of activations."""
+        return dtype_of(np.empty(0, self.dtype)) if self._rounded is None else bfloat16
+
+    def round_weights(self) -> None:
+        """Rounds the weights for the kernels, where those read bfloat16: to be called when weights have changed."""
+        if self._rounded is not None and self._weights is not None:
+            for begin in range(0, self.size, MOST):
+                part = slice(begin, begin + MOST)
+                self.kernels.to_bf16(y=self._rounded[part], x=self._weights[part])
 
     @property
     def trained_weights(self) -> Array:
@@ -171,12 +199,12 @@ class ParameterArena(Mapping[str, Parameter]):
     @property
     def gradients(self) -> Array:
         if self._gradients is None:
-            self._gradients = self.zeros(self.n_trained)
+            self._gradients = self.zeros(self.n_trained, self.read_dtype.array)
         return self._gradients
 
-    def zeros(self, n: int) -> Array:
-        """A flat buffer of the arena's dtype."""
-        buffer = self.kernels.empty((n,), self.dtype)
+    def zeros(self, n: int, dtype: np.dtype[Any] | None = None) -> Array:
+        """A flat buffer of the arena's dtype, or of another one."""
+        buffer = self.kernels.empty((n,), dtype or self.dtype)
         for begin in range(0, n, MOST):
             self.kernels.fill(y=buffer[begin : begin + MOST], value=0.0)
         return buffer
@@ -187,7 +215,34 @@ class ParameterArena(Mapping[str, Parameter]):
         return flat[offset : offset + parameter.size].reshape(parameter.shape)
 
     def storage_of(self, flat: Array, parameter: Parameter) -> Storage:
-        return Storage(self.view(flat, parameter.name), dtype_of(flat), kernels=self.kernels)
+        return Storage(self.view(flat, parameter.name), self.read_dtype, kernels=self.kernels)
+
+    def values_of(self, parameter: Parameter) -> Array:
+        if parameter.name in self._elsewhere:
+            return parameter.storage.host()
+        return self.kernels.to_host(self.view(self.weights, parameter.name))
+
+    def to(self, kernels: Kernels, dtype: DType | None = None) -> None:
+        """Moves all to a device; before the first backward pass and before the optimiser is made, else GollmError.
+
+        With bfloat16 kernels read rounded weights, and gradients are bfloat16: the weights that are trained stay
+        float32 beside them, and frozen ones are rounded for good. Raises DTypeError for that with packed weights, whose
+        kernels compute in float32."""
+        if self._gradients is not None:
+            raise GollmError("a model cannot move to another device once there are gradients; move it before training")
+        narrow = dtype is bfloat16
+        packed = next((n for n in self._elsewhere if self[n].storage.layout != ROW_MAJOR), None)
+        if narrow and packed is not None:
+            raise DTypeError(f"{packed} is quantised, and such a model computes in float32; use the dtype float32")
+        frozen = {n: p for n, p in self._parameters.items() if not p.requires_grad and (narrow or n in self._elsewhere)}
+        if frozen:
+            self.let_go({name: parameter.storage.to(kernels, dtype) for name, parameter in frozen.items()})
+        weights = None if self._weights is None else kernels.from_host(self.kernels.to_host(self._weights))
+        self.kernels, self._weights = kernels, weights
+        self._rounded = kernels.empty((self.size,), bfloat16.array) if narrow else None
+        self.round_weights()
+        for name in self.offsets:
+            self._parameters[name]._storage = None
 
     def freeze(self, names: Collection[str]) -> None:
         """These parameters are not trained: they have no gradients and no moments. The flat buffers change, so this
@@ -210,9 +265,9 @@ class ParameterArena(Mapping[str, Parameter]):
 
     def all_finite(self) -> bool:
         """Whether no weight in the flat buffer is NaN or infinite."""
-        norm = np.empty(1)
-        self.kernels.gradient_norm(norm=norm, scale=np.empty(1), g=self.weights, max_norm=0.0)
-        return bool(np.isfinite(norm[0]))
+        norm, scale = (self.kernels.empty((1,), np.dtype(np.float64)) for _ in range(2))
+        self.kernels.gradient_norm(norm=norm, scale=scale, g=self.weights, max_norm=0.0)
+        return bool(np.isfinite(self.kernels.to_host(norm)[0]))
 
     def zero_grad(self) -> None:
         """The next backward() overwrites all gradients."""
@@ -231,15 +286,24 @@ class ParameterArena(Mapping[str, Parameter]):
         only."""
         for name in self if names is None else names:
             parameter = self[name]
-            values = parameter.data
-            if parameter.std:
-                entropy = [seed, *name.encode()]
-                generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
-                # Drawn in float32 whatever the dtype: a float64 model starts where a float32 one does.
-                drawn = generator.standard_normal(parameter.shape, dtype=np.float32)
-                values[...] = drawn * np.float32(parameter.std)
-            else:
-                values[...] = parameter.constant
+            with self.filling(name) as values:
+                if parameter.std:
+                    entropy = [seed, *name.encode()]
+                    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+                    # Drawn in float32 whatever the dtype: a float64 model starts where a float32 one does.
+                    drawn = generator.standard_normal(parameter.shape, dtype=np.float32)
+                    values[...] = drawn * np.float32(parameter.std)
+                else:
+                    values[...] = parameter.constant
+
+    @contextmanager
+    def filling(self, name: str) -> Iterator[Array]:
+        """An array in the CPU's memory whose contents are the parameter's afterwards."""
+        with self.kernels.filling(self.view(self.weights, name)) as values:
+            yield values
+        if self._rounded is not None:
+            to, weights = (self.view(flat, name).reshape(-1) for flat in (self._rounded, self.weights))
+            self.kernels.to_bf16(y=to, x=weights)
 
     @property
     def n_parameters(self) -> int:

@@ -2,7 +2,7 @@
 
 The first call of a plan runs its function as it is and notes every kernel call with its arguments: addresses, sizes,
 numbers. Later calls copy their arrays to where the first ones lay and run the same list of kernel calls in one native
-call, in one team of threads. The bits are those of the function itself. (CUDA graphs do the same for a GPU.)
+call: in one team of threads on the CPU, as a CUDA graph on a GPU. The bits are those of the function itself.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Plan(Generic[R]):
 
     def __init__(self, function: Callable[..., R], kernels: Kernels = cpu) -> None:
         self.function = function
+        self._kernels = kernels
         self._native = kernels.Plan()
         self._lock = threading.RLock()  # of the input arrays and the memory
         self._inputs: tuple[Array, ...] = ()
@@ -70,7 +71,7 @@ class Plan(Generic[R]):
                     self._native.run(times - 1)
                 return result
             for own, given in zip(self._inputs, inputs, strict=True):
-                np.copyto(own, given)
+                self._kernels.write(own, given)
             self._native.run(times)
             for leaf in self._leaves:
                 leaf.has_grad = True
@@ -82,7 +83,7 @@ class Plan(Generic[R]):
             if kind not in INPUT_DTYPES:
                 raise DTypeError(f"a plan takes arrays of {', '.join(INPUT_DTYPES)}, not {kind}; convert it first")
         self.forget()
-        self._inputs = tuple(array.copy() for array in inputs)
+        self._inputs = tuple(self._kernels.from_host(array.copy()) for array in inputs)
         self._kinds = _kinds(inputs)
         self._native.begin()
         written.leaves = []
@@ -127,7 +128,7 @@ class Plan(Generic[R]):
 def _compute(result: object) -> None:
     """Makes the kernels run that a tensor's value has been postponed until."""
     if isinstance(result, Tensor):
-        _ = result.data
+        result.computed()
     elif isinstance(result, Mapping):
         _compute(list(result.values()))
     elif isinstance(result, list | tuple):

@@ -36,6 +36,7 @@ _PLAIN = _KernelNames("matmul_nt", "embedding_forward")
 _KERNELS: dict[tuple[DType, str], _KernelNames] = {
     (dtypes.float32, ROW_MAJOR): _PLAIN,
     (dtypes.float64, ROW_MAJOR): _PLAIN,
+    (dtypes.bfloat16, ROW_MAJOR): _PLAIN,
     (dtypes.float32, PANELS): _KernelNames("matmul_packed", None),
     (dtypes.bfloat16, PANELS): _KernelNames("matmul_bf16", "embedding_bf16"),
     (dtypes.float16, PANELS): _KernelNames("matmul_f16", "embedding_f16"),

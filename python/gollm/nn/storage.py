@@ -6,8 +6,10 @@ that a narrow or packed weight is just a weight.
 
 from __future__ import annotations
 
+import numpy as np
+
 from gollm.kernels import Array, Kernels, cpu
-from gollm.nn.dtypes import DType, dtype_of, float32
+from gollm.nn.dtypes import DType, bfloat16, dtype_of, float32, wide
 
 ROW_MAJOR = "row-major"
 PANELS = "panels"  # of a weight: for a kernel that reads it from front to back (csrc/quantized.c)
@@ -51,6 +53,31 @@ class Storage:
         packed."""
         dtype = dtype or (self.dtype if self.layout == ROW_MAJOR else float32)
         return Storage(self.kernels.empty(shape, dtype.array), dtype, ROW_MAJOR, self.kernels)
+
+    def new_wide(self, shape: tuple[int, ...]) -> Storage:
+        """The same for what stays float32 beside bfloat16."""
+        return self.new(shape, wide(self.dtype))
+
+    def to(self, kernels: Kernels, dtype: DType | None = None) -> Storage:
+        """The same numbers on another device; those of a plain float32 storage rounded, where the dtype is bfloat16."""
+        array, own = self.array, self.dtype
+        if dtype is bfloat16 and own is float32 and self.layout == ROW_MAJOR:
+            rounded = self.kernels.empty(self.shape, bfloat16.array)
+            self.kernels.to_bf16(y=rounded.reshape(-1), x=array.reshape(-1))
+            array, own = rounded, bfloat16
+        if self.kernels is not kernels:
+            array = kernels.from_host(self.kernels.to_host(array))
+        return Storage(array, own, self.layout, kernels, self.shape)
+
+    @property
+    def is_plain_bfloat16(self) -> bool:
+        return self.dtype is bfloat16 and self.layout == ROW_MAJOR
+
+    def host(self) -> Array:
+        """The values in the CPU's memory: the array itself on the CPU, else a read-only copy. Plain bfloat16, which
+        NumPy does not have, becomes float32."""
+        array = self.kernels.to_host(self.array)
+        return (array.astype(np.uint32) << 16).view(np.float32) if self.is_plain_bfloat16 else array
 
     def __repr__(self) -> str:
         return f"Storage(shape={self.shape}, dtype={self.dtype}, layout={self.layout}, device={self.device})"

@@ -186,7 +186,7 @@ class Op:
 
     def keep(self, storage: Storage) -> Kept:
         """An activation for save(): `.wide()` gives it back. Its values must have been computed."""
-        if not (self.recording and _mode.narrow):
+        if not (self.recording and _mode.narrow) or storage.dtype is bfloat16:
             return Kept(storage, narrow=False)
         kept = _copies.get(id(storage))
         if kept is None or not kept.is_copy_of(storage):

@@ -1,8 +1,8 @@
 """Tensors: a storage, and what the tape needs to know about it.
 
 A `Tensor` is an n-dimensional value that may take part in automatic differentiation (gollm.nn.tape). Its memory comes
-from a caching pool (64-byte aligned blocks that are reused), and NumPy, or anything that speaks DLPack, sees it
-without a copy:
+from a caching pool (64-byte aligned blocks that are reused). On the CPU NumPy, or anything that speaks DLPack, sees it
+without a copy; on a GPU `numpy()` copies it, and DLPack and `__cuda_array_interface__` do not:
 
 >>> x = tensor([[1.0, 2.0], [3.0, 4.0]])
 >>> x.shape, str(x.dtype)
@@ -19,12 +19,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gollm import cuda
 from gollm.errors import DTypeError, GollmError, ShapeError
 from gollm.kernels import Array, cpu
+from gollm.kernels.devices import DeviceName, kernels_of
+from gollm.nn import dtypes
 from gollm.nn.storage import Storage
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
+_DLPACK_CUDA = 2  # DLDeviceType
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any] = FLOAT32) -> Array:
@@ -64,8 +68,9 @@ class Tensor:
 
     @property
     def data(self) -> Array:
-        """The values as an ndarray that shares the memory. The value of a postponed operation is computed now."""
-        return self.computed().array
+        """The values as an ndarray that shares the memory; on a GPU a read-only copy, with float32 for
+        bfloat16. The value of a postponed operation is computed now."""
+        return self.computed().host()
 
     def computed(self) -> Storage:
         """The storage, once the value of a postponed operation has been computed."""
@@ -80,12 +85,16 @@ class Tensor:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of `data`."""
-        return self.storage.array.dtype
+        return FLOAT32 if self.storage.is_plain_bfloat16 else self.storage.array.dtype
+
+    @property
+    def device(self) -> str:
+        return self.storage.device
 
     @property
     def grad(self) -> Array | None:
         """The gradient that backward() left here, of this tensor's shape, or None."""
-        return self._grad.array if self._grad is not None and self.has_grad else None
+        return self._grad.host() if self._grad is not None and self.has_grad else None
 
     def grad_destination(self) -> tuple[Storage, bool]:
         """Where an operation's backward puts this leaf's gradient: (storage, whether to add to what is there)."""
@@ -123,35 +132,51 @@ class Tensor:
         return float(self.data.reshape(-1)[0])
 
     def numpy(self) -> Array:
-        """The values as an ndarray, without a copy."""
+        """The values as an ndarray: see `data`."""
         return self.data
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.array(self.data, dtype=dtype, copy=copy)
 
     def __dlpack__(self, **options: Any) -> Any:
-        return self.data.__dlpack__(**options)
+        storage = self.computed()
+        if storage.kernels.is_cpu:
+            return storage.array.__dlpack__(**options)
+        return storage.kernels.native.to_dlpack(storage.array, storage.is_plain_bfloat16)  # all is done: any stream may
 
     def __dlpack_device__(self) -> Any:
-        return self.storage.array.__dlpack_device__()
+        return self.storage.array.__dlpack_device__() if self.storage.kernels.is_cpu else (_DLPACK_CUDA, 0)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        interface: dict[str, Any] = self.computed().array.__cuda_array_interface__  # type: ignore[attr-defined]
+        return interface
 
     def __repr__(self) -> str:
-        return f"Tensor(shape={self.shape}, dtype={self.dtype}{', requires_grad' if self.requires_grad else ''})"
+        more = (
+            "" if self.storage.kernels.is_cpu else f", device={self.device}"
+        ) + ", requires_grad" * self.requires_grad
+        return f"Tensor(shape={self.shape}, dtype={self.dtype}{more})"
 
 
-def tensor(values: Array | Sequence[Any] | float, *, requires_grad: bool = False) -> Tensor:
-    """A leaf tensor. float32, float64, int32 and int64 C-contiguous arrays are shared, lists and numbers become
-    float32.
+def tensor(values: Array | Sequence[Any] | float, *, requires_grad: bool = False, device: DeviceName = "cpu") -> Tensor:
+    """A leaf tensor. On the CPU float32, float64, int32 and int64 C-contiguous arrays are shared, lists and numbers
+    become float32; on another device it is a copy.
 
-    Raises DTypeError for other dtypes."""
+    Raises DTypeError for other dtypes, DeviceError for a device that is not there."""
     array = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=np.float32)
     if array.dtype.str not in ("<f4", "<f8", "<i4", "<i8"):
         raise DTypeError(f"tensor: dtype {array.dtype} is not supported; use float32, float64, int32 or int64")
     if requires_grad and array.dtype.kind != "f":
         raise DTypeError(f"tensor: only float32 and float64 tensors can have a gradient, not {array.dtype}")
-    return Tensor(Storage(np.ascontiguousarray(array) if array.ndim else array.reshape(())), requires_grad)
+    storage = Storage(np.ascontiguousarray(array) if array.ndim else array.reshape(()))
+    return Tensor(storage if device == "cpu" else storage.to(kernels_of(device)), requires_grad)
 
 
 def from_dlpack(other: Any) -> Tensor:
-    """A tensor that shares the memory of an object with `__dlpack__` on the CPU, such as a torch.Tensor."""
-    return tensor(np.from_dlpack(other))
+    """A tensor that shares the memory of an object with `__dlpack__` on the CPU or the GPU, such as a torch.Tensor."""
+    if other.__dlpack_device__()[0] != _DLPACK_CUDA:
+        return tensor(np.from_dlpack(other))
+    kernels = cuda.kernels()
+    array, is_bfloat16 = kernels.native.from_dlpack(other)
+    return Tensor(Storage(array, dtypes.bfloat16 if is_bfloat16 else dtypes.dtype_of(array), kernels=kernels))

@@ -97,7 +97,7 @@ def forward_backward(
     model.dropout.training = True
     parts = []
     try:
-        for i in range(len(counters)):
+        for i in range(counters.shape[0]):
             model.dropout.counter = counters[i : i + 1]
             batch = [array[i] for array in batches]
             part = objective.loss(model, batch, denominator, None if each is None else each[i])
@@ -116,15 +116,15 @@ def evaluate(
 ) -> dict[str, float]:
     """The mean loss over all batches as "loss", and the objective's figures. `check` is called before each batch, and
     may raise."""
-    total, count = 0.0, 0.0
+    total, count, kernels = 0.0, 0.0, model.parameters.kernels
     all_metrics: list[tuple[float, dict[str, float]]] = []
     with no_grad():
         for batch in batches:
             check()
-            each = np.empty(objective.each_shape(batch), np.float32)
+            each = kernels.from_host(np.empty(objective.each_shape(batch), np.float32))
             n = objective.count(batch)
             total += objective.loss(model, batch, None, each).item() * n
             count += n
-            all_metrics.append((n, objective.metrics([array[None] for array in batch], each[None])))
+            all_metrics.append((n, objective.metrics([array[None] for array in batch], kernels.to_host(each)[None])))
     means = {name: sum(n * found[name] for n, found in all_metrics) / count for name in all_metrics[0][1]}
     return {"loss": total / max(1, count), **means}

@@ -84,7 +84,7 @@ def write_state(
             "validation": data.fingerprint,
             **({} if state.unfinished is None else {"unfinished": state.unfinished}),
         },
-        training_tensors=optimizer.state(),
+        training_tensors={name: optimizer.kernels.to_host(array) for name, array in optimizer.state().items()},
     )
 
 
@@ -122,7 +122,8 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, data: TrainingD
         for name, array in optimizer.state().items():
             if name not in file.training_tensors:
                 raise CheckpointError(f"{path}: the optimiser's state '{name}' is missing")
-            file.copy(file.training_tensors[name], array)
+            with optimizer.kernels.filling(array) as values:
+                file.copy(file.training_tensors[name], values)
     if unfinished is not None:
         unfinished = {name: unfinished[name] for name in (*METRICS, *sorted(unfinished.keys() - set(METRICS)))}
     return RunState(step, best_validation_loss=best, unfinished=unfinished)

@@ -44,8 +44,8 @@ class Trainer:
 
     >>> Trainer(model, tokenizer, TrainOptions(steps=100, out="runs/mine")).fit(data)     # doctest: +SKIP
 
-    Of the options, those about the model and the tokenizer are already decided by what is given here. `objective` says
-    what the loss is (default: the next token's cross-entropy).
+    Of the options, those about the model, its device and dtype, and the tokenizer are already decided by what is given
+    here. `objective` says what the loss is (default: the next token's cross-entropy).
     """
 
     def __init__(
@@ -70,7 +70,8 @@ class Trainer:
         self.batches: Batches
         self.forward_backward: Plan[list[Tensor]]  # the recorded part of a step
         self.validation_figures: dict[str, float] = {}  # the objective's own, of the last evaluation
-        self.each: Array  # (k, ...) float32: what the objective says of each item of the last step, such as its loss
+        # (k, ...) float32: what the objective says of each item of the last step, such as its loss; where the model is
+        self.each: Array
 
     @property
     def step(self) -> int:
@@ -108,8 +109,8 @@ class Trainer:
                 if state.unfinished is None:
                     # One optimiser step.
                     clock, step = time.perf_counter(), self.step + 1
-                    denominator, batches = self._next_batches(step)
-                    loss = sum(part.item() for part in self.forward_backward(denominator, *batches))
+                    counters, denominator, batches = self._next_batches(step)
+                    loss = sum(part.item() for part in self.forward_backward(counters, denominator, *batches))
                     self._refuse_divergence(step, "loss", loss)
                     lr = self.learning_rate(step)
                     norm = self.optimizer.step(lr)  # clips the gradient
@@ -123,7 +124,7 @@ class Trainer:
                         "lr": lr,
                         "ms": round(seconds * 1e3, 3),
                         "tokens_per_second": round(batches[0].size / seconds, 1),
-                        **self.objective.metrics(batches, self.each),
+                        **self.objective.metrics(batches, self.model.parameters.kernels.to_host(self.each)),
                     }
                 # What follows a step. A signal breaks off evaluating and sampling, and leaves the step unfinished.
                 metrics = dict(state.unfinished)
@@ -183,15 +184,14 @@ class Trainer:
         self.total_steps = options.total_steps(self.batches)
         self.optimizer = make_optimizer(model, options)
         configure(model, options)
-        self._counters = np.zeros(options.grad_accumulation, np.int64)
-        self.forward_backward = Plan(self._forward_backward)
+        self.forward_backward = Plan(self._forward_backward, model.parameters.kernels)
 
-    def _forward_backward(self, denominator: Array, *batches: Array) -> list[Tensor]:
+    def _forward_backward(self, counters: Array, denominator: Array, *batches: Array) -> list[Tensor]:
         shape = self.objective.each_shape([array[0] for array in batches])
-        self.each = np.empty((len(self._counters), *shape), np.float32)
+        self.each = self.model.parameters.kernels.from_host(np.empty((counters.shape[0], *shape), np.float32))
         return forward_backward(
             self.model,
-            self._counters,
+            counters,
             *batches,
             denominator=denominator,
             objective=self.objective,
@@ -214,14 +214,12 @@ class Trainer:
 
     # -- parts of the loop
 
-    def _next_batches(self, step: int) -> tuple[Array, tuple[Array, ...]]:
-        """How many losses a step's mean is over, (1,) float64, and its batches.
-
-        Sets the dropout counters to the numbers of its micro-batches."""
+    def _next_batches(self, step: int) -> tuple[Array, Array, tuple[Array, ...]]:
+        """The numbers of a step's micro-batches (k,), for the dropout; how many losses the step's mean is over, (1,)
+        float64; and its batches."""
         k = self.options.grad_accumulation
-        self._counters[:] = range((step - 1) * k, step * k)
-        batches = self.batches.next_step(k)
-        return np.array([max(1, self.objective.count(batches))], np.float64), batches
+        counters, batches = np.arange((step - 1) * k, step * k, dtype=np.int64), self.batches.next_step(k)
+        return counters, np.array([max(1, self.objective.count(batches))], np.float64), batches
 
     def learning_rate(self, step: int) -> float:
         """Of step 1 ... total_steps."""

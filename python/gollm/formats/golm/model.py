@@ -147,8 +147,9 @@ def copy_weights(file: CheckpointFile, decoder: Decoder) -> None:
         if entry is None or entry.group != "weights" or (entry.dtype, entry.shape) != ("f32", parameter.shape):
             found = "missing" if entry is None else f"{entry.dtype} of shape {entry.shape}"
             raise CheckpointError(f"{file.path}: '{name}' is {found}; f32 of shape {parameter.shape} is needed")
-    for name, parameter in trained.items():
-        _copy(file, name, parameter.data)
+    for name in trained:
+        with decoder.parameters.filling(name) as values:
+            _copy(file, name, values)
 
 
 def _write(source: Source, path: Path, dtype: StorageType) -> None:
