@@ -10,6 +10,7 @@ from typing import Any
 
 import gollm
 from gollm import _native, cuda
+from gollm.errors import GollmError
 from gollm.system import threads
 
 
@@ -58,8 +59,19 @@ def examine() -> dict[str, Any]:
         },
         "openmp": bool(_native.has_openmp()),
         "workspace_bytes": _native.workspace_size(),
-        "cuda": {"available": cuda.is_available(), "reason": cuda.unavailable_reason()},
+        "cuda": gpu(),
     }
+
+
+def gpu() -> dict[str, Any]:
+    """The GPU and what was compiled for it, or why there is none."""
+    reason = cuda.unavailable_reason()
+    if reason is None:
+        try:
+            return {"available": True, "reason": None, **cuda.describe()}
+        except GollmError as error:
+            reason = str(error)
+    return {"available": False, "reason": reason}
 
 
 def measure() -> dict[str, float]:
@@ -103,7 +115,7 @@ def in_lines(report: dict[str, Any]) -> str:
         ("threads", f"{team['used']} ({why_threads(team, report['openmp'])})"),
         ("OpenMP", "yes" if report["openmp"] else NO_OPENMP),
         ("workspace", f"{report['workspace_bytes']:,} bytes, which kernels keep from call to call"),
-        ("CUDA", "yes" if report["cuda"]["available"] else f"no: {report['cuda']['reason']}"),
+        *gpu_in_lines(report["cuda"]),
     ]
     if measured := report.get("measured"):
         rows += [
@@ -115,6 +127,16 @@ def in_lines(report: dict[str, Any]) -> str:
             ("memory", f"{measured['read_bandwidth_gb_per_s']:.1f} GB/s, measured reading"),
         ]
     return "\n".join(f"{name:10} {text}" for name, text in rows)
+
+
+def gpu_in_lines(gpu: dict[str, Any]) -> list[tuple[str, str]]:
+    if not gpu["available"]:
+        return [("CUDA", f"no: {gpu['reason']}")]
+    return [
+        ("GPU", f"{gpu['name']}, compute capability {gpu['compute_capability']}"),
+        ("its memory", f"{gpu['total_bytes'] / 1e9:.1f} GB, {gpu['free_bytes'] / 1e9:.1f} GB free"),
+        ("CUDA", f"{gpu['runtime']}, driver for {gpu['driver_supports']} · built {' '.join(gpu['targets'])}"),
+    ]
 
 
 NO_OPENMP = (

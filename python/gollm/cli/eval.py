@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from gollm.cli.process import of_the_device
+from gollm.kernels.devices import DeviceName, ModelDType
 from gollm.options import PathText, Positional, PositiveInt
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ class Options:
     field: str | None = None  # the field of JSON lines that holds the text
     encoding: str = "utf-8"  # encoding of text files: any that Python knows
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # how to handle invalid bytes
+    device: DeviceName = "auto"  # where to compute; auto: on a GPU where there is one, else on the CPU
+    dtype: ModelDType = "float32"  # dtype of the models' weights and activations on a GPU
     per_file: bool = False  # measure each file by itself
     by_position: bool = False  # show the cross-entropy by how many tokens of its window a token follows, too
     json: bool = False  # print one JSON document
@@ -64,8 +69,10 @@ def run(options: Options) -> None:
         if not isinstance(whole, Files):
             raise DataError(f"{whole.name} has no files of text, which --per-file measures")
         sources = [source_of([path]) for path in whole.paths]
-    model = gollm.load(options.model, tokenizer=options.tokenizer)
-    full = None if options.against is None else gollm.load(options.against, tokenizer=options.tokenizer)
+    load = partial(gollm.load, tokenizer=options.tokenizer, device=options.device, dtype=options.dtype)
+    with of_the_device():
+        model = load(options.model)
+        full = None if options.against is None else load(options.against)
     found = []
     for source in sources:
         # disable=None: no bar where standard error is no terminal

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from gollm.errors import ConfigError, GollmError, GollmWarning
+from gollm.errors import ConfigError, DeviceError, GollmError, GollmWarning
 
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
@@ -31,6 +31,15 @@ def of_the_words() -> Iterator[None]:
     try:
         yield
     except GollmError as error:
+        raise Usage(str(error)) from None
+
+
+@contextlib.contextmanager
+def of_the_device() -> Iterator[None]:
+    """A device that is not there is a mistake in the words that ask for it."""
+    try:
+        yield
+    except DeviceError as error:
         raise Usage(str(error)) from None
 
 
@@ -62,7 +71,7 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, GollmError):
         return str(error)
     if isinstance(error, MemoryError):
-        return "not enough memory; use a smaller model or batch"
+        return f"{str(error) or 'not enough memory'}; use a smaller model or batch"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return f"an error inside of gollm, {type(error).__name__}: {error}; --debug shows where it comes from"

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from gollm.cli.process import Usage, of_the_words
+from gollm.cli.process import Usage, of_the_device, of_the_words
 from gollm.errors import ConfigError, GenerationError
+from gollm.kernels.devices import DeviceName, ModelDType
 from gollm.options import NonNegativeFloat, NonNegativeInt, Positional, PositiveFloat, PositiveInt, Range
 from gollm.options.types import shown
 from gollm.system.files import read_regular, reason
@@ -30,6 +31,8 @@ class ModelFlags:
     # speculation: a small model with the same tokenizer that guesses ahead; the text stays the same, and often comes
     # sooner
     draft: Path | None = None
+    device: DeviceName = "auto"  # where to compute; auto: on a GPU where there is one, else on the CPU
+    dtype: ModelDType = "float32"  # dtype of the model's weights and activations on a GPU
 
     def __post_init__(self) -> None:
         if self.rope_scaling is not None and self.context is None:
@@ -38,12 +41,22 @@ class ModelFlags:
     def load(self) -> LanguageModel:
         from gollm.language_model import load
 
-        return load(self.model, tokenizer=self.tokenizer, context=self.context, rope_scaling=self.rope_scaling)
+        with of_the_device():
+            return load(
+                self.model,
+                tokenizer=self.tokenizer,
+                context=self.context,
+                rope_scaling=self.rope_scaling,
+                device=self.device,
+                dtype=self.dtype,
+            )
 
     def load_draft(self) -> LanguageModel | None:
         from gollm.language_model import load
 
-        return None if self.draft is None else load(self.draft, tokenizer=self.tokenizer)
+        if self.draft is None:
+            return None
+        return load(self.draft, tokenizer=self.tokenizer, device=self.device, dtype=self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gollm.cli.process import of_the_device
 from gollm.options import given
 from gollm.training import Callback, Training, TrainResult
 from gollm.training.console import Announced, Console, Output
@@ -47,7 +48,7 @@ def follow(job: Runnable, as_json: bool) -> int:
         if as_json:
             reporter: JsonLines | Console = JsonLines()
         else:
-            reporter = console = Console()
+            reporter = console = Console(on_gpu=job.estimate.on_device)
             console.announce(job)
         result = job.run([reporter])
     if reporter.output.failure is not None:
@@ -59,4 +60,6 @@ def run(options: Options) -> int:
     from gollm.training import prepare_job
 
     own = {name: getattr(options, name) for name in given(options) if name != "json"}
-    return follow(prepare_job(TrainOptions(**own)), options.json)
+    with of_the_device():
+        job = prepare_job(TrainOptions(**own))
+    return follow(job, options.json)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from gollm import cuda
 from gollm.nn import products
 from gollm.system.machine import fma_peak, isa, num_threads, product_rate
 from gollm.system.memory import available_bytes
@@ -58,9 +59,9 @@ class Output:
 class Console(Callback):
     """Prints to standard output; the bar goes to standard error where that is a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_gpu: bool = False) -> None:
         self.output = Output()
-        self.peak = fma_peak(0.2)  # FLOP/s
+        self.peak = None if on_gpu else fma_peak(0.2)  # FLOP/s; a GPU's is not measured
         self.flops_per_token = 0.0
         self._bar: Any = None
 
@@ -70,24 +71,9 @@ class Console(Callback):
             self._print(f"{name:<10} {value}")
 
     def _table(self, job: Announced) -> dict[str, str]:
-        needs = job.estimate
-        free = available_bytes()
-        scarce = (
-            f", MORE THAN THE {_bytes(free)} THAT ARE FREE: use a smaller --batch-size or model, "
-            "--recompute block or --activation-dtype bfloat16"
-            if free and needs.new_bytes > free
-            else ""
-        )
-        narrow = job.options.compute_dtype == "bfloat16"
-        speedup = bfloat16_speedup() if narrow else 1.0
-        products_too = f", and {speedup:.1f} times that in products of bfloat16" if narrow else ""
-        seconds = needs.seconds(job.total_steps - job.n_done, self.peak, speedup)
         return {
             **job.table,
-            "machine": f"{num_threads()} threads, {isa()}, {self.peak / 1e9:.0f} GFLOP/s",
-            "memory": f"about {_bytes(needs.total_bytes)}: {_bytes(needs.state_bytes)} weights, gradients and moments, "
-            f"{_bytes(needs.activation_bytes)} activations, {_bytes(needs.other_bytes)} the rest{scarce}",
-            "time": f"about {_duration(seconds)} (assuming {SHARE_OF_PEAK:.0%} of peak FLOP/s{products_too})",
+            **(_on_the_gpu(job) if self.peak is None else _on_the_cpu(job, self.peak)),
             "run": str(job.options.out),
         }
 
@@ -118,15 +104,16 @@ class Console(Callback):
 
     def line(self, metrics: dict[str, Any], total_steps: int) -> str:
         """step    1/1000 | loss 4.3720 | norm 2.31 | lr 1.00e-04 | 85.3 ms | 41.2% of peak | 3,000 tok/s"""
-        rate = metrics["tokens_per_second"]
-        if rate * self.flops_per_token > self.peak:  # something else was running when it was measured
-            self.peak = max(self.peak, fma_peak(0.2))
-        share = rate * self.flops_per_token / self.peak
+        rate, share = metrics["tokens_per_second"], ""
+        if self.peak is not None:
+            if rate * self.flops_per_token > self.peak:  # something else was running when it was measured
+                self.peak = max(self.peak, fma_peak(0.2))
+            share = f"{rate * self.flops_per_token / self.peak:.1%} of peak | "
         step = f"{metrics['step']:>{len(str(total_steps))}}/{total_steps}"
         own = "".join(f"{said} {value:.4f} | " for said, value in _figures(metrics).items())
         return (
             f"step {step} | loss {metrics['loss']:.4f} | {own}norm {metrics['grad_norm']:.2f} | "
-            f"lr {metrics['lr']:.2e} | {metrics['ms']:.1f} ms | {share:.1%} of peak | {rate:,.0f} tok/s"
+            f"lr {metrics['lr']:.2e} | {metrics['ms']:.1f} ms | {share}{rate:,.0f} tok/s"
         )
 
     def on_end(self, trainer: Training, result: TrainResult) -> None:
@@ -160,6 +147,46 @@ def _figures(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     own = {name: value for name, value in metrics.items() if name not in METRICS and name != "sample"}
     chosen = [name for name in own if name.startswith("validation_") == bool(prefix) and name != "validation_loss"]
     return {name.removeprefix(prefix).replace("_", " "): own[name] for name in chosen}
+
+
+def _on_the_cpu(job: Announced, peak: float) -> dict[str, str]:
+    needs = job.estimate
+    narrow = job.options.compute_dtype == "bfloat16"
+    speedup = bfloat16_speedup() if narrow else 1.0
+    products_too = f", and {speedup:.1f} times that in products of bfloat16" if narrow else ""
+    seconds = needs.seconds(job.total_steps - job.n_done, peak, speedup)
+    scarce = _scarce(needs.new_bytes, available_bytes())
+    return {
+        "machine": f"{num_threads()} threads, {isa()}, {peak / 1e9:.0f} GFLOP/s",
+        "memory": f"about {_bytes(needs.total_bytes)}: {_parts(needs)}{scarce}",
+        "time": f"about {_duration(seconds)} (assuming {SHARE_OF_PEAK:.0%} of peak FLOP/s{products_too})",
+    }
+
+
+def _on_the_gpu(job: Announced) -> dict[str, str]:
+    needs, gpu = job.estimate, cuda.describe()
+    scarce = _scarce(needs.computing_bytes, gpu["free_bytes"])
+    return {
+        "machine": f"{gpu['name']}, compute capability {gpu['compute_capability']}",
+        "memory": f"about {_bytes(needs.computing_bytes)} of the GPU's {_bytes(gpu['total_bytes'])}: "
+        f"{_parts(needs)}{scarce}; {_bytes(needs.total_bytes)} of the process",
+    }
+
+
+def _parts(needs: Estimate) -> str:
+    return (
+        f"{_bytes(needs.state_bytes)} weights, gradients and moments, {_bytes(needs.activation_bytes)} activations, "
+        f"{_bytes(needs.other_bytes)} the rest"
+    )
+
+
+def _scarce(needed: int, free: int | None) -> str:
+    if not free or needed <= free:
+        return ""
+    return (
+        f", MORE THAN THE {_bytes(free)} THAT ARE FREE: use a smaller --batch-size or model, "
+        "--recompute block or --activation-dtype bfloat16"
+    )
 
 
 def _bytes(n: float) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gollm.inference.pages import CachedSequence, PagePool, next_batch, pages_for
-from gollm.kernels import Array, cpu
+from gollm.inference.pages import CachedSequence, PagePool, cache_dtype_of, next_batch, pages_for
+from gollm.kernels import Array, Kernels, cpu
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn.tape import no_grad
@@ -40,6 +40,7 @@ class Estimate:
     peak_so_far       the most that the process had so far, while it tokenised the data
     step_flops        floating-point operations of a step, see flops_per_token()
     step_overhead     seconds of a step in which nothing is computed
+    on_device         whether state, activations and workspace lie in the memory of a device, beside the process'
     """
 
     n_parameters: int
@@ -51,16 +52,22 @@ class Estimate:
     peak_so_far: int
     step_flops: float
     step_overhead: float
+    on_device: bool = False
 
     @property
     def new_bytes(self) -> int:
         """What training adds to the process."""
-        return self.state_bytes + self.activation_bytes + self.workspace_bytes + self.data_bytes
+        return self.data_bytes + (0 if self.on_device else self.computing_bytes)
+
+    @property
+    def computing_bytes(self) -> int:
+        """What it takes where it computes."""
+        return self.state_bytes + self.activation_bytes + self.workspace_bytes
 
     @property
     def other_bytes(self) -> int:
         """What is neither state nor activations."""
-        return self.total_bytes - self.state_bytes - self.activation_bytes
+        return (self.computing_bytes if self.on_device else self.total_bytes) - self.state_bytes - self.activation_bytes
 
     @property
     def total_bytes(self) -> int:
@@ -84,6 +91,7 @@ class Workload:
     evaluation    the batches of an evaluation, those of one shape once
     prompt        tokens of a sample's prompt
     mapped_bytes  of files that batches are read from
+    kernels       of the device that the model is on
     """
 
     build: Callable[[], Decoder]
@@ -92,6 +100,7 @@ class Workload:
     prompt: int
     mapped_bytes: int = 0
     objective: Objective = field(default_factory=NextToken)
+    kernels: Kernels = cpu
 
 
 def blank(*shape: int) -> Array:
@@ -104,7 +113,7 @@ def estimate(work: Workload, options: LoopOptions, n_steps: int) -> Estimate:
     nothing is allocated but the address space."""
     release_free_memory()
     process, peak = resident_bytes()
-    measure = cpu.Measure()
+    measure = work.kernels.Measure()
     measure.begin()
     try:
         model = work.build()
@@ -130,13 +139,14 @@ def estimate(work: Workload, options: LoopOptions, n_steps: int) -> Estimate:
         peak_so_far=peak,
         step_flops=flops_per_token(model, length) * n_tokens * options.grad_accumulation,
         step_overhead=STEP_SECONDS,
+        on_device=not work.kernels.is_cpu,
     )
 
 
 def _measure_step(model: Decoder, work: Workload, options: LoopOptions) -> None:
     k = min(options.grad_accumulation, 2)  # the second adds to the gradients of the first; the others do the same
     batches = [np.zeros((k, *array.shape), array.dtype) for array in work.batch]
-    each = np.empty((k, *work.objective.each_shape(work.batch)), np.float32)
+    each = work.kernels.from_host(np.empty((k, *work.objective.each_shape(work.batch)), np.float32))
     forward_backward(
         model, np.zeros(k, np.int64), *batches, denominator=np.ones(1), objective=work.objective, each=each
     )
@@ -145,7 +155,7 @@ def _measure_step(model: Decoder, work: Workload, options: LoopOptions) -> None:
 def _measure_evaluation(model: Decoder, work: Workload) -> None:
     with no_grad():
         for batch in work.evaluation:
-            each = np.empty(work.objective.each_shape(batch), np.float32)
+            each = work.kernels.from_host(np.empty(work.objective.each_shape(batch), np.float32))
             work.objective.loss(model, batch, np.ones(1), each)
 
 
@@ -154,7 +164,8 @@ def _measure_sample(model: Decoder, work: Workload, options: LoopOptions) -> Non
     if not options.sample_tokens or not work.prompt:
         return
     context, prompt = model.config.context, work.prompt
-    sequence = CachedSequence(PagePool(model.config, pages_for(min(context, prompt + options.sample_tokens))))
+    n_pages = pages_for(min(context, prompt + options.sample_tokens))
+    sequence = CachedSequence(PagePool(model.config, n_pages, cache_dtype_of(model), work.kernels))
     for rows in (min(context, prompt), 1 if prompt + options.sample_tokens <= context else max(1, context // 2)):
         sequence.clear()
         model.next_logits(next_batch([sequence], [[0] * rows]))

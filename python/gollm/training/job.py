@@ -10,8 +10,11 @@ from pathlib import Path
 from gollm.data import DataSource, Sampler, TokenDataset, open_source, prepare
 from gollm.errors import ConfigError
 from gollm.formats import open_tokenizer
+from gollm.kernels import Kernels
+from gollm.kernels.devices import kernels_of
 from gollm.model.config import ModelConfig, preset
 from gollm.model.decoder import Decoder
+from gollm.nn import dtypes
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from gollm.tokenizers.base import END_OF_TEXT
 from gollm.training.callbacks import Callback, TrainResult
@@ -32,6 +35,7 @@ class Job:
     n_done        how many of them a resumed run has done"""
 
     options: TrainOptions
+    kernels: Kernels
     folder: RunFolder
     source: DataSource
     tokenizer: Tokenizer
@@ -60,6 +64,7 @@ class Job:
     def run(self, callbacks: Sequence[Callback] = ()) -> TrainResult:
         with self:
             model = Decoder(self.config).initialise(self.options.seed)
+            model.to(self.kernels, getattr(dtypes, self.options.dtype))
             data = of_tokens(self.dataset, self.tokenizer, self.options, self.config.context, self.batches)
             return Trainer(model, self.tokenizer, self.options, callbacks).fit(data, self.folder)
 
@@ -73,8 +78,8 @@ class Job:
 def train(options: TrainOptions, callbacks: Sequence[Callback] = ()) -> TrainResult:
     """Trains a model as `gollm train` does, and returns how it ended.
 
-    Raises ConfigError, DataError, TokenizerError, TrainingError and CheckpointError, each with a sentence that says
-    what to do."""
+    Raises ConfigError, DeviceError, DataError, TokenizerError, TrainingError and CheckpointError, each with a sentence
+    that says what to do."""
     return prepare_job(options).run(callbacks)
 
 
@@ -84,15 +89,16 @@ def prepare_job(options: TrainOptions) -> Job:
     The run folder is taken before anything long begins: another process can neither choose nor use it."""
     if options.resume is not None:
         options = resumed_options(options)
+    kernels = kernels_of(options.device, options.dtype)
     folder = RunFolder.claim(options, _name_of(options))
     try:
-        return _prepared(options.replace(out=str(folder.path)), folder)
+        return _prepared(options.replace(out=str(folder.path)), kernels, folder)
     except BaseException:
         folder.close()
         raise
 
 
-def _prepared(options: TrainOptions, folder: RunFolder) -> Job:
+def _prepared(options: TrainOptions, kernels: Kernels, folder: RunFolder) -> Job:
     source = _source(options, options.data, options.pattern)
     n_done = max(folder.checkpoints(), default=0)
     tokenizer = _tokenizer(options, source, folder)
@@ -106,20 +112,21 @@ def _prepared(options: TrainOptions, folder: RunFolder) -> Job:
     config = options.model_config(tokenizer.vocab_size)
     batches = sampler_of(dataset, options, config.context)
     total_steps = options.total_steps(batches)
-    needs = estimate(_workload(config, options, dataset), options, total_steps - n_done)
-    return Job(options, folder, source, tokenizer, dataset, batches, config, total_steps, n_done, needs)
+    needs = estimate(_workload(config, options, dataset, kernels), options, total_steps - n_done)
+    return Job(options, kernels, folder, source, tokenizer, dataset, batches, config, total_steps, n_done, needs)
 
 
-def _workload(config: ModelConfig, options: TrainOptions, dataset: TokenDataset) -> Workload:
+def _workload(config: ModelConfig, options: TrainOptions, dataset: TokenDataset, kernels: Kernels) -> Workload:
     """Batches of an evaluation are as large as a step's but for the last; a prompt has about a token a character."""
     B, T = options.batch_size, config.context
     windows = min(max(0, len(dataset.validation) - 1) // T, options.eval_batches * B)
     return Workload(
-        build=lambda: Decoder(config),
+        build=lambda: Decoder(config).to(kernels, getattr(dtypes, options.dtype)),
         batch=(blank(B, T), blank(B, T)),
         evaluation=[(blank(rows, T), blank(rows, T)) for rows in (min(windows, B), windows % B) if rows],
         prompt=max(1, len(options.sample_prompt)),
         mapped_bytes=dataset.n_bytes,
+        kernels=kernels,
     )
 
 

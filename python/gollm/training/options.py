@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from gollm.errors import ConfigError
+from gollm.kernels.devices import DeviceName, ModelDType
 from gollm.model.config import BelowOne, ModelConfig
 from gollm.model.options import MODEL_FIELDS, RARE, ModelOptions
 from gollm.options import (
@@ -172,6 +173,10 @@ class LoopOptions(Given):
 class TrainOptions(LoopOptions, ModelOptions, DataOptions):
     """Train a model from raw text, and keep everything in a run folder."""
 
+    device: DeviceName = "auto"  # where to train; auto: on a GPU where there is one, else on the CPU
+    # dtype of activations, gradients and of the weights that kernels read, on a GPU; trained weights stay float32
+    dtype: ModelDType = "float32"
+
     HEADINGS: ClassVar[Mapping[str, str]] = {
         "data": "data",
         "tokenizer": "tokenizer",
@@ -180,6 +185,7 @@ class TrainOptions(LoopOptions, ModelOptions, DataOptions):
         "optimizer": "optimisation",
         "log_every": "logging and checkpoints",
         "out": "output",
+        "device": "device",
     }
     RARE: ClassVar = (*RARE, "field", "encoding", "decode_errors", *LoopOptions.RARE)
     ALIASES: ClassVar[Mapping[str, str]] = {

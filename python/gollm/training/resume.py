@@ -11,9 +11,11 @@ from gollm.training.options import L
 from gollm.training.run import Run
 
 # What a resumed run may change: when it ends, what it reports and keeps, where its data lies (the data itself is
-# compared by its content), and what it computes twice.
+# compared by its content), what it computes twice, and the device, whose results differ in their last bits.
 CHANGEABLE = (
     "data",
+    "device",
+    "dtype",
     "recompute",
     "steps",
     "epochs",
