@@ -65,9 +65,7 @@ __global__ void __launch_bounds__(PACKED_WARPS * 32) packed_product_kernel(Packe
     for (int j = 0; j < EACH; j++) {
         const int i = threadIdx.x + j * THREADS;
         const int64_t m = m0 + i / PANEL, n = panel * PANEL + i % PANEL;
-        vec sum = {};
-        sum.x[0] = total[j];
-        if (i < ROWS * PANEL && m < p.M && n < p.N) p.epilogue(m * p.N + n, n, 1, sum);
+        if (i < ROWS * PANEL && m < p.M && n < p.N) p.epilogue(m * p.N + n, n, 1, Single{{total[j]}});
     }
 }
 

@@ -12,6 +12,19 @@
 
 namespace GOLLM_VARIANT {
 
+/* One element, where a thread has no more. */
+struct Single {
+    float x[1];
+};
+template <class V> __device__ __forceinline__ V load_elements(const real *p, int64_t left) {
+    if constexpr (sizeof(V) == sizeof(Single))
+        return {{to_float(*p)}};
+    else
+        return load_n(p, left);
+}
+__device__ __forceinline__ void store_elements(real *p, const Single &v, int64_t) { put(p, v.x[0]); }
+__device__ __forceinline__ void store_elements(real *p, const vec &v, int64_t left) { store_n(p, v, left); }
+
 /* The steps on the finished sum v, as csrc/epilogue.h has them. Matrices are (M, N); NULL and GOLLM_NONE leave one out. */
 struct Epilogue {
     real *c;
@@ -24,30 +37,49 @@ struct Epilogue {
     const real *gradient_of; /*      v *= activation'(gradient_of); of a gate also dfactor and product */
     real *dfactor, *product;
 
-    /* The first `left` of VL elements from column n on, which lie at `at` in the matrices. */
-    __device__ __forceinline__ void operator()(int64_t at, int64_t n, int64_t left, vec v) const {
-        if (bias) v = v + load_n(bias + n, left);
-        if (pre) store_n(pre + at, v, left);
-        const vec times = factor ? load_n(factor + at, left) : vec{};
+    /* The first `left` of the elements from column n on, which lie at `at` in the matrices: a vec, or a Single. */
+    template <class V> __device__ __forceinline__ void operator()(int64_t at, int64_t n, int64_t left, V v) const {
+        constexpr int LANES = sizeof(V) / sizeof(float);
+        const auto add = [&](const real *x) {
+            const V y = load_elements<V>(x, left);
+#pragma unroll
+            for (int k = 0; k < LANES; k++) v.x[k] += y.x[k];
+        };
+        if (bias) add(bias + n);
+        if (pre) store_elements(pre + at, v, left);
+        V times = {};
+        if (factor) times = load_elements<V>(factor + at, left);
         if (gradient_of) {
-            const vec x = load_n(gradient_of + at, left);
-            vec f = {};
+            const V x = load_elements<V>(gradient_of + at, left);
+            V f = {}, df = {};
             with_activation(activation, [&](int64_t kind) {
-                EACH_LANE(k) {
-                    if (dfactor) f.x[k] = GOLLM_VARIANT::activation(kind, x.x[k]);
+#pragma unroll
+                for (int k = 0; k < LANES; k++) {
+                    if (dfactor) {
+                        f.x[k] = GOLLM_VARIANT::activation(kind, x.x[k]);
+                        df.x[k] = f.x[k] * v.x[k];
+                    }
                 }
-                if (dfactor) store_n(dfactor + at, f * v, left);
-                EACH_LANE(k) v.x[k] *= activation_gradient(kind, x.x[k]);
+                if (dfactor) store_elements(dfactor + at, df, left);
+#pragma unroll
+                for (int k = 0; k < LANES; k++) v.x[k] *= activation_gradient(kind, x.x[k]);
             });
-            if (dfactor) store_n(product + at, f * times, left);
+            if (dfactor) {
+#pragma unroll
+                for (int k = 0; k < LANES; k++) f.x[k] *= times.x[k];
+                store_elements(product + at, f, left);
+            }
         } else
             with_activation(activation, [&](int64_t kind) {
-                EACH_LANE(k) v.x[k] = GOLLM_VARIANT::activation(kind, v.x[k]);
+#pragma unroll
+                for (int k = 0; k < LANES; k++) v.x[k] = GOLLM_VARIANT::activation(kind, v.x[k]);
             });
-        if (factor) v = v * times;
-        if (residual) v = v + load_n(residual + at, left);
-        if (accumulate) v = v + load_n(c + at, left);
-        store_n(c + at, v, left);
+        if (factor)
+#pragma unroll
+            for (int k = 0; k < LANES; k++) v.x[k] *= times.x[k];
+        if (residual) add(residual + at);
+        if (accumulate) add(c + at);
+        store_elements(c + at, v, left);
     }
 };
 
