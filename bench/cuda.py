@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")  # Linux; WSL
 PARTS = ("tests", "sanitizer", "products", "attention", "memory", "decoding", "training")
 SANITIZED = ("matmul_nt", "layernorm_backward", "head_backward", "attention_forward", "attention_backward", "adamw")
 Rows = Iterator[tuple[str, str, str]]  # what, gollm, PyTorch
@@ -32,6 +33,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=9.0, help="stop beginning new parts after so many")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
     options = parser.parse_args()
+    if not any(Path(device).exists() for device in GPU_DEVICES):
+        print("nothing was run: this machine has no NVIDIA GPU, or its driver is not loaded")
+        return 1
     build()
     from gollm import cuda
 
