@@ -24,7 +24,7 @@ pytestmark = [
         reason="cuobjdump and nvdisasm are not installed",
     ),
 ]
-TENSOR_CORE_KERNELS = r"bfloat16.*(?<!hopper_)(product_kernel|attention_forward_kernel|attention_backward_kernel)"
+TENSOR_CORE_KERNELS = r"bfloat16\d\d(product_kernel|attention_forward_kernel|attention_backward_kernel)"
 
 
 @pytest.fixture(scope="module")
