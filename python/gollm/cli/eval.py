@@ -36,7 +36,7 @@ class Options:
     field: str | None = None  # the field of JSON lines that holds the text
     encoding: str = "utf-8"  # encoding of text files: any that Python knows
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # how to handle invalid bytes
-    device: DeviceName = "auto"  # where to compute; auto: on a GPU where there is one, else on the CPU
+    device: DeviceName = "cpu"  # where to compute; auto: on a GPU where there is one, else on the CPU
     dtype: ModelDType = "float32"  # dtype of the models' weights and activations on a GPU
     per_file: bool = False  # measure each file by itself
     by_position: bool = False  # show the cross-entropy by how many tokens of its window a token follows, too

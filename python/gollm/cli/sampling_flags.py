@@ -31,7 +31,7 @@ class ModelFlags:
     # speculation: a small model with the same tokenizer that guesses ahead; the text stays the same, and often comes
     # sooner
     draft: Path | None = None
-    device: DeviceName = "auto"  # where to compute; auto: on a GPU where there is one, else on the CPU
+    device: DeviceName = "cpu"  # where to compute; auto: on a GPU where there is one, else on the CPU
     dtype: ModelDType = "float32"  # dtype of the model's weights and activations on a GPU
 
     def __post_init__(self) -> None:

@@ -173,7 +173,7 @@ class LoopOptions(Given):
 class TrainOptions(LoopOptions, ModelOptions, DataOptions):
     """Train a model from raw text, and keep everything in a run folder."""
 
-    device: DeviceName = "auto"  # where to train; auto: on a GPU where there is one, else on the CPU
+    device: DeviceName = "cpu"  # where to train; auto: on a GPU where there is one, else on the CPU
     # dtype of activations, gradients and of the weights that kernels read, on a GPU; trained weights stay float32
     dtype: ModelDType = "float32"
 
