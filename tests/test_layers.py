@@ -21,10 +21,10 @@ import gollm
 ROOMS = (
     "errors",
     "_native",
-    "cuda",
     "system",
     "options",
     "kernels",
+    "cuda",
     "nn",
     "quantisation",
     "model",
@@ -43,7 +43,7 @@ ROOMS = (
     "__main__",  # python -m gollm
 )
 # The rooms that call the extension module. The rest asks gollm.kernels and gollm.system.
-NATIVE = ("", "system", "kernels", "tokenizers", "cli")  # cli: `gollm doctor`
+NATIVE = ("", "system", "kernels", "cuda", "tokenizers", "cli")  # cli: `gollm doctor`
 
 Graph = dict[str, dict[str, int]]  # module -> module that it imports -> line
 

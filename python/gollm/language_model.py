@@ -22,7 +22,6 @@ from gollm.inference.engine import pieces
 from gollm.inference.generation import prompt_ids
 from gollm.inference.sampling import Sampling, check_text_only
 from gollm.kernels import Array, cpu
-from gollm.kernels.devices import DeviceName, ModelDType, kernels_of
 from gollm.model.batch import Batch
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
@@ -30,6 +29,7 @@ from gollm.model.generation_defaults import GenerationDefaults
 from gollm.model.lora import added_to, with_adapter
 from gollm.model.token_ids import token_ids
 from gollm.nn import dtypes
+from gollm.nn.devices import DeviceName, ModelDType, kernels_of
 from gollm.nn.products import group_of
 from gollm.nn.storage import ROW_MAJOR
 from gollm.nn.tape import no_grad

@@ -8,8 +8,8 @@ import pytest
 from gollm import cuda
 from gollm.errors import DTypeError, GollmError, KernelError, ShapeError
 from gollm.kernels import cpu
-from gollm.kernels.devices import kernels_of
 from gollm.nn import ops
+from gollm.nn.devices import kernels_of
 from gollm.nn.dtypes import bfloat16
 from gollm.nn.plan import Plan
 from gollm.nn.storage import Storage

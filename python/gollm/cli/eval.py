@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from gollm.cli.process import of_the_device
-from gollm.kernels.devices import DeviceName, ModelDType
+from gollm.nn.devices import DeviceName, ModelDType
 from gollm.options import PathText, Positional, PositiveInt
 
 if TYPE_CHECKING:

@@ -16,5 +16,5 @@ def note(model: Path, kind: str, values: Mapping[str, float]) -> None:
     run = Run(model)
     if not os.path.isfile(run.config_path):
         return
-    with contextlib.suppress(OSError), open(run.evaluations_path, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"kind": kind, **values}) + "\n")
+    with contextlib.suppress(OSError), open(run.evaluations_path, "ab") as file:
+        file.write((json.dumps({"kind": kind, **values}) + "\n").encode())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from gollm.cli.process import Usage, of_the_device, of_the_words
 from gollm.errors import ConfigError, GenerationError
-from gollm.kernels.devices import DeviceName, ModelDType
+from gollm.nn.devices import DeviceName, ModelDType
 from gollm.options import NonNegativeFloat, NonNegativeInt, Positional, PositiveFloat, PositiveInt, Range
 from gollm.options.types import shown
 from gollm.system.files import read_regular, reason

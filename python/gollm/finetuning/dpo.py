@@ -28,7 +28,7 @@ from gollm.nn import ops
 from gollm.nn.ops import IGNORE_INDEX, PREFERENCES
 from gollm.nn.tape import activations_as, no_grad, products_in
 from gollm.nn.tensor import Tensor
-from gollm.system.files import replacing
+from gollm.system.files import open_regular, replacing
 
 BATCH = 4  # pairs whose reference is computed at once
 
@@ -127,7 +127,8 @@ class Pairs:
         path = folder / "reference.npy"
         if path.is_file():
             try:
-                saved = np.load(path, allow_pickle=False)
+                with open_regular(path, buffering=-1) as file:
+                    saved = np.lib.format.read_array(file, allow_pickle=False)
             except (OSError, ValueError, EOFError):
                 saved = np.empty(0)
             if saved.shape == self.references.shape and saved.dtype == np.float32:

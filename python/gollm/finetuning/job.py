@@ -123,7 +123,7 @@ def prepare_job(options: FinetuneOptions) -> FinetuneJob:
 
 def _prepared(options: FinetuneOptions, folder: RunFolder) -> FinetuneJob:
     assert options.model is not None
-    base = Base.open(options.model)
+    base = Base.of(options.model)
     task = TASKS[options.task](options, base)
     B, k = options.batch_size, options.grad_accumulation
     batches = PaddedBatches(

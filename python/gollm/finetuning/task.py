@@ -35,7 +35,7 @@ class Base:
     packed: Mapping[str, tuple[DType, int]]  # quantised parameters: dtype and group
 
     @classmethod
-    def open(cls, path: str) -> Base:
+    def of(cls, path: str) -> Base:
         """Raises FormatError for what is no model, ConfigError for one without a tokenizer."""
         with formats.open_model(path) as source:
             if source.tokenizer is None:

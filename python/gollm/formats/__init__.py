@@ -110,7 +110,7 @@ def open_model(path: str | Path, tokenizer: Tokenizer | str | Path | None = None
 
     Raises FormatError for a model that is damaged or not supported, and for a tokenizer with more tokens than it has,
     TokenizerError for a tokenizer that cannot be read."""
-    folder = peft.adapter_in(path)
+    folder = peft.adapter_in(as_path(path, FormatError))
     if folder is not None:
         source = open_model(peft.base_of(folder), tokenizer)
         try:

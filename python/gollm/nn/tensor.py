@@ -22,8 +22,8 @@ import numpy as np
 from gollm import cuda
 from gollm.errors import DTypeError, GollmError, ShapeError
 from gollm.kernels import Array, cpu
-from gollm.kernels.devices import DeviceName, kernels_of
 from gollm.nn import dtypes
+from gollm.nn.devices import DeviceName, kernels_of
 from gollm.nn.storage import Storage
 
 FLOAT32 = np.dtype(np.float32)

@@ -11,10 +11,10 @@ from gollm.data import DataSource, Sampler, TokenDataset, open_source, prepare
 from gollm.errors import ConfigError
 from gollm.formats import open_tokenizer
 from gollm.kernels import Kernels
-from gollm.kernels.devices import kernels_of
 from gollm.model.config import ModelConfig, preset
 from gollm.model.decoder import Decoder
 from gollm.nn import dtypes
+from gollm.nn.devices import kernels_of
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from gollm.tokenizers.base import END_OF_TEXT
 from gollm.training.callbacks import Callback, TrainResult

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from gollm.errors import ConfigError
-from gollm.kernels.devices import DeviceName, ModelDType
 from gollm.model.config import BelowOne, ModelConfig
 from gollm.model.options import MODEL_FIELDS, RARE, ModelOptions
+from gollm.nn.devices import DeviceName, ModelDType
 from gollm.options import (
     Given,
     NonNegativeFloat,
