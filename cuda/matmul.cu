@@ -10,13 +10,9 @@
 namespace GOLLM_VARIANT {
 
 int matmul_nt(const matmul_nt_args *args, const gollm_team *team) {
-    Product p = {args->a, args->b, args->M, args->N, args->K, args->compute, args->K, args->K, args->N, {}, nullptr};
-    p.epilogue.c = args->c;
-    p.epilogue.bias = args->bias;
-    p.epilogue.pre = args->pre;
-    p.epilogue.activation = args->activation;
-    p.epilogue.factor = args->factor;
-    p.epilogue.residual = args->residual;
+    const Product p = {args->a,       args->b, args->M, args->N, args->K,
+                       args->compute, args->K, args->K, args->N, forward_epilogue(args),
+                       nullptr};
     return run_product<false, false>(p, team);
 }
 

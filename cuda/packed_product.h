@@ -26,14 +26,7 @@ struct PackedProduct {
 
 /* Of the arguments of a forward product. */
 template <class Args> PackedProduct packed_product_of(const Args *args) {
-    PackedProduct p = {args->M, args->N, args->K, args->a, {}};
-    p.epilogue.c = args->c;
-    p.epilogue.bias = args->bias;
-    p.epilogue.pre = args->pre;
-    p.epilogue.activation = args->activation;
-    p.epilogue.factor = args->factor;
-    p.epilogue.residual = args->residual;
-    return p;
+    return {args->M, args->N, args->K, args->a, forward_epilogue(args)};
 }
 
 template <int ROWS> struct ChunkSums {

@@ -83,6 +83,14 @@ struct Epilogue {
     }
 };
 
+/* Of the arguments of a forward product. */
+template <class Args> Epilogue forward_epilogue(const Args *args) {
+    Epilogue e = {};
+    e.c = args->c, e.bias = args->bias, e.pre = args->pre;
+    e.activation = args->activation, e.factor = args->factor, e.residual = args->residual;
+    return e;
+}
+
 /* Strides are those of rows: of k where an operand is K-major, else of its other axis. */
 struct Product {
     const real *a, *b;
