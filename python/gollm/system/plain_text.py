@@ -1,8 +1,8 @@
 """Bytes from outside as text: byte order marks, compressed files, and files that are not text at all.
 
-Text is UTF-8 unless told otherwise. A byte order mark of UTF-8, UTF-16 or UTF-32 is honoured and dropped. What gzip,
-bzip2 and xz have packed is unpacked as it is read, in bounded memory. Files of other kinds are recognised from their
-first bytes, and text with a NUL in it is not text.
+Text is UTF-8 unless told otherwise. A byte order mark of UTF-8, UTF-16 or UTF-32 is honoured and dropped. Files that
+gzip, bzip2, xz or Zstandard compressed are unpacked as they are read, in bounded memory. Files of other kinds are
+recognised from their first bytes, and text with a NUL in it is not text.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from gollm.system.files import refuse_pointer
 READ_BYTES = 1 << 20
 HEAD_BYTES = 4096  # at least so many, of a file that has them, are looked at to tell what it is
 XZ_MEMORY = 256 << 20  # `xz -9` needs 65 MiB
+ZSTANDARD_WINDOW_LOG = 27  # 128 MiB: what `zstd` itself unpacks unless told otherwise
 MAX_RATIO = 200  # text is packed to a tenth of its size or so, a decompression bomb to a thousandth and less
 MAX_RATIO_FROM = 64 << 20
 
@@ -34,10 +35,11 @@ _BYTE_ORDER_MARKS = (  # UTF-32 first: its mark begins with UTF-16's
 )
 
 _GZIP, _BZIP2, _XZ = rb"\x1f\x8b\x08", rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", rb"\xfd7zXZ\0"
+_ZSTANDARD = rb"\x28\xb5\x2f\xfd"
 _UNPACK = "unpack it first"
 _EXPORT = (
     "write its text as JSON Lines first, for example with pandas: "
-    "read_parquet(FILE).to_json('text.jsonl', orient='records', lines=True)"
+    "read_feather(FILE).to_json('text.jsonl', orient='records', lines=True)"
 )
 _SAVE = "save it as plain text first"
 _OMIT = "leave it out"
@@ -53,13 +55,13 @@ _KINDS = [
         (_GZIP, "compressed twice (gzip)", _UNPACK),
         (_BZIP2, "compressed twice (bzip2)", _UNPACK),
         (_XZ, "compressed twice (xz)", _UNPACK),
-        (rb"\x28\xb5\x2f\xfd", "compressed with Zstandard", "unpack it first: zstd -d FILE"),
+        (_ZSTANDARD, "compressed twice (Zstandard)", _UNPACK),
         (rb"\x04\x22\x4d\x18", "compressed with LZ4", "unpack it first: lz4 -d FILE"),
         (rb"\x1f[\x9d\xa0]|LZIP\x01", "a compressed file", _UNPACK),
         (rb"PK(?:\x03\x04|\x05\x06)", "a zip archive (as .docx, .npz and PyTorch's files are)", _UNPACK),
         (rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|(?=.{0,120}\0).{257}ustar", "an archive", _UNPACK),
-        (rb"PAR1\x15", "a Parquet file", _EXPORT),
-        (rb"ARROW1\0\0|\xff{4}.{3}\0", "an Arrow file", _EXPORT.replace("read_parquet", "read_feather")),
+        (rb"PAR1", "a Parquet file", "training reads it: pass it as a file with --data"),
+        (rb"ARROW1\0\0|\xff{4}.{3}\0", "an Arrow file", _EXPORT),
         (rb"Obj\x01|\x89HDF\r\n", "a table of data", "write its text as JSON Lines first"),
         (rb"SQLite format 3\0", "an SQLite database", "write its text as JSON Lines first"),
         (rb"\x80[\x02-\x05][\x80-\xff(\[\]{}cXGKMJNI]", "a Python pickle", _SAVE),
@@ -235,11 +237,18 @@ class _Gzip:
         return out
 
 
+def _zstandard() -> Any:
+    """A decompressor of Python's own module, new in 3.14, or of its backport for earlier ones."""
+    zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: ZSTANDARD_WINDOW_LOG})
+
+
 _UNPACKERS: dict[str, tuple[re.Pattern[bytes], Callable[[], Any]]] = {
     "gzip": (re.compile(_GZIP), _Gzip),
     "bzip2": (re.compile(_BZIP2), lambda: importlib.import_module("bz2").BZ2Decompressor()),
     # 1: FORMAT_XZ
     "xz": (re.compile(_XZ), lambda: importlib.import_module("lzma").LZMADecompressor(1, memlimit=XZ_MEMORY)),
+    "Zstandard": (re.compile(_ZSTANDARD), _zstandard),
 }
 
 
@@ -277,7 +286,8 @@ def _unpack(
             unpacker = unpacker or make()
             text = unpacker.decompress(data, READ_BYTES)
         except ImportError:
-            raise error(f"{what} this Python cannot unpack that; {_UNPACK}") from None
+            extra = " (for Zstandard: pip install 'gollm[data]')" if make is _zstandard else ""
+            raise error(f"{what} this Python cannot unpack that; {_UNPACK}{extra}") from None
         except MemoryError:
             raise
         except Exception as failure:  # zlib.error, LZMAError, OSError and EOFError
