@@ -12,9 +12,10 @@ import pytest
 
 from gollm.data import Texts, open_source, prepare, reading
 from gollm.data import token_cache as cache
-from gollm.data.token_cache import cache_folder, cached_tokens, tokenizer_fingerprint
+from gollm.data.token_cache import cached_tokens, tokenizer_fingerprint
 from gollm.errors import DataError
 from gollm.system import files
+from gollm.system.files import cache_folder
 
 
 def folders(root):

@@ -26,6 +26,7 @@ COMMANDS = {
     "eval answers": ("eval_answers", "compare a model's answers with those of a data set"),
     "eval memorization": ("eval_memorization", "measure how much of a text a model recites"),
     "compare": ("compare", "show training runs beside each other"),
+    "data list": ("data_list", "list the corpora that have a name"),
     "tokenizer train": ("tokenizer_train", "train a tokenizer from text"),
     "tokenizer encode": ("encode", "turn text into token ids"),
     "tokenizer decode": ("tokenizer_decode", "turn token ids into text"),

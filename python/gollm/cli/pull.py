@@ -20,9 +20,6 @@ class Options:
 
 
 def run(options: Options) -> None:
-    import os
-
     from gollm.formats.hub import pull
 
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # or the library reports every attempt of a broken connection
     print(pull(options.model, options.out, options.revision, options.file))

@@ -19,7 +19,8 @@ from gollm.data.sources import (
     open_source,
     standard_library,
 )
-from gollm.data.token_cache import TextTokenizer, cache_folder
+from gollm.data.token_cache import TextTokenizer
+from gollm.system.files import cache_folder
 
 __all__ = [
     "DataSource",

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from gollm.data.shards import Tokens
 from gollm.data.sources import DataSource, TokenShards
-from gollm.data.token_cache import Progress, TextTokenizer, cache_folder, cached_tokens, content_fingerprint
+from gollm.data.token_cache import Progress, TextTokenizer, cached_tokens, content_fingerprint
 from gollm.errors import DataError
-from gollm.system.files import StrPath
+from gollm.system.files import StrPath, cache_folder
 
 
 @dataclass(frozen=True)

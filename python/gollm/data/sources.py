@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from gollm.data.corpora import CORPORA, named_corpus
+from gollm.data.parquet import is_parquet, parquet_pieces
 from gollm.data.reading import json_line_pieces, on_lines_of_their_own, split_document, text_pieces
 from gollm.data.shards import HEADER_BYTES, is_shard, open_shard
 from gollm.errors import DataError
@@ -31,7 +33,7 @@ from gollm.tokenizers.documents import DocumentPiece, recut
 OnRead = Callable[[int], None]
 
 JSON_LINES = (".jsonl", ".ndjson")
-COMPRESSED = (".gz", ".bz2", ".xz")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STANDARD_LIBRARY_BYTES = 8 << 20
 
 
@@ -110,7 +112,7 @@ class Texts(DataSource):
 
 
 class _Streams(DataSource):
-    """Sources that are read from open files: text, or JSON Lines when `field` says which field holds it."""
+    """Sources that are read from open files: text, Parquet, or JSON Lines when `field` says which field holds it."""
 
     encoding: str
     errors: str
@@ -122,7 +124,9 @@ class _Streams(DataSource):
     def pieces(self, on_read: OnRead = _ignore) -> Iterator[DocumentPiece]:
         for name, field, stream in self._streams():
             with _readable(name):
-                if field is None:
+                if is_parquet(stream):
+                    yield from parquet_pieces(stream, name, field or "text", on_read)
+                elif field is None:
                     yield from text_pieces(stream, name, self.encoding, self.errors, on_read)
                 else:
                     yield from json_line_pieces(stream, name, field, self.encoding, self.errors, on_read)
@@ -141,7 +145,8 @@ class _Streams(DataSource):
 
 class Files(_Streams):
     """Files in the given order, each a document; those that end in .jsonl or .ndjson, compressed or not, and all when
-    `field` is given, are JSON Lines with a document in each line (in the field "text" unless told otherwise).
+    `field` is given, are JSON Lines with a document in each line (in the field "text" unless told otherwise). Parquet
+    files are detected from their content: `field` names the column, each row is a document.
 
     encoding, errors  how bytes become text: any encoding of Python's; "strict", "replace" or "ignore"
     Raises DataError for a path that is missing, is no regular file, or cannot be read.
@@ -369,7 +374,8 @@ def open_source(
 ) -> DataSource:
     """The source that `--data` names.
 
-    None is the standard library's own text, "-" standard input (or what a shell's <(COMMAND) gives), anything else one
+    None is the standard library's own text, "-" standard input (or what a shell's <(COMMAND) gives), a name of
+    `CORPORA` such as "shakespeare" that corpus unless there is a file or folder of that name, anything else one
     or several paths: files, folders
     (with `patterns`), wildcards such as "books/*.txt", or token shards in llm.c's format (*.bin). See `Files` for
     `field`, `encoding` and `errors`. Raises DataError.
@@ -378,7 +384,7 @@ def open_source(
     given = [] if data is None else [data] if isinstance(data, (str, os.PathLike)) else list(data)
     if patterns and not any(os.path.isdir(path) for path in given):
         raise DataError(f"the pattern {patterns[0]!r} chooses files of a folder, but no folder was given with --data")
-    if data is None:
+    if data is None or (given == ["python"] and not os.path.lexists("python")):
         return standard_library()
     if [os.fspath(path) for path in given] == ["-"]:
         return StandardInput(field=field, encoding=encoding, errors=errors)
@@ -392,7 +398,10 @@ def open_source(
             raise DataError(f"a pipe ({item}) cannot be mixed with other data; pass it alone")
         if not item:
             raise DataError("a path of the data is empty; name a file or folder")
-        paths += files_below(Path(item), patterns) if os.path.isdir(item) else _expand(item)
+        if item in CORPORA and CORPORA[item].repository and not os.path.lexists(item):
+            paths += named_corpus(item)
+        else:
+            paths += files_below(Path(item), patterns) if os.path.isdir(item) else _expand(item)
     shards = [is_shard(path) for path in paths]
     if any(shards):
         if not all(shards):

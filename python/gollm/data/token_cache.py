@@ -40,7 +40,16 @@ from gollm.data.shards import HEADER_BYTES, Tokens, open_shard, shard_dtype, sha
 from gollm.data.sources import DataSource, Files, TokenShards
 from gollm.errors import DataError
 from gollm.kernels import Array
-from gollm.system.files import StrPath, open_regular, read_regular, reason, replacing, sync_folder, temporary_name
+from gollm.system.files import (
+    StrPath,
+    cache_folder,
+    open_regular,
+    read_regular,
+    reason,
+    replacing,
+    sync_folder,
+    temporary_name,
+)
 from gollm.tokenizers.base import Framing, Ids
 from gollm.tokenizers.documents import DocumentPiece
 
@@ -65,15 +74,6 @@ class TextTokenizer(Protocol):
     def framing(self) -> Framing: ...
     def encode_pieces(self, pieces: Iterable[DocumentPiece]) -> Iterator[tuple[Ids, bool]]: ...
     def to_state(self) -> tuple[Mapping[str, Any], Mapping[str, Array]]: ...
-
-
-def cache_folder(cache_dir: StrPath | None = None) -> Path:
-    """Where caches live: `cache_dir`, else $GOLLM_CACHE, else gollm in $XDG_CACHE_HOME or ~/.cache."""
-    if cache_dir is not None:
-        return Path(cache_dir)
-    if os.environ.get("GOLLM_CACHE"):
-        return Path(os.environ["GOLLM_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "gollm"
 
 
 def tokenizer_fingerprint(tokenizer: TextTokenizer) -> str:

@@ -71,6 +71,15 @@ def reason(failure: OSError) -> str:
     return failure.strerror or str(failure)
 
 
+def cache_folder(cache_dir: StrPath | None = None) -> Path:
+    """Where caches live: `cache_dir`, else $GOLLM_CACHE, else gollm in $XDG_CACHE_HOME or ~/.cache."""
+    if cache_dir is not None:
+        return Path(cache_dir)
+    if os.environ.get("GOLLM_CACHE"):
+        return Path(os.environ["GOLLM_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "gollm"
+
+
 def open_regular(path: str | os.PathLike[str], buffering: int = 0) -> BinaryIO:
     """A regular file, unbuffered unless told otherwise.
 
