@@ -1,5 +1,5 @@
 # The commands that everyone needs; CI runs the same ones.
-.PHONY: build test bench lint format docs
+.PHONY: build test bench lint format docs site wheel
 
 C_FILES = $(shell find csrc cuda tests/cuda_emulation -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu')
 
@@ -25,3 +25,9 @@ format:
 
 docs:
 	python tools/run_docs.py
+
+site: ## the documentation as pages in site/
+	NO_MKDOCS_2_WARNING=1 mkdocs build -q
+
+wheel: ## a wheel for Linux in dist/, which is installed and trained with where there is no compiler
+	tools/wheel.sh
