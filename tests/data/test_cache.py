@@ -332,5 +332,5 @@ def test_tiny_shakespeare_splits_as_nanogpt_does(tmp_path, tokenizer):
     path = os.path.join(os.path.dirname(__file__), "../../../shared/data/tinyshakespeare.txt")
     if not os.path.exists(path):
         pytest.skip("no tinyshakespeare.txt beside the repository")
-    dataset = prepare(open_source(path), tokenizer, cache_dir=tmp_path)
+    dataset = prepare(open_source(path), tokenizer, validation_split="end", cache_dir=tmp_path)
     assert (len(dataset.train), len(dataset.validation)) == (1_003_854, 111_540)

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gollm.data import Sampler, Tokens, evaluation_batches
+from gollm.data.dataset import split
 from gollm.data.sampler import epoch_keys, permute
 from gollm.errors import DataError
 
@@ -189,3 +190,31 @@ def test_evaluation_batches_are_fixed_and_spread(n_tokens, context, batch_size, 
         assert np.ptp(np.diff(starts)) <= context
         assert starts[-1] + 2 * np.diff(starts).max() + context >= n_tokens - 1
     assert all(len(a) == batch_size for a, _ in batches[:-1])
+
+
+@given(st.integers(1, 2_000_000), st.floats(0, 0.999))
+def test_validation_blocks_are_spread_over_the_whole_text(n, fraction):
+    n_train = max(1, int(n * (1 - fraction)))
+    train, validation = split(n, n_train, "blocks")
+    assert sum(stop - start for start, stop in train) == n_train
+    together = sorted([*train, *validation])
+    assert [start for start, _ in together] == [0, *(stop for _, stop in together[:-1])] and together[-1][1] == n
+    k = len(validation)
+    assert k == 1 or (k <= 100 and n - n_train >= 4096 * k)
+    for i, (start, stop) in enumerate(validation):
+        assert n * i // k <= start <= stop <= n * (i + 1) // k
+    assert split(n, n_train, "blocks") == (train, validation)
+    assert split(n, n_train, "end") == ([(0, n_train)], [(n_train, n)])
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=6), st.integers(1, 12), st.none() | st.integers(1, 3))
+def test_evaluation_windows_do_not_go_across_gaps(lengths, context, n):
+    ends = np.cumsum(lengths)
+    runs = list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
+    tokens = Tokens([np.arange(ends[-1], dtype=np.uint16)], runs=runs)
+    assume(len(tokens) > context)
+    rows = np.concatenate([inputs for inputs, _ in evaluation_batches(tokens, 2, context, n)])
+    long = [run for run in runs if run[1] - run[0] > context] or [(0, len(tokens))]
+    windows = [start + i * context for start, stop in long for i in range((stop - start - 1) // context)]
+    assert set(rows[:, 0].tolist()) <= set(windows)
+    assert len(rows) == len(set(rows[:, 0].tolist())) == (len(windows) if n is None else min(len(windows), 2 * n))

@@ -79,10 +79,13 @@ def test_several_shards_are_one_sequence(parts, start, stop, a, b):
     assert len(tokens) == len(flat) and list(tokens) == flat
     assert tokens[start:stop].tolist() == flat[start:stop]
     assert tokens[start:stop].dtype == np.int32
-    inner = tokens.part(a, b)
+    inner = tokens.part([(a, b)])
     assert len(inner) == len(flat[a:b])
     assert inner[start:stop].tolist() == flat[a:b][start:stop]
-    assert list(inner.part(1, 5)) == flat[a:b][1:5]
+    assert list(inner.part([(1, 5)])) == flat[a:b][1:5]
+    several = tokens.part([(a, b), (0, 3), (b, a)])
+    assert list(several) == flat[a:b] + flat[:3] + flat[b:a]
+    assert [several[begin:end].tolist() for begin, end in several.runs] == [flat[a:b], flat[:3], flat[b:a]]
     if -len(inner) <= start < len(inner):
         assert inner[start] == flat[a:b][start]
     else:
@@ -94,11 +97,11 @@ def test_bytes_of_a_range():
     tokens = Tokens([np.arange(10, dtype=np.uint16), np.arange(20, dtype=np.uint32), np.arange(5, dtype=np.uint16)])
     assert tokens.n_bytes == 20 + 80 + 10
     ranges = [(0, 10), (0, 11), (10, 30), (29, 31), (30, 35), (7, 7), (9, 9)]
-    assert [tokens.part(a, b).n_bytes for a, b in ranges] == [20, 24, 80, 6, 10, 0, 0]
+    assert [tokens.part([(a, b)]).n_bytes for a, b in ranges] == [20, 24, 80, 6, 10, 0, 0]
 
 
 def test_reading_outside_is_refused():
-    tokens = Tokens([np.arange(10, dtype=np.uint16)]).part(2, 6)
+    tokens = Tokens([np.arange(10, dtype=np.uint16)]).part([(2, 6)])
     with pytest.raises(IndexError):
         tokens.read_into(1, np.empty(4, np.int32))
     with pytest.raises(ValueError, match="step 1"):
@@ -119,7 +122,7 @@ def test_shards_are_a_source(tmp_path, tokenizer):
     source = open_source(str(tmp_path / "train_*.bin"))
     assert isinstance(source, TokenShards) and len(source.paths) == 3
     assert isinstance(open_source(tmp_path), TokenShards)
-    dataset = prepare(source, tokenizer, validation_fraction=0.1, cache_dir=tmp_path / "cache")
+    dataset = prepare(source, tokenizer, validation_fraction=0.1, validation_split="end", cache_dir=tmp_path / "cache")
     assert dataset.train[:].tolist() == list(range(27)) and dataset.validation[:].tolist() == [27, 28, 29]
     assert not (tmp_path / "cache").exists()
     with pytest.raises(DataError, match="pass the tokenizer that they were made with"):

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gollm.data import Files, StandardInput, Texts, files_below, open_source, reading, standard_library
-from gollm.errors import DataError
+from gollm.errors import DataError, GollmWarning
 from gollm.system import plain_text
 
 
@@ -281,3 +282,40 @@ def test_pieces_make_up_the_text_whatever_the_chunks(data, read_bytes, piece_cha
         assert [p.first for p in pieces] == [i == 0 for i in range(len(pieces))]
         assert all(p.text for p in pieces)
         assert "".join(p.text for p in reading.split_document(text)) == text
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A source tree as there are: text, and what lies beside it."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "sub" / "b.txt").write_text("more text")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "c.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    (tmp_path / "d.pdf").write_bytes(b"%PDF-1.7\n")
+    (tmp_path / "e.zip").write_bytes(b"PK\x03\x04")
+    (tmp_path / "f.bin").write_bytes(np.arange(1000, dtype="<f4").tobytes())
+    (tmp_path / "g.txt").write_bytes(("plain " * 100_000).encode() + "olé".encode("latin-1"))
+    return tmp_path
+
+
+def test_files_of_a_folder_that_are_no_text_are_left_out_and_named(mixed):
+    with pytest.warns(GollmWarning) as found:
+        source = open_source(mixed)
+    assert [path.name for path in source.paths] == ["a.txt", "empty.txt", "b.txt"]
+    assert [piece.text for piece in source.pieces()] == ["text", "more text"]
+    (message,) = [str(one.message) for one in found]
+    assert message == (
+        f"5 of 8 files below {mixed} are not text and are left out: c.png (an image), d.pdf (a PDF document), e.zip (a "
+        "zip archive (as .docx, .npz and PyTorch's files are)), f.bin (not text), g.txt (not UTF-8 text). Name a file "
+        "itself to see why"
+    )
+    assert len(open_source(mixed, errors="replace", patterns="g.txt").paths) == 1
+
+
+@pytest.mark.parametrize("name", ["c.png", "d.pdf", "e.zip", "f.bin", "g.txt"])
+def test_a_file_that_is_named_is_never_left_out(name, mixed):
+    with pytest.raises(DataError, match=rf"{name} is"):
+        list(open_source(mixed / name).pieces())
+    with pytest.raises(DataError, match=rf"none of the 1 files below .* is text: {name} \("):
+        open_source(mixed, patterns=name)

@@ -12,6 +12,8 @@ the range go through again until they are inside. A batch is so a function of se
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -46,6 +48,11 @@ def _hash(state: U64, word: U64) -> U64:
 def epoch_keys(seed: int, epochs: U64) -> U64:
     """One 64-bit key for each epoch, from which its shift and its permutation come."""
     return _hash(_hash(np.zeros(1, np.uint64), np.array([seed % 2**64], np.uint64)), epochs)
+
+
+def draws(n: int) -> U64:
+    """(n,) numbers at random, always the same."""
+    return epoch_keys(0, np.arange(n, dtype=np.uint64))
 
 
 def permute(indices: U64, n: int, keys: U64) -> U64:
@@ -190,23 +197,27 @@ def evaluation_batches(
 ) -> Iterator[tuple[Ids, Ids]]:
     """At most n batches of (inputs, targets), (B, T) int32, always the same: windows spread evenly over `tokens`.
 
-    No two windows overlap. Where there are fewer than n * batch_size windows, or n is None, all of them come, and the
-    last batch may have fewer rows: weigh batches by their number of targets. Raises DataError if there is not one
-    window.
+    No two windows overlap, and none goes across the end of one of the tokens' runs, but where no run is long enough.
+    Where there are fewer than n * batch_size windows, or n is None, all of them come, and the last batch may have fewer
+    rows: weigh batches by their number of targets. Raises DataError if there is not one window.
     """
     _check_length(tokens, context)
     if batch_size < 1 or (n is not None and n < 1):
         raise DataError(f"evaluation needs at least one batch of one window, not {n} of {batch_size}")
-    available = (len(tokens) - 1) // context
-    count = available if n is None else min(available, n * batch_size)
-    return _evaluation_batches(tokens, batch_size, context, available, count)
+    runs = [run for run in tokens.runs if run[1] - run[0] > context] or [(0, len(tokens))]
+    available = list(itertools.accumulate((stop - start - 1) // context for start, stop in runs))
+    count = available[-1] if n is None else min(available[-1], n * batch_size)
+    return _evaluation_batches(tokens, batch_size, context, [start for start, _ in runs], available, count)
 
 
 def _evaluation_batches(
-    tokens: Tokens, batch_size: int, context: int, available: int, count: int
+    tokens: Tokens, batch_size: int, context: int, starts: list[int], available: list[int], count: int
 ) -> Iterator[tuple[Ids, Ids]]:
+    """`starts` of runs, and how many windows are `available` up to the end of each."""
     for first in range(0, count, batch_size):
         rows = np.empty((min(batch_size, count - first), context + 1), np.int32)
         for i, row in enumerate(rows):
-            tokens.read_into((first + i) * available // count * context, row)
+            window = (first + i) * available[-1] // count
+            run = bisect.bisect_right(available, window)
+            tokens.read_into(starts[run] + (window - (available[run - 1] if run else 0)) * context, row)
         yield np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])

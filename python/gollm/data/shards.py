@@ -10,6 +10,7 @@ A shard is 256 int32 (magic, version, number of tokens, then zeros) followed by 
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
 import mmap
 import os
@@ -106,7 +107,8 @@ class Tokens:
     """A read-only sequence of token ids over one or several shards, read from the disk as they are needed.
 
     tokens[i] is an int, tokens[a:b] a new int32 array. `vocab_size`, where given, is checked against every id that is
-    read. `fingerprint` names the content, `earlier_fingerprint` is what checkpoints of gollm 0.1 call it.
+    read. `fingerprint` names the content, `earlier_fingerprint` is what checkpoints of gollm 0.1 call it. `runs` are
+    the ranges within which each token follows the one before it in the text.
     """
 
     def __init__(
@@ -117,13 +119,11 @@ class Tokens:
         fingerprint: str = "",
         earlier_fingerprint: str = "",
         name: str = "the tokens",
-        start: int = 0,
-        stop: int | None = None,
+        runs: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         self._parts = [part for part in parts if part.size]
         self._ends = list(itertools.accumulate(part.size for part in self._parts))
-        total = self._ends[-1] if self._ends else 0
-        self._start, self._stop, _ = slice(start, stop).indices(total)
+        self.runs = [(0, len(self))] if runs is None else list(runs)
         self.vocab_size = vocab_size
         self.name = name
         self.fingerprint = fingerprint
@@ -148,25 +148,32 @@ class Tokens:
             name=name or str(paths[0]),
         )
 
-    def part(self, start: int, stop: int, name: str | None = None) -> Tokens:
-        """The tokens from start to stop, without a copy."""
-        a, b, _ = slice(start, stop).indices(len(self))
+    def part(self, ranges: Sequence[tuple[int, int]], name: str | None = None) -> Tokens:
+        """The tokens of these ranges (start, stop), behind each other and without a copy."""
+        ranges = [(a, max(a, b)) for a, b, _ in (slice(*limits).indices(len(self)) for limits in ranges)]
+        chosen = [part for start, stop in ranges for part in self._views(start, stop)]
+        ends = list(itertools.accumulate(stop - start for start, stop in ranges))
         mark, earlier = (
-            f"{fingerprint}[{a}:{b}]" if fingerprint else ""
+            f"{fingerprint}[{_mark(ranges)}]" if fingerprint else ""
             for fingerprint in (self.fingerprint, self.earlier_fingerprint)
         )
         return Tokens(
-            self._parts,
+            chosen,
             vocab_size=self.vocab_size,
             fingerprint=mark,
             earlier_fingerprint=earlier,
             name=name or self.name,
-            start=self._start + a,
-            stop=self._start + b,
+            runs=list(itertools.pairwise([0, *ends])),
         )
 
+    def _views(self, start: int, stop: int) -> Iterator[Array]:
+        for part, end in zip(self._parts, self._ends, strict=True):
+            begin = end - part.size
+            if start < end and stop > begin:
+                yield part[max(0, start - begin) : stop - begin]
+
     def __len__(self) -> int:
-        return max(0, self._stop - self._start)
+        return self._ends[-1] if self._ends else 0
 
     @overload
     def __getitem__(self, index: int) -> int: ...
@@ -192,11 +199,7 @@ class Tokens:
     @property
     def n_bytes(self) -> int:
         """What reading all of these tokens maps into memory."""
-        n = 0
-        for part, begin in zip(self._parts, [0, *self._ends], strict=False):
-            end = begin + part.size
-            n += max(0, min(end, self._stop) - max(begin, self._start)) * part.itemsize
-        return n
+        return sum(part.nbytes for part in self._parts)
 
     def read_into(self, start: int, out: Ids) -> None:
         """Copy tokens start, start + 1, ... into the contiguous int32 array `out`, all of which must be there."""
@@ -205,11 +208,10 @@ class Tokens:
             raise IndexError(f"tokens {start} to {start + size} of {len(self)}")
         if not size:
             return
-        position, done = self._start + start, 0
-        index = bisect.bisect_right(self._ends, position)
+        done, index = 0, bisect.bisect_right(self._ends, start)
         while done < size:
             part = self._parts[index]
-            at = position + done - (self._ends[index] - part.size)
+            at = start + done - (self._ends[index] - part.size)
             n = min(size - done, part.size - at)
             out[done : done + n] = part[at : at + n]
             done += n
@@ -223,3 +225,9 @@ class Tokens:
                 f"vocabulary "
                 f"(0 to {limit - 1}): the data was made with another tokenizer, or is damaged"
             )
+
+
+def _mark(ranges: Sequence[tuple[int, int]]) -> str:
+    """Names ranges in a fingerprint: one as start:stop, several by a hash."""
+    words = ",".join(f"{start}:{stop}" for start, stop in ranges)
+    return words if len(ranges) == 1 else hashlib.sha256(words.encode()).hexdigest()[:16]

@@ -5,8 +5,6 @@ A source is a sequence of documents that can be read more than once, in an order
 
 from __future__ import annotations
 
-import contextlib
-import fnmatch
 import glob
 import hashlib
 import io
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gollm.data.corpora import CORPORA, named_corpus
+from gollm.data.folders import files_below, readable, text_files
 from gollm.data.parquet import is_parquet, parquet_pieces
 from gollm.data.reading import json_line_pieces, on_lines_of_their_own, split_document, text_pieces
 from gollm.data.shards import HEADER_BYTES, is_shard, open_shard
@@ -123,7 +122,7 @@ class _Streams(DataSource):
 
     def pieces(self, on_read: OnRead = _ignore) -> Iterator[DocumentPiece]:
         for name, field, stream in self._streams():
-            with _readable(name):
+            with readable(name):
                 if is_parquet(stream):
                     yield from parquet_pieces(stream, name, field or "text", on_read)
                 elif field is None:
@@ -135,7 +134,7 @@ class _Streams(DataSource):
         digest = hashlib.sha256(f"streams {self.encoding} {self.errors}".encode())
         for name, field, stream in self._streams():
             content, length = hashlib.sha256(), 0
-            with _readable(name):
+            with readable(name):
                 while data := stream.read(1 << 20):
                     content.update(data)
                     length += len(data)
@@ -192,7 +191,7 @@ class Files(_Streams):
     def _streams(self) -> Iterator[tuple[str, str | None, BinaryIO]]:
         for path in self.paths:
             field = self.field or ("text" if _is_json_lines(path) else None)
-            with _readable(str(path)), open_regular(path, buffering=-1) as file:
+            with readable(str(path)), open_regular(path, buffering=-1) as file:
                 yield str(path), field, file
 
 
@@ -277,7 +276,7 @@ class TokenShards(DataSource):
         """As gollm 0.1 took it: of sizes, headers and first tokens."""
         digest = hashlib.sha256(b"shards")
         for path in self.paths:
-            with _readable(str(path)), open_regular(path, buffering=-1) as file:
+            with readable(str(path)), open_regular(path, buffering=-1) as file:
                 digest.update(file.read(HEADER_BYTES + 4096))
             digest.update(str(path.stat().st_size).encode())
         return digest.hexdigest()
@@ -292,43 +291,6 @@ class TokenShards(DataSource):
         raise DataError(
             f"{self.name} holds token ids and no text; pass the tokenizer that they were made with (--tokenizer)"
         )
-
-
-def files_below(folder: Path, patterns: Sequence[str] = ()) -> list[Path]:
-    """The regular files below `folder` in sorted order, those that match one of `patterns` or all.
-
-    A pattern is matched with the name, or with the path below the folder if it has a slash; one that begins with "!"
-    leaves files out. Hidden files and folders (.git, .venv) and __pycache__ are never entered, links to folders
-    neither. Raises DataError when nothing is found.
-    """
-    wanted = [p for p in patterns if not p.startswith("!")]
-    unwanted = [p[1:] for p in patterns if p.startswith("!")]
-
-    def matches(path: Path, choice: Sequence[str]) -> bool:
-        below = path.relative_to(folder).as_posix()
-        return any(fnmatch.fnmatchcase(below if "/" in p else path.name, p) for p in choice)
-
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__"]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    chosen = [p for p in found if (not wanted or matches(p, wanted)) and not matches(p, unwanted) and _is_regular(p)]
-    if not chosen:
-        what = (
-            f"no file below {folder} matches {' '.join(patterns)}"
-            if patterns
-            else f"the folder {folder} holds no files"
-        )
-        raise DataError(
-            f"{what}; there are {len(found)} files. A pattern looks like '*.txt', or 'src/*.py' for paths below the "
-            f"folder"
-        )
-    return sorted(chosen, key=lambda p: p.relative_to(folder).as_posix())
-
-
-def _is_regular(path: Path) -> bool:
-    with _readable(str(path)):
-        return path.is_file()
 
 
 def standard_library(max_bytes: int = STANDARD_LIBRARY_BYTES) -> Files:
@@ -378,7 +340,7 @@ def open_source(
     `CORPORA` such as "shakespeare" that corpus unless there is a file or folder of that name, anything else one
     or several paths: files, folders
     (with `patterns`), wildcards such as "books/*.txt", or token shards in llm.c's format (*.bin). See `Files` for
-    `field`, `encoding` and `errors`. Raises DataError.
+    `field`, `encoding` and `errors`. Files of a folder that are no text are left out with a warning. Raises DataError.
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     given = [] if data is None else [data] if isinstance(data, (str, os.PathLike)) else list(data)
@@ -390,7 +352,7 @@ def open_source(
         return StandardInput(field=field, encoding=encoding, errors=errors)
     pipes = [str(path) for path in given if _SHELL_PIPE.fullmatch(str(path)) and not os.path.isfile(path)]
     if pipes and len(given) == 1:
-        with _readable(pipes[0]), os.fdopen(os.dup(_descriptor(pipes[0])), "rb") as stream:
+        with readable(pipes[0]), os.fdopen(os.dup(_descriptor(pipes[0])), "rb") as stream:
             return StandardInput(field=field, encoding=encoding, errors=errors, stream=stream, name=pipes[0])
     paths: list[Path] = []
     for item in [os.fspath(path) for path in given]:
@@ -399,9 +361,12 @@ def open_source(
         if not item:
             raise DataError("a path of the data is empty; name a file or folder")
         if item in CORPORA and CORPORA[item].repository and not os.path.lexists(item):
-            paths += named_corpus(item)
+            here = named_corpus(item)
         else:
-            paths += files_below(Path(item), patterns) if os.path.isdir(item) else _expand(item)
+            here = files_below(Path(item), patterns) if os.path.isdir(item) else _expand(item)
+        if os.path.isdir(item) and not any(map(is_shard, here)):
+            here = text_files(Path(item), here, encoding, errors)
+        paths += here
     shards = [is_shard(path) for path in paths]
     if any(shards):
         if not all(shards):
@@ -422,7 +387,7 @@ def _descriptor(pipe: str) -> int:
 
 
 def _read_pipe(stream: BinaryIO, name: str) -> bytes:
-    with _readable(name):
+    with readable(name):
         return stream.read(1 << 20)
 
 
@@ -455,11 +420,3 @@ def _status(path: Path) -> os.stat_result:
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{path} is no regular file; for a pipe or a device use standard input: --data - < {path}")
     return status
-
-
-@contextlib.contextmanager
-def _readable(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as failure:
-        raise DataError(f"cannot read {name}: {reason(failure)}") from failure
