@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gollm.cli.process import of_the_options
 from gollm.cli.train import follow
 from gollm.finetuning.options import FinetuneOptions
 from gollm.options import given
@@ -20,4 +21,6 @@ def run(options: Options) -> int:
     from gollm.finetuning.job import prepare_job
 
     own = {name: getattr(options, name) for name in given(options) if name != "json"}
-    return follow(prepare_job(FinetuneOptions(**own)), options.json)
+    with of_the_options():
+        job = prepare_job(FinetuneOptions(**own))
+    return follow(job, options.json)

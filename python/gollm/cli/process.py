@@ -35,6 +35,15 @@ def of_the_words() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def of_the_options() -> Iterator[None]:
+    """An option that does not go with the data or the machine is a mistake in the command line."""
+    try:
+        yield
+    except (ConfigError, DeviceError) as error:
+        raise Usage(str(error)) from None
+
+
+@contextlib.contextmanager
 def of_the_device() -> Iterator[None]:
     """A device that is not there is a mistake in the words that ask for it."""
     try:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gollm.cli.process import of_the_device
+from gollm.cli.process import of_the_options
 from gollm.options import given
 from gollm.training import Callback, Training, TrainResult
 from gollm.training.console import Announced, Console, Output
@@ -60,6 +60,6 @@ def run(options: Options) -> int:
     from gollm.training import prepare_job
 
     own = {name: getattr(options, name) for name in given(options) if name != "json"}
-    with of_the_device():
+    with of_the_options():
         job = prepare_job(TrainOptions(**own))
     return follow(job, options.json)

@@ -7,6 +7,7 @@ inputs, targets = sampler.next_batch()                  # (B, T) int32 each
 """
 
 from gollm.data.dataset import TokenDataset, prepare
+from gollm.data.folders import files_below
 from gollm.data.sampler import Sampler, evaluation_batches
 from gollm.data.shards import Tokens, open_shard, write_shard
 from gollm.data.sources import (
@@ -15,7 +16,6 @@ from gollm.data.sources import (
     StandardInput,
     Texts,
     TokenShards,
-    files_below,
     open_source,
     standard_library,
 )

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
-
 from gollm.data.sampler import draws
 from gollm.data.shards import Tokens
 from gollm.data.sources import DataSource, TokenShards

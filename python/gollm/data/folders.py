@@ -57,8 +57,8 @@ def _is_regular(path: Path) -> bool:
 
 
 def text_files(folder: Path, paths: Sequence[Path], encoding: str, errors: str) -> list[Path]:
-    """Those files of a folder that are text or Parquet, as far as their first megabytes say; a GollmWarning counts and names the
-    others. Raises DataError where none is text."""
+    """Those files of a folder that are text or Parquet, as far as their first megabytes say; a GollmWarning counts and
+    names the others. Raises DataError where none is text."""
     refused: dict[Path, str] = {}
     for path in paths:
         with readable(str(path)), open_regular(path, buffering=-1) as file:

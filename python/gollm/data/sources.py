@@ -54,6 +54,11 @@ class DataSource(ABC):
     def size_bytes(self) -> int:
         """Bytes of input."""
 
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that are read, in their order; none of other sources."""
+        return ()
+
     @abstractmethod
     def pieces(self, on_read: OnRead = _ignore) -> Iterator[DocumentPiece]:
         """The documents in order, long ones cut into pieces.
@@ -175,6 +180,10 @@ class Files(_Streams):
     def size_bytes(self) -> int:
         return sum(_status(path).st_size for path in self.paths)
 
+    @property
+    def files(self) -> Sequence[Path]:
+        return self.paths
+
     def signature(self) -> str:
         digest = hashlib.sha256(f"files {self.field!r} {self.encoding} {self.errors}".encode())
         for path in self.paths:
@@ -268,6 +277,10 @@ class TokenShards(DataSource):
     @property
     def size_bytes(self) -> int:
         return self._files.size_bytes
+
+    @property
+    def files(self) -> Sequence[Path]:
+        return self.paths
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"shards {self._files.fingerprint()}".encode()).hexdigest()

@@ -122,7 +122,7 @@ def evaluate_model(
         progress(done, n)
 
     scores = score_tokens(model.decoder, tokens, full, context=context, stride=stride, progress=count)
-    n_bytes = _bytes_of(tokenizer, tokens) - _bytes_of(tokenizer, tokens[:1])
+    n_bytes = tokenizer.count_bytes(tokens) - tokenizer.count_bytes(tokens[:1])
     entropy = mean(-scores.log_probs)
     bits = None if n_bytes == 0 else entropy.value * n / math.log(2) / n_bytes
     comparison = None if full is None else _comparison(scores)
@@ -156,11 +156,6 @@ def _comparison(scores: TokenScores) -> Comparison:
         rms_delta_p=mean((np.exp(log_p) - np.exp(log_q)) ** 2).sqrt(),
         same_top=mean(same_top),
     )
-
-
-def _bytes_of(tokenizer: Tokenizer, tokens: Array) -> int:
-    """Bytes of the text that tokens stand for; special tokens stand for none."""
-    return len(tokenizer.decode_bytes(tokens[~np.isin(tokens, list(tokenizer.special_tokens.values()))]))
 
 
 def _common_tokenizer(model: LanguageModel, full: LanguageModel | None) -> Tokenizer:

@@ -19,7 +19,7 @@ from gollm.formats import peft
 from gollm.language_model import LanguageModel, load
 from gollm.model.lora import attach
 from gollm.training.callbacks import Callback, TrainResult
-from gollm.training.estimate import Estimate, Workload, estimate
+from gollm.training.estimate import Estimate, Workload, estimate, refuse_unless_fits
 from gollm.training.resume import resumed_options
 from gollm.training.run_folder import RunFolder
 from gollm.training.trainer import Trainer
@@ -130,15 +130,19 @@ def _prepared(options: FinetuneOptions, folder: RunFolder) -> FinetuneJob:
         task.train, task.collate, batch_size=B, n_batches=k, seed=options.seed, longest=task.longest
     )
     total_steps, n_done = options.total_steps(batches), max(folder.checkpoints(), default=0)
-    longest = sorted(task.train, key=lambda item: item.length)[-B:]
-    work = Workload(
-        build=partial(base.blank_decoder, task.config or base.config, options.lora, options.seed),
-        batch=task.collate(longest, batches.context),
-        evaluation=_validation(options, task),
-        prompt=len(task.prompt),
-        objective=task.objective,
-    )
-    needs = estimate(work, options, total_steps - n_done)
+
+    def estimate_of(batch_size: int) -> Estimate:
+        longest = sorted(task.train, key=lambda item: item.length)[-batch_size:]
+        work = Workload(
+            build=partial(base.blank_decoder, task.config or base.config, options.lora, options.seed),
+            batch=task.collate(longest, batches.context),
+            evaluation=_validation(options.replace(batch_size=batch_size), task),
+            prompt=len(task.prompt),
+            objective=task.objective,
+        )
+        return estimate(work, options, total_steps - n_done)
+
+    needs = refuse_unless_fits(estimate_of, options)
     return FinetuneJob(options, folder, base, task, batches, total_steps, n_done, needs)
 
 

@@ -59,7 +59,7 @@ class FinetuneOptions(LoopOptions, TaskOptions):
     eval_every: NonNegativeInt = 100  # steps between evaluations; 0: only at the end
 
     COMMAND: ClassVar[str] = "finetune"
-    DEFAULT_EPOCHS: ClassVar[float | None] = 3.0
+    DEFAULT_EPOCHS: ClassVar[float] = 3.0
     RARE: ClassVar[tuple[str, ...]] = (*LoopOptions.RARE, "mask", "dpo_normalize", "lora_dropout")
     HEADINGS: ClassVar[Mapping[str, str]] = {
         "model": "model and data",

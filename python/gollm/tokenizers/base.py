@@ -339,6 +339,10 @@ class Tokenizer(ABC):
         """The text that ids (n) stand for; bytes that are not UTF-8 become U+FFFD. Raises as decode_bytes does."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
+    def count_bytes(self, ids: npt.NDArray[Any]) -> int:
+        """The bytes of the text that ids (n) stand for; special tokens stand for none. Raises as decode_bytes does."""
+        return len(self.decode_bytes(ids[~np.isin(ids, list(self.special_tokens.values()))]))
+
     def decoder(self, after: Iterable[int] = ()) -> StreamDecoder:
         """For ids that come one at a time, behind the ids `after`, such as a prompt's."""
         decoder = self._stream_decoder()

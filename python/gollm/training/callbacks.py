@@ -64,8 +64,10 @@ class TrainResult:
     loss                  the last step's, in nats per token, or None before the first step
     validation_loss       of the last evaluation, or None
     best_validation_loss  the lowest of all evaluations, or None
+    best_step             the step that has it, or None
     checkpoint            the newest checkpoint
     interrupted           the signal that ended the run early, or None
+    first_step            the step that fit() went on from, 0 for a new run
     seconds               how long fit() took
     """
 
@@ -76,4 +78,6 @@ class TrainResult:
     best_validation_loss: float | None
     checkpoint: Path
     interrupted: int | None = None
+    best_step: int | None = None
+    first_step: int = field(default=0, compare=False)
     seconds: float = field(default=0.0, compare=False)

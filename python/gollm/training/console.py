@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import shlex
 import signal
+import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from gollm import cuda
 from gollm.nn import products
 from gollm.system.machine import fma_peak, isa, num_threads, product_rate
-from gollm.system.memory import available_bytes
 from gollm.training.callbacks import Callback, Training, TrainResult
-from gollm.training.estimate import SHARE_OF_PEAK, Estimate, flops_per_token
+from gollm.training.estimate import SHARE_OF_PEAK, Estimate, flops_per_token, in_bytes
 from gollm.training.options import LoopOptions
 from gollm.training.run import Run, resume_command
-from gollm.training.state import METRICS
+from gollm.training.state import BITS_PER_BYTE, METRICS
 
 
 class Announced(Protocol):
@@ -64,6 +65,9 @@ class Console(Callback):
         self.peak = None if on_gpu else fma_peak(0.2)  # FLOP/s; a GPU's is not measured
         self.flops_per_token = 0.0
         self._bar: Any = None
+        self._losses: list[float] = []  # since the last line
+        self._first, self._started = 0, 0.0  # the step that this process began after, and when
+        self._tokens, self._seconds = 0.0, 0.0  # of this process' steps alone
 
     def announce(self, job: Announced) -> None:
         """The table of what is about to happen, before anything is allocated for it."""
@@ -79,6 +83,7 @@ class Console(Callback):
 
     def on_start(self, trainer: Training) -> None:
         self.flops_per_token = flops_per_token(trainer.model, trainer.batches.context)
+        self._first, self._started = trainer.step, time.monotonic()
         if trainer.step:
             self._print(f"{'resumed':<10} after step {trainer.step:,} of {trainer.total_steps:,}")
         if sys.stderr.isatty():
@@ -90,31 +95,48 @@ class Console(Callback):
 
     def on_step(self, trainer: Training, metrics: dict[str, Any]) -> None:
         step = metrics["step"]
+        self._losses.append(metrics["loss"])
+        self._tokens += metrics["tokens_per_second"] * metrics["ms"] / 1e3
+        self._seconds += metrics["ms"] / 1e3
         if self._bar is not None:
             self._bar.update(1)
             self._bar.set_postfix(loss=f"{metrics['loss']:.4f}", refresh=False)
         if step in (1, trainer.total_steps) or step % trainer.options.log_every == 0:
             self._print(self.line(metrics, trainer.total_steps))
+            self._losses.clear()
         if "validation_loss" in metrics:
-            best = " (the best so far)" if metrics["validation_loss"] == trainer.best_validation_loss else ""
-            own = "".join(f", {said} {value:.4f}" for said, value in _figures(metrics, "validation_").items())
-            self._print(f"validation loss {metrics['validation_loss']:.4f}{own}{best}")
+            self._print(self.evaluation_line(metrics, trainer))
         if "sample" in metrics:
             self._print(f"--- a sample after step {step}\n{metrics['sample']}\n---")
 
     def line(self, metrics: dict[str, Any], total_steps: int) -> str:
-        """step    1/1000 | loss 4.3720 | norm 2.31 | lr 1.00e-04 | 85.3 ms | 41.2% of peak | 3,000 tok/s"""
-        rate, share = metrics["tokens_per_second"], ""
-        if self.peak is not None:
-            if rate * self.flops_per_token > self.peak:  # something else was running when it was measured
-                self.peak = max(self.peak, fma_peak(0.2))
-            share = f"{rate * self.flops_per_token / self.peak:.1%} of peak | "
-        step = f"{metrics['step']:>{len(str(total_steps))}}/{total_steps}"
-        own = "".join(f"{said} {value:.4f} | " for said, value in _figures(metrics).items())
-        return (
-            f"step {step} | loss {metrics['loss']:.4f} | {own}norm {metrics['grad_norm']:.2f} | "
-            f"lr {metrics['lr']:.2e} | {metrics['ms']:.1f} ms | {share}{rate:,.0f} tok/s"
-        )
+        """step    1/1000 | loss 4.372 | norm 2.31 | lr 1.0e-04 | 3.0k tok/s | eta 1:25"""
+        step, total = metrics["step"], str(total_steps)
+        loss, norm = statistics.fmean(self._losses or [metrics["loss"]]), metrics["grad_norm"]
+        eta = (time.monotonic() - self._started) / max(1, step - self._first) * (total_steps - step)
+        parts = [f"step {step:>{len(total)}}/{total}", f"loss {loss:.{2 if loss >= 10 else 3}f}"]
+        parts += [f"{said} {value:.3f}" for said, value in _figures(metrics).items()]
+        parts += [f"norm {norm:.2f}" if norm < 10 else f"norm {norm:.2g}", f"lr {metrics['lr']:.1e}"]
+        return " | ".join([*parts, f"{_short(metrics['tokens_per_second'])} tok/s", f"eta {clock(eta)}"])
+
+    def evaluation_line(self, metrics: dict[str, Any], trainer: Training) -> str:
+        """step 250 | val 4.4960 | 1.900 bpb | best | 0:24 | 66% of peak"""
+        loss, best = metrics["validation_loss"], trainer.best_validation_loss
+        parts = [f"step {metrics['step']}", f"val {loss:.4f}"]
+        if BITS_PER_BYTE in metrics:
+            parts.append(f"{metrics[BITS_PER_BYTE]:.3f} bpb")
+        parts += [f"{said} {value:.4f}" for said, value in _figures(metrics, "validation_").items()]
+        parts += ["best" if loss == best else f"best {best:.4f}", clock(time.monotonic() - self._started)]
+        return " | ".join([*parts, *self._share_of_peak()])
+
+    def _share_of_peak(self) -> list[str]:
+        """What this process' steps have reached of the machine's peak, on average."""
+        if self.peak is None or not self._seconds:
+            return []
+        flops = self._tokens / self._seconds * self.flops_per_token
+        if flops > self.peak:  # something else was running when it was measured
+            self.peak = max(self.peak, fma_peak(0.2))
+        return [f"{flops / self.peak:.0%} of peak"]
 
     def on_end(self, trainer: Training, result: TrainResult) -> None:
         if self._bar is not None:
@@ -128,12 +150,28 @@ class Console(Callback):
             return
         run = Run(result.folder)
         model = next((path for path in (run.best_path, run.adapter_path) if path.exists()), result.checkpoint)
-        lowest = result.best_validation_loss
-        loss = "" if lowest is None else f", best validation loss {lowest:.4f}"
-        self._print(
-            f"done: {result.steps} steps in {_duration(result.seconds)}{loss}\n"
-            f"try it: {trainer.options.try_it.format(shlex.quote(str(model)))}"
-        )
+        self._print(self._summary(trainer, result))
+        self._print(f"try it: {trainer.options.try_it.format(shlex.quote(str(model)))}")
+
+    def _summary(self, trainer: Training, result: TrainResult) -> str:
+        n, own = result.steps, result.steps - result.first_step
+        done = f"{n:,} steps in {_duration(result.seconds)}"
+        if result.first_step:
+            done = f"{n:,} steps, the last {own:,} of them in {_duration(result.seconds)}"
+        if self._seconds:
+            done += ", " + ", ".join([f"{_short(self._tokens / self._seconds)} tok/s", *self._share_of_peak()])
+        lines = [f"done: {done}"]
+        if n < trainer.total_steps:
+            lines[0] += f" (no lower validation loss in {trainer.options.patience} evaluations)"
+        if result.best_validation_loss is not None:
+            at = "" if result.best_step is None else f" at step {result.best_step:,}"
+            lines.append(f"best: validation loss {result.best_validation_loss:.4f}{at}")
+        if result.best_step is not None and result.best_step < n:
+            lines[-1] += (
+                f"; it rose for {n - result.best_step:,} steps after that, as the model learned the training data by "
+                "heart: use fewer steps or more data"
+            )
+        return "\n".join(lines)
 
     def _print(self, text: str) -> None:
         if self._bar is not None:
@@ -142,10 +180,37 @@ class Console(Callback):
             self.output.put(text)
 
 
+def _short(n: float) -> str:
+    """
+    >>> [_short(n) for n in (913.2, 9_870, 63_044, 256_000, 1_240_000)]
+    ['913', '9.9k', '63k', '256k', '1.2M']
+    """
+    for unit in ("", "k", "M"):
+        if n < 999.5:
+            return f"{n:.1f}{unit}" if unit and n < 9.95 else f"{n:.0f}{unit}"
+        n /= 1000
+    return f"{n:.0f}G"
+
+
+def clock(seconds: float) -> str:
+    """
+    >>> [clock(n) for n in (4.9, 605, 3_900, 360_000)]
+    ['0:05', '10:05', '1h05', '4d04h']
+    """
+    minutes, hours = round(seconds) // 60, round(seconds / 60) // 60
+    if minutes < 60:
+        return f"{minutes}:{round(seconds) % 60:02d}"
+    return f"{hours}h{round(seconds / 60) % 60:02d}" if hours < 24 else f"{hours // 24}d{hours % 24:02d}h"
+
+
 def _figures(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """An objective's own figures in a step's metrics, or in its evaluation, by their names in words."""
     own = {name: value for name, value in metrics.items() if name not in METRICS and name != "sample"}
-    chosen = [name for name in own if name.startswith("validation_") == bool(prefix) and name != "validation_loss"]
+    chosen = [
+        name
+        for name in own
+        if name.startswith("validation_") == bool(prefix) and name not in ("validation_loss", BITS_PER_BYTE)
+    ]
     return {name.removeprefix(prefix).replace("_", " "): own[name] for name in chosen}
 
 
@@ -155,46 +220,32 @@ def _on_the_cpu(job: Announced, peak: float) -> dict[str, str]:
     speedup = bfloat16_speedup() if narrow else 1.0
     products_too = f", and {speedup:.1f} times that in products of bfloat16" if narrow else ""
     seconds = needs.seconds(job.total_steps - job.n_done, peak, speedup)
-    scarce = _scarce(needs.new_bytes, available_bytes())
     return {
         "machine": f"{num_threads()} threads, {isa()}, {peak / 1e9:.0f} GFLOP/s",
-        "memory": f"about {_bytes(needs.total_bytes)}: {_parts(needs)}{scarce}",
+        "memory": f"about {in_bytes(needs.total_bytes)}: {_parts(needs)}{_scarce(needs)}",
         "time": f"about {_duration(seconds)} (assuming {SHARE_OF_PEAK:.0%} of peak FLOP/s{products_too})",
     }
 
 
 def _on_the_gpu(job: Announced) -> dict[str, str]:
     needs, gpu = job.estimate, cuda.describe()
-    scarce = _scarce(needs.computing_bytes, gpu["free_bytes"])
     return {
         "machine": f"{gpu['name']}, compute capability {gpu['compute_capability']}",
-        "memory": f"about {_bytes(needs.computing_bytes)} of the GPU's {_bytes(gpu['total_bytes'])}: "
-        f"{_parts(needs)}{scarce}; {_bytes(needs.total_bytes)} of the process",
+        "memory": f"about {in_bytes(needs.computing_bytes)} of the GPU's {in_bytes(gpu['total_bytes'])}: "
+        f"{_parts(needs)}{_scarce(needs)}; {in_bytes(needs.total_bytes)} of the process",
     }
 
 
 def _parts(needs: Estimate) -> str:
     return (
-        f"{_bytes(needs.state_bytes)} weights, gradients and moments, {_bytes(needs.activation_bytes)} activations, "
-        f"{_bytes(needs.other_bytes)} the rest"
+        f"{in_bytes(needs.state_bytes)} weights, gradients and moments, "
+        f"{in_bytes(needs.activation_bytes)} activations, {in_bytes(needs.other_bytes)} the rest"
     )
 
 
-def _scarce(needed: int, free: int | None) -> str:
-    if not free or needed <= free:
-        return ""
-    return (
-        f", MORE THAN THE {_bytes(free)} THAT ARE FREE: use a smaller --batch-size or model, "
-        "--recompute block or --activation-dtype bfloat16"
-    )
-
-
-def _bytes(n: float) -> str:
-    for unit in ("bytes", "KB", "MB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}"
-        n /= 1000
-    return f"{n:.2f} GB"
+def _scarce(needs: Estimate) -> str:
+    free = needs.free_bytes
+    return f", MORE THAN THE {in_bytes(free)} THAT ARE FREE" if free and needs.wanted_bytes > free else ""
 
 
 def _duration(seconds: float) -> str:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gollm import cuda
+from gollm.errors import ConfigError
 from gollm.inference.pages import CachedSequence, PagePool, cache_dtype_of, next_batch, pages_for
 from gollm.kernels import Array, Kernels, cpu
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn.tape import no_grad
-from gollm.system.memory import release_free_memory, resident_bytes
+from gollm.system.memory import available_bytes, release_free_memory, resident_bytes
 from gollm.training.objective import NextToken, Objective, forward_backward
 from gollm.training.options import LoopOptions
 from gollm.training.trainer import configure, make_optimizer
@@ -63,6 +65,16 @@ class Estimate:
     def computing_bytes(self) -> int:
         """What it takes where it computes."""
         return self.state_bytes + self.activation_bytes + self.workspace_bytes
+
+    @property
+    def wanted_bytes(self) -> int:
+        """What must be free where it computes."""
+        return self.computing_bytes if self.on_device else self.new_bytes
+
+    @property
+    def free_bytes(self) -> int | None:
+        """What is free there now, None where nobody says."""
+        return cuda.describe()["free_bytes"] if self.on_device else available_bytes()
 
     @property
     def other_bytes(self) -> int:
@@ -195,3 +207,37 @@ def _data_bytes(work: Workload, options: LoopOptions, n_steps: int) -> int:
     training = 6 * options.grad_accumulation + 1  # inputs and targets twice, positions, losses; the sampler's rows
     evaluation = 2 * options.eval_batches + 3  # inputs and targets of all; losses, and their sums in double precision
     return round(touched) + (training + evaluation) * n_tokens * 4
+
+
+def refuse_unless_fits(estimate_of: Callable[[int], Estimate], options: LoopOptions) -> Estimate:
+    """The estimate of a run whose micro-batches have so many sequences, options.batch_size of them. Raises ConfigError
+    where that does not fit into free memory, with the largest batch that does."""
+    needs, free = estimate_of(options.batch_size), None
+    if options.force or not (free := needs.free_bytes) or needs.wanted_bytes <= free:
+        return needs
+    fits, too_large = 0, options.batch_size
+    while too_large - fits > 1:
+        middle = (fits + too_large) // 2
+        if estimate_of(middle).wanted_bytes <= free:
+            fits = middle
+        else:
+            too_large = middle
+    k = -(-options.batch_size * options.grad_accumulation // max(1, fits))
+    largest = f"the largest batch that fits is --batch-size {fits} (with --grad-accumulation {k} for as large a step)"
+    raise ConfigError(
+        f"training needs about {in_bytes(needs.wanted_bytes)} of memory and {in_bytes(free)} are free; "
+        + (largest if fits else "not even --batch-size 1 fits: use a smaller model or --context")
+        + ". --recompute block and --activation-dtype bfloat16 need less, --force trains nevertheless"
+    )
+
+
+def in_bytes(n: float) -> str:
+    """
+    >>> in_bytes(950), in_bytes(13_200_000), in_bytes(2_547_590_000)
+    ('950 bytes', '13 MB', '2.55 GB')
+    """
+    for unit in ("bytes", "KB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}"
+        n /= 1000
+    return f"{n:.2f} GB"

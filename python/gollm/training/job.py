@@ -7,23 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from gollm.data import DataSource, Sampler, TokenDataset, open_source, prepare
 from gollm.errors import ConfigError
 from gollm.formats import open_tokenizer
 from gollm.kernels import Kernels
-from gollm.model.config import ModelConfig, preset
+from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn import dtypes
 from gollm.nn.devices import kernels_of
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from gollm.tokenizers.base import END_OF_TEXT
 from gollm.training.callbacks import Callback, TrainResult
-from gollm.training.estimate import Estimate, Workload, blank, estimate
-from gollm.training.options import TrainOptions
+from gollm.training.estimate import Estimate, Workload, blank, estimate, refuse_unless_fits
+from gollm.training.options import MAX_EPOCHS, TrainOptions
+from gollm.training.recipes import recipe
 from gollm.training.resume import resumed_options
 from gollm.training.run_folder import RunFolder
 from gollm.training.trainer import Trainer
-from gollm.training.training_data import of_tokens, sampler_of
+from gollm.training.training_data import MANY_TOKENS, of_tokens, sampler_of
 
 
 @dataclass(frozen=True)
@@ -51,20 +54,46 @@ class Job:
         """What is about to happen, in words."""
         n_train, n_validation, config = len(self.dataset.train), len(self.dataset.validation), self.config
         few = "" if n_validation > config.context else ", too few for a validation loss"
-        step = self.options.batch_size * self.options.grad_accumulation * config.context
-        return {
-            "data": f"{self.source.name}: {n_train:,} training tokens, {n_validation:,} validation tokens{few}",
-            "tokenizer": f"{self.tokenizer.kind}, vocabulary of {self.tokenizer.vocab_size:,}",
+        files = f" ({len(self.source.files):,} files)" if len(self.source.files) > 1 else ""
+        table = {
+            "data": f"{self.source.name}{files}: {n_train:,} training tokens, {n_validation:,} validation tokens{few}",
+            "tokenizer": self._tokenizer_in_words(),
             "model": f"{config.n_layers} layers, {config.n_heads} heads, {config.d_model} wide, context "
             f"{config.context}: {self.estimate.n_parameters:,} parameters",
-            "training": f"{self.total_steps:,} steps of {step:,} tokens: {self.total_steps * step / n_train:.2g} "
-            "epochs",
+            "training": self._training_in_words(),
         }
+        if self.total_steps > self.batches.steps(MAX_EPOCHS, self.options.grad_accumulation):
+            table["note"] = (
+                f"after about {MAX_EPOCHS} epochs a model learns its text by heart; use fewer --steps, more text or "
+                "--patience"
+            )
+        return table
+
+    def _tokenizer_in_words(self) -> str:
+        wanted, n = self.options.trained_vocab_size, self.tokenizer.vocab_size
+        fewer = f" ({wanted:,} asked for; the text has no more)" if wanted and n < wanted else ""
+        words = f"{self.tokenizer.kind}, vocabulary of {n:,}{fewer}"
+        unknown = self.tokenizer.special_tokens.get(getattr(self.tokenizer, "unknown_token", None) or "")
+        if unknown is not None:
+            share = float(np.mean(self.dataset.train[:MANY_TOKENS] == unknown))
+            words += f", {share:.1%} of the training tokens are unknown" if share >= 0.001 else ""
+        return words
+
+    def _training_in_words(self) -> str:
+        options, n_train = self.options, len(self.dataset.train)
+        step = options.batch_size * options.grad_accumulation * self.config.context
+        epochs = self.total_steps * step / n_train
+        words = f"{self.total_steps:,} steps of {step:,} tokens: "
+        words += f"{epochs:,.0f} epochs" if epochs >= 10 else f"{epochs:.2g} epochs"
+        if "lr" in options.of_the_preset and options.resume is None:
+            words += f"; learning rate {options.lr:g} of the preset {options.preset} ({recipe(options.preset).source})"
+        return words
 
     def run(self, callbacks: Sequence[Callback] = ()) -> TrainResult:
         with self:
             model = Decoder(self.config).initialise(self.options.seed)
             model.to(self.kernels, getattr(dtypes, self.options.dtype))
+            self.folder.write_files(self.source.files)
             data = of_tokens(self.dataset, self.tokenizer, self.options, self.config.context, self.batches)
             return Trainer(model, self.tokenizer, self.options, callbacks).fit(data, self.folder)
 
@@ -106,13 +135,19 @@ def _prepared(options: TrainOptions, kernels: Kernels, folder: RunFolder) -> Job
         source,
         tokenizer,
         validation_fraction=options.validation_fraction,
+        validation_split=options.validation_split,
         validation_source=_validation_source(options),
         cache_dir=options.cache_dir,
     )
     config = options.model_config(tokenizer.vocab_size)
     batches = sampler_of(dataset, options, config.context)
     total_steps = options.total_steps(batches)
-    needs = estimate(_workload(config, options, dataset, kernels), options, total_steps - n_done)
+
+    def estimate_of(batch_size: int) -> Estimate:
+        work = _workload(config, options.replace(batch_size=batch_size), dataset, kernels)
+        return estimate(work, options, total_steps - n_done)
+
+    needs = refuse_unless_fits(estimate_of, options)
     return Job(options, kernels, folder, source, tokenizer, dataset, batches, config, total_steps, n_done, needs)
 
 
@@ -164,8 +199,8 @@ def _tokenizer(options: TrainOptions, source: DataSource, folder: RunFolder) -> 
         return CharacterTokenizer.train(source.iter_text(), options.vocab_size, special_tokens=END_OF_TEXT[:1])
     if options.tokenizer in ("bpe", "word"):
         kind = BPETokenizer if options.tokenizer == "bpe" else WordTokenizer
-        size = options.vocab_size or preset(options.preset).vocab_size
-        return kind.train(source.iter_text(), size, special_tokens=END_OF_TEXT[:1])
+        assert options.trained_vocab_size is not None
+        return kind.train(source.iter_text(), options.trained_vocab_size, special_tokens=END_OF_TEXT[:1])
     if options.vocab_size is not None:
         raise ConfigError("--vocab-size is of a tokenizer that is trained; the one given with --tokenizer has its own")
     return open_tokenizer(options.tokenizer)

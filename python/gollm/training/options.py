@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from gollm.errors import ConfigError
-from gollm.model.config import BelowOne, ModelConfig
+from gollm.model.config import BelowOne, ModelConfig, preset
 from gollm.model.options import MODEL_FIELDS, RARE, ModelOptions
 from gollm.nn.devices import DeviceName, ModelDType
 from gollm.options import (
@@ -23,11 +23,12 @@ from gollm.options import (
     check,
     replace,
 )
+from gollm.training.recipes import SMALL, recipe
 
 if TYPE_CHECKING:
     from gollm.training.objective import Batches
 
-DEFAULT_STEPS = 1500
+MAX_EPOCHS = 10  # more repetition of a text is warned of, and not the default
 MAX_STEP_TOKENS = 1 << 40  # far beyond any memory; larger arrays have no size
 MAX_STEPS = 1 << 62
 
@@ -44,8 +45,10 @@ class DataOptions:
     field: str | None = None  # the field of JSON lines that holds the text
     encoding: str = "utf-8"  # encoding of text files: any that Python knows
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # how to handle invalid bytes
-    validation_data: tuple[PathText, ...] = ()  # validation text (default: the last --validation-fraction of the data)
+    validation_data: tuple[PathText, ...] = ()  # validation text (default: the --validation-fraction of the data)
     validation_fraction: BelowOne = 0.1  # fraction of the data held out for validation
+    # which part that is: blocks spread over all of the data, or its end
+    validation_split: Literal["blocks", "end"] = "blocks"
 
     tokenizer: PathText = "bpe"  # bpe, character or word (trained on the data), or a tokenizer's file or folder
     vocab_size: PositiveInt | None = None  # vocabulary size of a tokenizer that is trained (default: the preset's)
@@ -55,8 +58,10 @@ class DataOptions:
 class LoopOptions(Given):
     """How a trainer runs, whatever it trains: steps, optimiser and schedule, what is reported and kept."""
 
-    steps: PositiveInt | None = None  # optimiser steps (default: 1500, or what --epochs takes)
+    steps: PositiveInt | None = None  # optimiser steps
     epochs: PositiveFloat | None = None  # passes over the data, instead of steps
+    # end the run after so many evaluations without a lower validation loss (default: no limit)
+    patience: PositiveInt | None = None
     batch_size: PositiveInt = 8  # sequences in a micro-batch
     grad_accumulation: PositiveInt = 1  # micro-batches in a step
     # activation recomputation: which activations to recompute in the backward pass, those of norms and MLPs, or all
@@ -78,13 +83,14 @@ class LoopOptions(Given):
     eps: BelowOne = 1e-8  # epsilon of AdamW
     max_grad_norm: NonNegativeFloat = 1.0  # clip the global gradient norm to this value (0 disables clipping)
     seed: NonNegativeInt = 1337  # seed of the starting weights, the order of the data, and dropout
+    force: bool = False  # train even if the memory is not expected to suffice
 
     log_every: PositiveInt = 10  # steps between log lines
     eval_every: NonNegativeInt = 250  # steps between evaluations; 0: only at the end
     eval_batches: PositiveInt = 20  # batches of an evaluation, always the same
     sample_every: NonNegativeInt | None = None  # steps between samples (default: as --eval-every; 0: only at the end)
     sample_tokens: NonNegativeInt = 100  # length of a sample, in tokens; 0: no samples
-    sample_prompt: str = ""  # prompt of the samples
+    sample_prompt: str = ""  # prompt of the samples (default: a new line, or validation text)
     checkpoint_every: NonNegativeInt = 250  # steps between checkpoints; 0: only at the end
     keep_checkpoints: PositiveInt = 2  # number of checkpoints to keep
 
@@ -93,7 +99,7 @@ class LoopOptions(Given):
     cache_dir: PathText | None = None  # folder of tokenised data (default: $GOLLM_CACHE or ~/.cache/gollm)
 
     COMMAND: ClassVar[str] = "train"  # of gollm, which goes on with such a run
-    DEFAULT_EPOCHS: ClassVar[float | None] = None  # where neither steps nor epochs are given; None: DEFAULT_STEPS
+    DEFAULT_EPOCHS: ClassVar[float] = MAX_EPOCHS  # where neither steps nor epochs are given
     EITHER: ClassVar = (("steps", "epochs"),)
     # What --help leaves to --help-all.
     RARE: ClassVar[tuple[str, ...]] = (
@@ -118,16 +124,33 @@ class LoopOptions(Given):
         check(self)
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("--steps and --epochs cannot both be given: each says when training ends")
+        if self.patience is not None and not self.eval_every:
+            raise ConfigError("--patience counts evaluations, and --eval-every 0 makes none; give one above 0")
+
+    @property
+    def default_steps(self) -> int:
+        """The most steps of a run that is given neither steps nor epochs."""
+        return MAX_STEPS
 
     def total_steps(self, batches: Batches) -> int:
-        """The number of the last step."""
+        """The number of the last step. Raises ConfigError for a warm-up that is longer."""
+        n_steps = self._total_steps(batches)
+        if self.warmup_steps is not None and self.warmup_steps > n_steps:
+            raise ConfigError(
+                f"--warmup-steps is {self.warmup_steps:,}, but the run has only {n_steps:,} steps; use fewer warm-up "
+                "steps, or more --steps"
+            )
+        return n_steps
+
+    def _total_steps(self, batches: Batches) -> int:
         if self.steps is not None:
             return self.steps
         epochs = self.DEFAULT_EPOCHS if self.epochs is None else self.epochs
-        if epochs is None:
-            return DEFAULT_STEPS
         with contextlib.suppress(OverflowError):
-            if (n_steps := batches.steps(epochs, self.grad_accumulation)) <= MAX_STEPS:
+            n_steps = batches.steps(epochs, self.grad_accumulation)
+            if self.epochs is None:
+                return min(n_steps, self.default_steps)
+            if n_steps <= MAX_STEPS:
                 return n_steps
         raise ConfigError(f"--epochs is {epochs:g}, which is more than 2^62 steps; use fewer")
 
@@ -188,6 +211,13 @@ class TrainOptions(LoopOptions, ModelOptions, DataOptions):
         "device": "device",
     }
     RARE: ClassVar = (*RARE, "field", "encoding", "decode_errors", *LoopOptions.RARE)
+    DEFAULTS: ClassVar = {
+        **ModelOptions.DEFAULTS,
+        "steps": f"the preset's, {SMALL.steps} for small, but at most {MAX_EPOCHS} epochs",
+        "lr": f"the preset's, {SMALL.lr} for small",
+        "batch_size": f"the preset's, {SMALL.batch_size} for small",
+        "grad_accumulation": f"the preset's, {SMALL.grad_accumulation} for small; 1 with --batch-size",
+    }
     ALIASES: ClassVar[Mapping[str, str]] = {
         **ModelOptions.ALIASES,
         **LoopOptions.ALIASES,
@@ -197,12 +227,34 @@ class TrainOptions(LoopOptions, ModelOptions, DataOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in self.of_the_preset:
+            object.__setattr__(self, name, getattr(recipe(self.preset), name))
         context = self.model_config().context
         if self.batch_size * self.grad_accumulation * context > MAX_STEP_TOKENS:
             raise ConfigError(
                 f"--batch-size {self.batch_size} times --grad-accumulation {self.grad_accumulation} times a context of "
                 f"{context} is more than the 2^40 tokens that a step may have; use fewer"
             )
+
+    @property
+    def of_the_preset(self) -> tuple[str, ...]:
+        """The options whose values are the preset's: those of the recipe that are not given. A batch size is given
+        without the preset's accumulation, and the other way round."""
+        given = vars(self)["_given"]
+        batch = ("batch_size", "grad_accumulation")
+        chosen = ("lr",) if given & set(batch) else ("lr", *batch)
+        return tuple(name for name in chosen if name not in given)
+
+    @property
+    def trained_vocab_size(self) -> int | None:
+        """The most tokens of a tokenizer that is trained; None: as many as there are characters, or a file's."""
+        if self.vocab_size is None and self.tokenizer in ("bpe", "word"):
+            return preset(self.preset).vocab_size
+        return self.vocab_size
+
+    @property
+    def default_steps(self) -> int:
+        return recipe(self.preset).steps
 
     def resolved(self, config: ModelConfig, total_steps: int) -> TrainOptions:
         """With the model's shape, and the vocabulary of a tokenizer that was trained, too."""

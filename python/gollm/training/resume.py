@@ -19,6 +19,8 @@ CHANGEABLE = (
     "recompute",
     "steps",
     "epochs",
+    "patience",
+    "force",
     "log_every",
     "eval_every",
     "sample_every",

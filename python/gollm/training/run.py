@@ -2,6 +2,7 @@
 
 config.yaml           the resolved options; there from before the first step
 tokenizer.json        the tokenizer
+files.txt             the files that were trained on, a path in each line
 metrics.jsonl         a line for each step
 step-00000250.golm    checkpoints with their training state, the newest few
 best.golm             the model with the lowest validation loss, without training state
@@ -51,6 +52,10 @@ class Run:
         return self.path / "tokenizer.json"
 
     @property
+    def files_path(self) -> Path:
+        return self.path / "files.txt"
+
+    @property
     def metrics_path(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -88,6 +93,8 @@ class Run:
             raise TrainingError(
                 f"the run in {self.name} is one of gollm {command}; go on with: {resume_command(self.path, command)}"
             )
+        if command == "train":
+            values = {"validation_split": "end", **values}  # of a run from before there was a choice
         return from_mapping(kind, values, where=str(self.config_path))
 
     def tokenizer(self) -> Tokenizer | None:

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,12 @@ class RunFolder(Run):
         if not self.config_path.is_file() or read_regular(self.config_path, len(text) + 1) != text:
             with replacing(self.config_path, TrainingError) as file:
                 file.write(text)
+
+    def write_files(self, paths: Sequence[Path]) -> None:
+        """Lists the files that are read, where there are any. Raises TrainingError."""
+        if paths:
+            with replacing(self.files_path, TrainingError) as file:
+                file.writelines(f"{path}\n".encode("utf-8", "backslashreplace") for path in paths)
 
     def start_metrics(self, last_step: int) -> dict[str, Any]:
         """Opens metrics.jsonl for the step after last_step and returns that step's line, {} for step 0. What a killed

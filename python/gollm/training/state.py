@@ -1,10 +1,10 @@
 """The training state in a checkpoint: all that decides the next step, so that a resumed run ends with the same bytes.
 
-    training: {"step", "sampler", "best_validation_loss", "validation"}
+    training: {"step", "sampler", "best_validation_loss", "best_step", "validation"}
     training tensors: the optimiser's moments and step count
 
 The weights are those that are trained: of a run with adapters, the adapters'. "validation" names the
-validation data's content; checkpoints of gollm 0.1 lack it.
+validation data's content; checkpoints of gollm 0.1 lack it, and "best_step".
 
 Where a signal broke off the evaluation or sample after the step, "unfinished" holds the step's metrics, whose line in
 metrics.jsonl is still to be written.
@@ -30,6 +30,7 @@ from gollm.training.run_folder import RunFolder
 from gollm.training.training_data import TrainingData
 
 METRICS = ("step", "loss", "grad_norm", "lr", "ms", "tokens_per_second")  # of every step; an objective has more
+BITS_PER_BYTE = "validation_bits_per_byte"  # beside "validation_loss", where the data is text
 
 
 @dataclass
@@ -39,6 +40,7 @@ class RunState:
     step: int = 0
     validation_loss: float | None = None  # of the last evaluation since the run was started or resumed
     best_validation_loss: float | None = None
+    best_step: int | None = None  # that has it
     unfinished: dict[str, Any] | None = None  # metrics of a step whose evaluation or sample is still to be made
 
     def finish(self, validation_loss: float | None) -> bool:
@@ -49,7 +51,7 @@ class RunState:
         self.validation_loss = validation_loss
         if self.best_validation_loss is not None and validation_loss >= self.best_validation_loss:
             return False
-        self.best_validation_loss = validation_loss
+        self.best_validation_loss, self.best_step = validation_loss, self.step
         return True
 
 
@@ -81,6 +83,7 @@ def write_state(
             "step": state.step,
             "sampler": data.batches.state(),
             "best_validation_loss": state.best_validation_loss,
+            "best_step": state.best_step,
             "validation": data.fingerprint,
             **({} if state.unfinished is None else {"unfinished": state.unfinished}),
         },
@@ -107,6 +110,9 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, data: TrainingD
             raise CheckpointError(f"{path}: its step is {shorten(step)}, which is no count of steps")
         if best is not None and not (isinstance(best, (int, float)) and math.isfinite(best)):
             raise CheckpointError(f"{path}: its best validation loss is {shorten(best)}, which is no number")
+        best_step = saved.get("best_step")
+        if best_step is not None and not (type(best_step) is int and 0 < best_step <= step):
+            raise CheckpointError(f"{path}: its best step is {shorten(best_step)}, which is none of {step} steps")
         unfinished = saved.get("unfinished")
         if unfinished is not None and not _are_metrics(unfinished, step):
             raise CheckpointError(f"{path}: its unfinished step is {shorten(unfinished)}, not metrics of step {step}")
@@ -126,7 +132,7 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, data: TrainingD
                 file.copy(file.training_tensors[name], values)
     if unfinished is not None:
         unfinished = {name: unfinished[name] for name in (*METRICS, *sorted(unfinished.keys() - set(METRICS)))}
-    return RunState(step, best_validation_loss=best, unfinished=unfinished)
+    return RunState(step, best_validation_loss=best, best_step=best_step, unfinished=unfinished)
 
 
 def _are_metrics(values: object, step: int) -> bool:

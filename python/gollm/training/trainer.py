@@ -19,7 +19,7 @@ import numpy as np
 
 from gollm import tokenizers
 from gollm.data import DataSource, TokenDataset, open_source, prepare
-from gollm.errors import TrainingError
+from gollm.errors import ConfigError, TrainingError
 from gollm.inference.engine import pieces
 from gollm.kernels import Array
 from gollm.language_model import LanguageModel
@@ -35,7 +35,7 @@ from gollm.training.objective import Batches, NextToken, Objective, evaluate, fo
 from gollm.training.options import LoopOptions, TrainOptions
 from gollm.training.resume import resumed_options
 from gollm.training.run_folder import RunFolder
-from gollm.training.state import RunState, read_newest_state, write_state
+from gollm.training.state import BITS_PER_BYTE, RunState, read_newest_state, write_state
 from gollm.training.training_data import TrainingData, of_tokens
 
 
@@ -85,8 +85,13 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done, the last one's evaluation and sample included."""
-        return self.step >= self.total_steps and self.state.unfinished is None
+        """Whether all steps are done or patience is at an end, the last step's evaluation and sample included."""
+        return self.state.unfinished is None and (self.step >= self.total_steps or self._out_of_patience)
+
+    @property
+    def _out_of_patience(self) -> bool:
+        patience, best = self.options.patience, self.state.best_step
+        return patience is not None and best is not None and self.step - best >= patience * self.options.eval_every
 
     def fit(
         self, data: TrainingData | TokenDataset | DataSource | str | Path, folder: RunFolder | None = None
@@ -101,7 +106,7 @@ class Trainer:
         with folder or RunFolder.claim(options, "run") as folder, self.interruption as interruption:
             self._prepare(data)
             metrics = self._resume(folder)
-            state = self.state
+            state, first_step = self.state, self.step
             for callback in self.callbacks:
                 callback.on_start(self)
 
@@ -131,6 +136,8 @@ class Trainer:
                 try:
                     if self.data.validation and self._due(options.eval_every):
                         metrics["validation_loss"] = self.evaluate()
+                        if per_target := self.data.bytes_per_target:
+                            metrics[BITS_PER_BYTE] = metrics["validation_loss"] / math.log(2) / per_target
                         metrics |= {f"validation_{name}": value for name, value in self.validation_figures.items()}
                         self._refuse_divergence(self.step, "validation loss", metrics["validation_loss"])
                     if options.sample_tokens and len(self.data.prompt) and self._due(options.resolved_sample_every):
@@ -159,6 +166,8 @@ class Trainer:
                 best_validation_loss=self.best_validation_loss,
                 checkpoint=folder.checkpoint_path(self.step),
                 interrupted=None if self.finished else interruption.signal,
+                best_step=state.best_step,
+                first_step=first_step,
                 seconds=time.perf_counter() - started,
             )
             for callback in self.callbacks:
@@ -175,10 +184,19 @@ class Trainer:
         if isinstance(data, DataSource):
             assert isinstance(options, TrainOptions)
             data = prepare(
-                data, self.tokenizer, validation_fraction=options.validation_fraction, cache_dir=options.cache_dir
+                data,
+                self.tokenizer,
+                validation_fraction=options.validation_fraction,
+                validation_split=options.validation_split,
+                cache_dir=options.cache_dir,
             )
         if isinstance(data, TokenDataset):
             data = of_tokens(data, self.tokenizer, options, model.config.context)
+        if options.patience is not None and not data.validation:
+            raise ConfigError(
+                "--patience needs a validation loss, and there is too little validation text; leave it out, or give "
+                "--validation-data"
+            )
         self.data = data
         self.batches = data.batches
         self.total_steps = options.total_steps(self.batches)
