@@ -54,6 +54,10 @@ class LanguageModel:
         self.defaults = defaults or GenerationDefaults()
         self.without_tokenizer = without_tokenizer
 
+    def __repr__(self) -> str:
+        tokenizer = "None" if self.tokenizer is None else type(self.tokenizer).__name__
+        return f"LanguageModel({self.decoder.summary()}, tokenizer={tokenizer})"
+
     @property
     def config(self) -> ModelConfig:
         return self.decoder.config
@@ -114,6 +118,8 @@ class LanguageModel:
         and another pooling."""
         if pooling not in ("mean", "last"):
             raise GenerationError(f"pooling is {shorten(pooling)}; it must be 'mean' or 'last'")
+        if not isinstance(texts, str | Sequence):
+            raise GenerationError(f"the texts are {shorten(texts)}; they must be text (str), or a list of it")
         vectors = np.empty((1 if isinstance(texts, str) else len(texts), self.config.d_model), np.float32)
         for row, text in zip(vectors, [texts] if isinstance(texts, str) else texts, strict=True):
             if not isinstance(text, str):
@@ -131,7 +137,7 @@ class LanguageModel:
         both models share and which stay quantised: for several adapters on one model in memory.
 
         Raises FormatError for an adapter that is missing, damaged, of another kind or for another model."""
-        folder = adapter_in(path)
+        folder = adapter_in(as_path(path, FormatError))
         if folder is None:
             raise FormatError(f"there is no adapter in {path}: no adapter_config.json")
         adapter = read_adapter(folder, self.config)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gollm.errors import ConfigError
 from gollm.finetuning.classify import classify
 from gollm.finetuning.dpo import dpo
 from gollm.finetuning.options import FinetuneOptions
@@ -18,6 +19,7 @@ from gollm.finetuning.task import Base, Task, new_parameters, with_new_head
 from gollm.formats import peft
 from gollm.language_model import LanguageModel, load
 from gollm.model.lora import attach
+from gollm.system.strict_json import shorten
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.estimate import Estimate, Workload, estimate, refuse_unless_fits
 from gollm.training.resume import resumed_options
@@ -110,6 +112,8 @@ def finetune(options: FinetuneOptions, callbacks: Sequence[Callback] = ()) -> Tr
 
 def prepare_job(options: FinetuneOptions) -> FinetuneJob:
     """Reads the data and what is known of the model, and estimates what training will take, before weights are read."""
+    if not isinstance(options, FinetuneOptions):
+        raise ConfigError(f"the options are {shorten(options)}; they must be a gollm.FinetuneOptions")
     if options.resume is not None:
         options = resumed_options(options)
     assert options.model is not None

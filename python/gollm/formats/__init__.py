@@ -18,19 +18,6 @@ from gollm.system.files import as_path, reason, refuse_pointer
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
 
-__all__ = [
-    "NAMES",
-    "Format",
-    "Source",
-    "convert",
-    "format_named",
-    "format_of_target",
-    "open_model",
-    "open_tokenizer",
-    "recognise",
-    "save",
-]
-
 # Each module has a FORMAT; looked at in this order. A package that a format needs is imported when it is used.
 _MODULES = {
     "golm": "golm.model",
@@ -208,7 +195,7 @@ def convert(
 
 def with_adapter(source: Source, folder: str | Path) -> Source:
     """The same model with the adapter of a folder, or of a run's folder, added to its weights. Raises FormatError."""
-    found = peft.adapter_in(folder)
+    found = peft.adapter_in(as_path(folder, FormatError))
     if found is None:
         raise FormatError(f"there is no adapter in {folder}: no adapter_config.json")
     return peft.merged(source, found)

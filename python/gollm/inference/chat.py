@@ -18,7 +18,7 @@ from typing import Any
 from gollm.errors import GenerationError
 from gollm.inference.chat_template import ChatTemplate, template_of
 from gollm.inference.engine import Engine, Stream
-from gollm.inference.generation import Completion, Model
+from gollm.inference.generation import Completion, Model, check_model
 from gollm.inference.sampling import Sampling, check_text_only
 from gollm.system.files import as_path, read_regular, reason, replacing
 from gollm.system.strict_json import parse_object, shorten
@@ -60,6 +60,7 @@ class Conversation:
     ) -> None:
         """`template` replaces the model's own, `engine` one that only this conversation uses. Raises GenerationError
         for a model that has no chat template or no tokenizer."""
+        check_model(model)
         self.sampling = sampling or Sampling()
         self.messages: list[dict[str, Any]] = []
         self.answer: Answer | None = None

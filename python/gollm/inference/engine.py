@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gollm.errors import GenerationError
-from gollm.inference.generation import Completion, Generation, Model, Piece
+from gollm.inference.generation import Completion, Generation, Model, Piece, check_model
 from gollm.inference.pages import PAGE_SIZE, CacheDType, cache_dtype_of, pages_for
 from gollm.inference.requests import generations
 from gollm.inference.sampling import Sampling
@@ -295,6 +295,7 @@ class Engine:
         max_batch: int = 64,
         draft: Model | int | None = None,
     ) -> None:
+        check_model(model)
         self._model = model
         config = model.decoder.config
         itemsize = cache_dtype_of(model.decoder, cache_dtype).array.itemsize

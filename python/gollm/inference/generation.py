@@ -34,6 +34,12 @@ class Model(Protocol):
     def without_tokenizer(self) -> str: ...
 
 
+def check_model(model: Model) -> None:
+    """Raises GenerationError for an object that is no model."""
+    if not all(hasattr(model, name) for name in ("decoder", "tokenizer", "defaults")):
+        raise GenerationError(f"the model is {shorten(model)}; it must be one that gollm.load returns")
+
+
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """The logarithm of a token's probability in the model's own distribution: the log softmax of its logits, whatever

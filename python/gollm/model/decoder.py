@@ -31,6 +31,7 @@ from gollm.nn.parameters import Module, ParameterArena
 from gollm.nn.recompute import call, recompute
 from gollm.nn.tape import ActivationDType, ComputeDType, activations_as, no_grad, products_in
 from gollm.nn.tensor import FLOAT32, Tensor
+from gollm.system.strict_json import shorten
 
 Recomputation = Literal["none", "mlp", "block"]
 
@@ -46,6 +47,8 @@ class Decoder(Module):
     ("float32" or "bfloat16"), forward and backward, in training and out of it."""
 
     def __init__(self, config: ModelConfig, dtype: np.dtype[Any] = FLOAT32, *, weights: Array | None = None) -> None:
+        if not isinstance(config, ModelConfig):
+            raise ConfigError(f"the configuration is {shorten(config)}; it must be a gollm.ModelConfig")
         self.config = config
         self.token_embedding = Embedding(config.vocab_size, config.d_model, split_axis=0)
         self.position_embedding = Embedding(config.context, config.d_model) if config.position == "learned" else None
@@ -60,6 +63,14 @@ class Decoder(Module):
         self.recompute: Recomputation = "none"
         self.activation_dtype: ActivationDType = "float32"
         self.compute_dtype: ComputeDType = "float32"
+
+    def __repr__(self) -> str:
+        return f"Decoder({self.summary()})"
+
+    def summary(self) -> str:
+        """Its size in the words of a configuration: "n_layers=4, ..., parameters=809,984"."""
+        shown = (f"{name}={getattr(self.config, name)}" for name in ("n_layers", "n_heads", "d_model", "context"))
+        return f"{', '.join(shown)}, vocab_size={self.config.vocab_size}, parameters={self.parameters.n_parameters:,}"
 
     def initialise(self, seed: int) -> Decoder:
         """Draws the starting weights; the same seed gives the same ones."""

@@ -6,9 +6,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Optional, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Optional, TypeVar, get_type_hints
 
-from gollm.model.config import ALIASES, ModelConfig, preset
+from gollm.model.config import ALIASES, Activation, ModelConfig, RopeScaling, preset
 from gollm.options import check, describe
 from gollm.options.types import shown
 
@@ -60,6 +60,30 @@ class ModelOptions:
         given = {name: value for name, value in changes.items() if value is not None}
         return ModelConfig.from_dict({"preset": self.preset, **given}, where="model")
 
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...
+    if TYPE_CHECKING:  # the fields that _with_model_fields adds, as type checkers want to read them
+        n_layers: int | None = None
+        n_heads: int | None = None
+        d_model: int | None = None
+        context: int | None = None
+        n_kv_heads: int | None = None
+        head_dim: int | None = None
+        d_ff: int | None = None
+        gated_mlp: bool | None = None
+        activation: Activation | None = None
+        norm: Literal["layernorm", "rmsnorm"] | None = None
+        norm_eps: float | None = None
+        bias: bool | None = None
+        qkv_bias: bool | None = None
+        output_bias: bool | None = None
+        mlp_bias: bool | None = None
+        tied_head: bool | None = None
+        position: Literal["learned", "rope"] | None = None
+        rope_theta: float | None = None
+        rope_scaling: RopeScaling | None = None
+        rope_factor: float | None = None
+        rope_low_freq_factor: float | None = None
+        rope_high_freq_factor: float | None = None
+        rope_original_context: int | None = None
+        sliding_window: int | None = None
+        window_layers: tuple[int, ...] | None = None
+        dropout: float | None = None

@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from gollm.errors import DTypeError, GollmError, ShapeError
+from gollm.errors import ConfigError, DTypeError, GollmError, ShapeError
 from gollm.kernels import Array, Kernels, cpu
 from gollm.nn.dtypes import DType, bfloat16, dtype_of
 from gollm.nn.storage import ROW_MAJOR, Storage
 from gollm.nn.tensor import FLOAT32, Tensor
+from gollm.system.strict_json import shorten
 
 ALIGNED_ELEMENTS = 16  # elements; 64 bytes of float32
 MOST = 1 << 40  # elements that a kernel takes at once: GOLLM_MAX_SIZE
@@ -283,7 +285,9 @@ class ParameterArena(Mapping[str, Parameter]):
 
     def initialise(self, seed: int, names: Collection[str] | None = None) -> None:
         """Draws the starting values, of all parameters or of some; each one's are a function of the seed and its name
-        only."""
+        only. Raises ConfigError for a seed that is not a whole number, 0 or more."""
+        if not isinstance(seed, Integral) or seed < 0:
+            raise ConfigError(f"the seed is {shorten(seed)}; it must be a whole number, 0 or more")
         for name in self if names is None else names:
             parameter = self[name]
             with self.filling(name) as values:

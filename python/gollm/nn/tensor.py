@@ -25,6 +25,7 @@ from gollm.kernels import Array, cpu
 from gollm.nn import dtypes
 from gollm.nn.devices import DeviceName, kernels_of
 from gollm.nn.storage import Storage
+from gollm.system.strict_json import shorten
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
@@ -164,7 +165,10 @@ def tensor(values: Array | Sequence[Any] | float, *, requires_grad: bool = False
     become float32; on another device it is a copy.
 
     Raises DTypeError for other dtypes, DeviceError for a device that is not there."""
-    array = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=np.float32)
+    try:
+        array = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise DTypeError(f"tensor: the values are {shorten(values)}; they must be numbers, or lists of them") from None
     if array.dtype.str not in ("<f4", "<f8", "<i4", "<i8"):
         raise DTypeError(f"tensor: dtype {array.dtype} is not supported; use float32, float64, int32 or int64")
     if requires_grad and array.dtype.kind != "f":

@@ -17,6 +17,7 @@ from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn import dtypes
 from gollm.nn.devices import kernels_of
+from gollm.system.strict_json import shorten
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from gollm.tokenizers.base import END_OF_TEXT
 from gollm.training.callbacks import Callback, TrainResult
@@ -116,6 +117,8 @@ def prepare_job(options: TrainOptions) -> Job:
     """Reads and tokenises the data, and estimates what training will take, before the model is made.
 
     The run folder is taken before anything long begins: another process can neither choose nor use it."""
+    if not isinstance(options, TrainOptions):
+        raise ConfigError(f"the options are {shorten(options)}; they must be a gollm.TrainOptions")
     if options.resume is not None:
         options = resumed_options(options)
     kernels = kernels_of(options.device, options.dtype)
