@@ -29,13 +29,31 @@ def test_choices(folder: Path, run: Run) -> None:
     result = run("eval", "choices", "base.golm", "tasks", "--few-shot", "1", "--limit", "4")
     assert (result.status, result.err) == (0, "")
     lines = result.out.splitlines()
-    assert len(lines) == 4 and lines[1].split()[:2] == ["tasks/one.jsonl", "4"] and lines[3].startswith("mean")
+    assert len(lines) == 3 and lines[1].split()[:2] == ["tasks/one.jsonl", "4"]
     found = json.loads(run("eval", "choices", "base.golm", "tasks", "--few-shot", "1", "--limit", "4", "--json").out)
-    one, two = found["tasks"].values()
-    assert one == two and found["centred_accuracy"] == pytest.approx(one["centred_accuracy"])
+    one, two = found["files"].values()
+    assert one == two and one["n_questions"] == 4
     assert run("eval", "choices", "base.golm", "sums.jsonl").err == (
         "gollm: sums.jsonl, line 1: question is None; it must be text\n"
     )
+
+
+def test_core(folder: Path, run: Run) -> None:
+    items = [{"query": f"{i}?", "choices": ["a", "bc", "d"], "gold": i % 3} for i in range(7)]
+    Path("core/eval_data").mkdir(parents=True)
+    write_lines(Path("core/eval_data/one.jsonl"), items)
+    task = {"dataset_uri": "one.jsonl", "icl_task_type": "multiple_choice"}
+    tasks = [{"label": "none", "num_fewshot": [0], **task}, {"label": "three", "num_fewshot": [3], **task}]
+    Path("core/core.yaml").write_text(json.dumps({"icl_tasks": tasks}))
+    result = run("eval", "core", "base.golm", "core")
+    assert (result.status, result.err) == (0, "")
+    lines = [line.split() for line in result.out.splitlines()]
+    assert [line[0] for line in lines] == ["task", "none", "three", "CORE"] and lines[2][1:3] == ["7", "3"]
+    found = json.loads(run("eval", "core", "base.golm", "core", "--limit", "5", "--json").out)
+    assert [task["n_items"] for task in found["tasks"]] == [5, 5]
+    assert found["core"][0] == pytest.approx(sum(task["centred_accuracy"][0] for task in found["tasks"]) / 2)
+    assert "wants 3 examples beside each" in run("eval", "core", "base.golm", "core", "--limit", "3").err
+    assert run("eval", "core", "base.golm", "nowhere").err.startswith("gollm: nowhere/core.yaml")
 
 
 def test_answers(folder: Path, run: Run) -> None:

@@ -70,7 +70,7 @@ def test_the_likeliest_choice_is_taken():
         assert found.n_questions == 8 - few_shot and found.few_shot == few_shot
         assert found.accuracy == share(plain) and list(found.chosen) == normalised
         right = np.mean([one == q.answer for one, q in zip(normalised, questions[few_shot:], strict=True)])
-        assert found.centred_accuracy == pytest.approx((right - 1 / 3) / (2 / 3))
+        assert found.normalized_accuracy.value == pytest.approx(right)
     with pytest.raises(EvaluationError, match="there are 8 questions, of which 8 are examples; none is left"):
         answer_questions(MODEL, questions, few_shot=8)
     with pytest.raises(EvaluationError, match="tokens, more than this model's context"):

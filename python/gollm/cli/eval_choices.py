@@ -15,8 +15,7 @@ from gollm.options import NonNegativeInt, PathText, Positional, PositiveInt
 @dataclass(frozen=True)
 class Options:
     """Measure how often a model answers multiple-choice questions rightly. Its answer is the choice with the largest
-    log-probability, as a whole and by its length in bytes. A file is a task; the last line is the mean over all files
-    of the centred accuracy, which is 0 for guessing."""
+    log-probability, as a whole and by its length in bytes."""
 
     model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
     # files of JSON lines with "question", "choices" and "answer", folders, or wildcards
@@ -42,27 +41,20 @@ def run(options: Options) -> None:
     source = open_source(options.data)
     if not isinstance(source, Files):
         raise DataError(f"{source.name} is no file of questions; use JSON Lines")
-    tasks = {str(path): [question_of(record) for record in read_records(path)] for path in source.paths}
+    questions_of = {str(path): [question_of(record) for record in read_records(path)] for path in source.paths}
     model = gollm.load(options.model, tokenizer=options.tokenizer)
     found = {}
-    for name, questions in tasks.items():
+    for name, questions in questions_of.items():
         chosen = questions if options.limit is None else questions[: options.few_shot + options.limit]
         with tqdm(total=len(chosen), unit=" questions", leave=False, disable=None) as bar:
             found[name] = answer_questions(model, chosen, few_shot=options.few_shot, progress=bar.update)
-    centred = sum(result.centred_accuracy for result in found.values()) / len(found)
-    values = {
-        "tasks": {name: dataclasses.asdict(result) for name, result in found.items()},
-        "centred_accuracy": centred,
-    }
     note(options.model, "choices", {name: result.normalized_accuracy.value for name, result in found.items()})
     if options.json:
-        print(json.dumps({"model": str(options.model), **values}))
-        return
-    width = max(map(len, (*found, "mean")))
-    print(f"{'task':<{width}}  {'questions':>9}  {'accuracy':>16}  {'normalised':>16}  {'centred':>8}")
-    for name, result in found.items():
         print(
-            f"{name:<{width}}  {result.n_questions:>9,}  {result.accuracy!s:>16}  {result.normalized_accuracy!s:>16}  "
-            f"{result.centred_accuracy:>8.4f}"
+            json.dumps({"model": str(options.model), "files": {n: dataclasses.asdict(one) for n, one in found.items()}})
         )
-    print(f"{'mean':<{width}}  {'':>9}  {'':>16}  {'':>16}  {centred:>8.4f}")
+        return
+    width = max(map(len, (*found, "file")))
+    print(f"{'file':<{width}}  {'questions':>9}  {'accuracy':>16}  {'normalised':>16}")
+    for name, result in found.items():
+        print(f"{name:<{width}}  {result.n_questions:>9,}  {result.accuracy!s:>16}  {result.normalized_accuracy!s:>16}")

@@ -23,6 +23,7 @@ COMMANDS = {
     "classify": ("classify", "tell the labels of texts, by a model that was trained for it"),
     "eval": ("eval", "measure a model's perplexity on a text, and compare it with another model"),
     "eval choices": ("eval_choices", "measure how often a model answers multiple-choice questions rightly"),
+    "eval core": ("eval_core", "compute the CORE metric of a model over a set of tasks"),
     "eval answers": ("eval_answers", "compare a model's answers with those of a data set"),
     "eval memorization": ("eval_memorization", "measure how much of a text a model recites"),
     "compare": ("compare", "show training runs beside each other"),

@@ -4,6 +4,7 @@ token_scores.py  the log-probability of each token, window by window
 statistics.py    means and quantiles of such values, with standard errors
 quality.py       the figures of `gollm eval`
 continuations.py, choices.py   multiple-choice questions, by the log-probabilities of continuations
+core_tasks.py, core.py   the CORE metric over a folder of tasks
 answers.py       generated answers beside those of a data set
 memorisation.py  how much of a text a model recites
 classification.py  the labels that a classifier tells
@@ -13,6 +14,8 @@ harness.py       a model for lm-evaluation-harness
 from gollm.evaluation.answers import AnswerResult, Asked, answer_all
 from gollm.evaluation.choices import ChoiceResult, Question, answer_questions
 from gollm.evaluation.classification import Classification, classify, judged
+from gollm.evaluation.core import CoreResult, CoreTaskResult, evaluate_core
+from gollm.evaluation.core_tasks import CoreItem, CoreTask, read_core_tasks
 from gollm.evaluation.memorisation import MemorizationResult, memorization
 from gollm.evaluation.quality import Comparison, Evaluation, PositionLoss, evaluate_model
 from gollm.evaluation.statistics import Figure, mean, quantile, standard_error
@@ -24,6 +27,10 @@ __all__ = [
     "ChoiceResult",
     "Classification",
     "Comparison",
+    "CoreItem",
+    "CoreResult",
+    "CoreTask",
+    "CoreTaskResult",
     "Evaluation",
     "Figure",
     "MemorizationResult",
@@ -33,11 +40,13 @@ __all__ = [
     "answer_all",
     "answer_questions",
     "classify",
+    "evaluate_core",
     "evaluate_model",
     "judged",
     "mean",
     "memorization",
     "quantile",
+    "read_core_tasks",
     "score_tokens",
     "standard_error",
 ]

@@ -8,7 +8,6 @@ its log-probability there. With n questions of which a share p was answered righ
     accuracy              by the sum of a choice's log-probabilities
     normalised accuracy   by the sum divided by the choice's bytes, so that long choices are not at a disadvantage
     standard error        √(p (1 - p) / (n - 1))
-    centred accuracy      (p - chance) / (1 - chance), with chance the mean of 1 / choices (DataComp-LM's CORE)
 
 as EleutherAI's lm-evaluation-harness has them (acc, acc_norm).
 """
@@ -53,7 +52,6 @@ class ChoiceResult:
     few_shot: int
     accuracy: Figure
     normalized_accuracy: Figure
-    centred_accuracy: float
     chosen: tuple[int, ...]
 
 
@@ -105,10 +103,7 @@ def answer_questions(
         chosen.append(int((logprobs / n_bytes).argmax()))
         progress(1)
     right = [one == question.answer for one, question in zip(chosen, asked, strict=True)]
-    chance = float(np.mean([1 / len(question.choices) for question in asked]))
-    normalised = share(right)
-    centred = (normalised.value - chance) / (1 - chance)
-    return ChoiceResult(len(asked), few_shot, share(plain), normalised, centred, tuple(chosen))
+    return ChoiceResult(len(asked), few_shot, share(plain), share(right), tuple(chosen))
 
 
 def share(right: Sequence[bool]) -> Figure:

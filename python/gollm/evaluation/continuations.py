@@ -6,7 +6,7 @@ together. The bits are those of each alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ class Scorer:
             if len(prompt) + len(continuation) - 1 > context:
                 raise EvaluationError(
                     f"a prompt and its continuation have {len(prompt) + len(continuation)} tokens, more than this "
-                    f"model's context ({context}); use fewer examples (--few-shot)"
+                    f"model's context ({context}); shorten them, or use fewer examples"
                 )
         longest = max(map(len, continuations), default=1)
         n_pages = pages_for(len(prompt)) + min(AT_ONCE, len(continuations)) * (1 + pages_for(longest))
@@ -106,15 +106,43 @@ class Scorer:
         return Score(float(log_p[np.arange(len(ids)), ids].sum()), len(ids), greedy)
 
 
+def score_pairs(
+    model: LanguageModel,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    progress: Callable[[int], object] = lambda n: None,
+) -> list[Score]:
+    """Of each prompt and continuation; a prompt loses its beginning where both are longer than the context.
+    Continuations of one prompt go together, and prompts that begin alike one after the other. `progress` is called with
+    the number of pairs since the last call."""
+    most = model.config.context + 1
+    cut = [(prompt[max(0, min(len(prompt) - 1, len(prompt) + len(rest) - most)) :], rest) for prompt, rest in pairs]
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for number, (prompt, _) in enumerate(cut):
+        alike.setdefault(tuple(prompt), []).append(number)
+    scorer, found = Scorer(model), dict[int, Score]()
+    for same in sorted(alike):
+        numbers = alike[same]
+        scores = scorer.scores(same, [cut[number][1] for number in numbers])
+        found.update(zip(numbers, scores, strict=True))
+        progress(len(numbers))
+    return [found[number] for number in range(len(pairs))]
+
+
 def prompt_and_continuation(tokenizer: Tokenizer, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
+    """The ids of both, the prompt framed as documents are."""
+    begin = list(tokenizer.framing.begin if prompt.strip() else tokenizer.framing.start)
+    ids, rest = ids_of_both(tokenizer, prompt, continuation)
+    return begin + ids, rest
+
+
+def ids_of_both(tokenizer: Tokenizer, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
     """The ids of both: those of the whole text, cut where the continuation begins. Spaces at the prompt's end go to the
     continuation, since tokens begin with them."""
     n_spaces = len(prompt) - len(prompt.rstrip())
     if n_spaces:
         prompt, continuation = prompt[:-n_spaces], prompt[-n_spaces:] + continuation
-    begin = list(tokenizer.framing.begin) or ([] if prompt else list(tokenizer.framing.start))
-    ids = tokenizer.encode(prompt).tolist()
-    whole = tokenizer.encode(prompt + continuation).tolist()
+    ids: list[int] = tokenizer.encode(prompt).tolist()
+    whole: list[int] = tokenizer.encode(prompt + continuation).tolist()
     if whole[: len(ids)] == ids and len(whole) > len(ids):
-        return begin + ids, whole[len(ids) :]
-    return begin + ids, tokenizer.encode(continuation).tolist()
+        return ids, whole[len(ids) :]
+    return ids, tokenizer.encode(continuation).tolist()

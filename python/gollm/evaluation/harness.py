@@ -17,7 +17,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from gollm.errors import EvaluationError
-from gollm.evaluation.continuations import Score, Scorer
+from gollm.evaluation.continuations import score_pairs
 from gollm.inference.engine import Engine
 from gollm.language_model import load
 from gollm.tokenizers import Tokenizer
@@ -45,7 +45,10 @@ class HarnessModel(LM):  # type: ignore[misc]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Of each (context, continuation): its log-probability, and whether it is what greedy decoding writes."""
-        return [(score.logprob, score.greedy) for score in self._scores([self._pair(*one.args) for one in requests])]
+        return [
+            (score.logprob, score.greedy)
+            for score in score_pairs(self.model, [self._pair(*one.args) for one in requests])
+        ]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Of each (text,), cut into windows of the context: its log-probability behind the BOS or EOS token."""
@@ -61,7 +64,7 @@ class HarnessModel(LM):  # type: ignore[misc]
                 pairs.append(window)
                 owners.append(number)
         totals = [0.0] * len(requests)
-        for owner, score in zip(owners, self._scores(pairs), strict=True):
+        for owner, score in zip(owners, score_pairs(self.model, pairs), strict=True):
             totals[owner] += score.logprob
         return totals
 
@@ -112,20 +115,6 @@ class HarnessModel(LM):  # type: ignore[misc]
             context, continuation = context[:-n_spaces], context[-n_spaces:] + continuation
         prompt, whole = self._ids(context), self._ids(context + continuation)
         return prompt, whole[len(prompt) :]
-
-    def _scores(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Score]:
-        """Of each pair; those of one prompt together, and prompts that begin alike one after the other."""
-        most = self.model.config.context + 1
-        cut = [(prompt[max(0, len(prompt) + len(rest) - most) :], rest) for prompt, rest in pairs]
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for number, (prompt, _) in enumerate(cut):
-            alike.setdefault(tuple(prompt), []).append(number)
-        scorer, found = Scorer(self.model), dict[int, Score]()
-        for same in sorted(alike):
-            numbers = alike[same]
-            scores = scorer.scores(same, [cut[number][1] for number in numbers])
-            found.update(zip(numbers, scores, strict=True))
-        return [found[number] for number in range(len(pairs))]
 
 
 if __name__ == "__main__":
