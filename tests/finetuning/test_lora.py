@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gollm
 from gollm import Decoder, FinetuneOptions, ModelConfig
-from gollm.errors import ConfigError, FormatError
+from gollm.errors import ConfigError, FormatError, TrainingError
 from gollm.formats import open_model, peft, with_adapter
 from gollm.formats.golm.checkpoint import open_checkpoint
 from gollm.model.lora import TARGETS, LoraConfig, adapter_names, attach, sites_of
 from gollm.nn.tape import no_grad
 from gollm.quantisation import DTYPES, dequantise, quantise
 
-from .conftest import LLAMA, small_model
+from .conftest import LLAMA, small_model, write_lines
 from .test_sft import check_resumed
 
 CONFIGS = {
@@ -187,6 +188,34 @@ def test_a_run_trains_adapters_alone_and_resumes(weights, options, base, tmp_pat
     before = small_model().decoder.parameters["blocks.0.mlp.up.weight"].data
     assert not np.array_equal(tuned.decoder.parameters["blocks.0.mlp.up.weight"].data, before)
     tuned.chat([{"role": "user", "content": "1+1="}], max_new_tokens=2)
+
+
+@pytest.mark.parametrize("task", ["sft", "classify"])
+@pytest.mark.parametrize("weights", [None, "int8"])
+def test_a_run_goes_on_with_its_own_base_model_alone(task, weights, options, tmp_path):
+    def write(change):
+        (tmp_path / "base.golm").unlink(missing_ok=True)
+        model = small_model()
+        model.decoder.parameters["blocks.1.mlp.down.weight"].data[3, 4] += change  # one number
+        model.save(tmp_path / "wide.golm")
+        with open_model(tmp_path / "wide.golm") as source:
+            narrow = source if weights is None else source.quantised(DTYPES[weights])
+            gollm.formats.save(narrow, tmp_path / "base.golm")
+
+    data = {}
+    if task == "classify":
+        records = [{"text": f"{i} is", "label": i % 2} for i in range(12)]
+        data = {"data": (str(write_lines(tmp_path / "labels.jsonl", records)),), "task": task}
+    write(0)
+    gollm.finetune(options(model=str(tmp_path / "base.golm"), lora_rank=2, steps=3, **data))
+    folder = str(tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in Path(folder).glob("*.golm")}
+    write(0.1)
+    with pytest.raises(TrainingError, match=r"the weights of .*base\.golm are not those that the interrupted run has"):
+        gollm.finetune(FinetuneOptions(resume=folder, steps=5))
+    assert before == {path.name: path.read_bytes() for path in Path(folder).glob("*.golm")}
+    write(0)
+    assert gollm.finetune(FinetuneOptions(resume=folder, steps=5)).steps == 5
 
 
 def test_an_adapter_brings_the_template_that_it_was_trained_with(finetune, tmp_path):

@@ -18,6 +18,7 @@ from gollm.finetuning.sft import sft
 from gollm.finetuning.task import Base, Task, new_parameters, with_new_head
 from gollm.formats import peft
 from gollm.language_model import LanguageModel, load
+from gollm.model.decoder import Decoder
 from gollm.model.lora import attach
 from gollm.system.strict_json import shorten
 from gollm.training.callbacks import Callback, TrainResult
@@ -25,7 +26,7 @@ from gollm.training.estimate import Estimate, Workload, estimate, refuse_unless_
 from gollm.training.resume import resumed_options
 from gollm.training.run_folder import RunFolder
 from gollm.training.trainer import Trainer
-from gollm.training.training_data import TrainingData
+from gollm.training.training_data import FrozenWeights, TrainingData
 
 TASKS: dict[str, Callable[[FinetuneOptions, Base], Task]] = {"sft": sft, "dpo": dpo, "classify": classify}
 
@@ -72,9 +73,9 @@ class FinetuneJob:
                 attach(decoder, lora, self.options.seed, trained=new_parameters(config))
             self.task.begin(decoder, self.folder.path)
             trainer = Trainer(decoder, self.base.tokenizer, self.options, callbacks, objective=self.task.objective)
-            return trainer.fit(self._data(), self.folder)
+            return trainer.fit(self._data(decoder), self.folder)
 
-    def _data(self) -> TrainingData:
+    def _data(self, decoder: Decoder) -> TrainingData:
         task, lora, base = self.task, self.options.lora, os.path.abspath(self.options.model or "")
 
         def save(model: LanguageModel, folder: RunFolder) -> None:
@@ -91,6 +92,7 @@ class FinetuneJob:
             prompt=task.prompt,
             shown=task.shown,
             defaults=task.defaults,
+            frozen=None if lora is None else FrozenWeights.of(decoder, str(self.options.model)),
             each_checkpoint=lora is not None,  # whose checkpoints are no models by themselves
             save=save,
         )

@@ -1,10 +1,10 @@
 """The training state in a checkpoint: all that decides the next step, so that a resumed run ends with the same bytes.
 
-    training: {"step", "sampler", "best_validation_loss", "best_step", "validation"}
+    training: {"step", "sampler", "best_validation_loss", "best_step", "validation", "frozen"}
     training tensors: the optimiser's moments and step count
 
-The weights are those that are trained: of a run with adapters, the adapters'. "validation" names the
-validation data's content; checkpoints of gollm 0.1 lack it, and "best_step".
+The weights are those that are trained: of a run with adapters, the adapters'; "frozen" names the content of the others
+then. "validation" names the validation data's content; checkpoints of gollm 0.1 lack it, and "best_step".
 
 Where a signal broke off the evaluation or sample after the step, "unfinished" holds the step's metrics, whose line in
 metrics.jsonl is still to be written.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gollm.errors import CheckpointError, ConfigError, DataError, warn
+from gollm.errors import CheckpointError, ConfigError, DataError, TrainingError, warn
 from gollm.formats.golm.checkpoint import open_checkpoint, write_checkpoint
 from gollm.formats.golm.model import copy_weights
 from gollm.model.config import ModelConfig
@@ -85,6 +85,7 @@ def write_state(
             "best_validation_loss": state.best_validation_loss,
             "best_step": state.best_step,
             "validation": data.fingerprint,
+            **({} if data.frozen is None else {"frozen": data.frozen.fingerprint}),
             **({} if state.unfinished is None else {"unfinished": state.unfinished}),
         },
         training_tensors={name: optimizer.kernels.to_host(array) for name, array in optimizer.state().items()},
@@ -94,7 +95,8 @@ def write_state(
 def read_state(path: Path, model: Decoder, optimizer: Optimizer, data: TrainingData) -> RunState:
     """Puts a checkpoint's weights and state into place.
 
-    Raises CheckpointError for a file that does not fit, DataError for data that is not the run's."""
+    Raises CheckpointError for a file that does not fit, TrainingError for frozen weights that are not the run's, and
+    DataError for such data."""
     with open_checkpoint(path) as file:
         saved = file.training
         if saved is None:
@@ -118,6 +120,11 @@ def read_state(path: Path, model: Decoder, optimizer: Optimizer, data: TrainingD
             raise CheckpointError(f"{path}: its unfinished step is {shorten(unfinished)}, not metrics of step {step}")
         if not isinstance(position, dict):
             raise CheckpointError(f"{path}: its training state has no position in the data")
+        if data.frozen is not None and saved.get("frozen", data.frozen.fingerprint) != data.frozen.fingerprint:
+            raise TrainingError(
+                f"the weights of {data.frozen.model} are not those that the interrupted run has trained its adapters "
+                "for; resume with the same model in its place, or start a new run"
+            )
         data.batches.restore(position)
         if saved.get("validation", data.fingerprint) != data.fingerprint:
             raise DataError(

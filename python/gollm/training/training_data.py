@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from gollm.data import Sampler, TokenDataset, evaluation_batches
 from gollm.errors import ConfigError, TokenizerError
 from gollm.kernels import Array
 from gollm.language_model import LanguageModel
+from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
 from gollm.tokenizers import Tokenizer
 from gollm.training.objective import Batches
@@ -19,6 +22,24 @@ from gollm.training.run_folder import RunFolder
 
 MANY_TOKENS = 1 << 20  # of the training data, searched for the tokens that a sample may start from
 PROMPT_TOKENS = 8  # of validation text
+
+
+class FrozenWeights(NamedTuple):
+    """Where they come from, and what names their content."""
+
+    model: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, decoder: Decoder, model: str) -> FrozenWeights:
+        """Those of a decoder on the CPU. It takes half a second for a gigabyte."""
+        digest = hashlib.sha256(b"frozen weights")
+        for name, parameter in decoder.parameters.items():
+            if not parameter.requires_grad:
+                storage = parameter.storage
+                digest.update(f"{name} {storage.dtype} {storage.layout} {storage.shape}\n".encode())
+                digest.update(np.ascontiguousarray(storage.array).data)
+        return cls(model, digest.hexdigest())
 
 
 @dataclass(frozen=True)
@@ -32,6 +53,7 @@ class TrainingData:
     shown        their text, as far as a sample shows it
     defaults     what the model's file will say about generating; its stop tokens end a sample
     bytes_per_target  of the validation text, on average; None: its bytes are not counted
+    frozen       the weights that are not trained, of a run with adapters
     each_checkpoint  without validation data, save the model with each checkpoint, as the best so far
     save         writes the best model so far to the run folder
     """
@@ -43,6 +65,7 @@ class TrainingData:
     shown: str = ""
     defaults: GenerationDefaults | None = None
     bytes_per_target: float | None = None
+    frozen: FrozenWeights | None = None
     each_checkpoint: bool = False
     save: Callable[[LanguageModel, RunFolder], None] = lambda model, folder: model.save(folder.best_path)
 
