@@ -18,9 +18,8 @@ from .conftest import command, metrics
 
 
 @pytest.fixture
-def console(monkeypatch):
-    monkeypatch.setattr("gollm.training.console.fma_peak", lambda seconds: 2e11)
-    return Console()
+def console():
+    return Console(2e11)
 
 
 def test_a_table_before_anything_is_allocated(options, console, capsys):

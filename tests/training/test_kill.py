@@ -15,7 +15,7 @@ import gollm
 
 from .conftest import metrics
 
-TIMING = {"ms", "tokens_per_second"}
+TIMING = {"ms", "tokens_per_second", "memory_bytes"}
 
 # Trains, and kills itself at the n-th of the calls that reach the disk. os.write leaves half of a line behind.
 SUICIDE = """

@@ -46,7 +46,7 @@ def test_run_folder(train, tmp_path):
 def test_metrics(train):
     result = train(steps=8, eval_every=4, sample_every=3, sample_tokens=5, lr=1e-3, warmup_steps=4, schedule="constant")
     lines = metrics(result.folder)
-    always = {"step", "loss", "grad_norm", "lr", "ms", "tokens_per_second"}
+    always = {"step", "loss", "grad_norm", "lr", "ms", "tokens_per_second", "memory_bytes"}
     for line in lines:
         assert set(line) - {"validation_loss", "sample"} == always
         assert line["tokens_per_second"] == pytest.approx(64 / line["ms"] * 1e3, rel=1e-2)
@@ -276,7 +276,7 @@ def test_resume_gives_the_same_bytes(train, options, tmp_path):
     assert result.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
     assert (half.folder / "best.golm").read_bytes() == (whole.folder / "best.golm").read_bytes()
     assert result == whole.__class__(**{**whole.__dict__, "folder": half.folder, "checkpoint": result.checkpoint})
-    timing = {"ms", "tokens_per_second"}
+    timing = {"ms", "tokens_per_second", "memory_bytes"}
     assert [{k: v for k, v in m.items() if k not in timing} for m in metrics(half.folder)] == [
         {k: v for k, v in m.items() if k not in timing} for m in metrics(whole.folder)
     ]

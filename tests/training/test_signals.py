@@ -151,7 +151,7 @@ def test_an_evaluation_or_sample_that_is_broken_off_is_made_later(options, tmp_p
     assert (resumed.interrupted, resumed.validation_loss) == (None, whole.validation_loss)
     for name in ("best.golm", "step-00000008.golm"):
         assert (whole.folder / name).read_bytes() == (resumed.folder / name).read_bytes()
-    timing = {"ms", "tokens_per_second"}
+    timing = {"ms", "tokens_per_second", "memory_bytes"}
     first, second = (
         [[(k, v) for k, v in line.items() if k not in timing] for line in metrics(folder)]
         for folder in (whole.folder, resumed.folder)

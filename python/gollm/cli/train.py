@@ -11,8 +11,10 @@ from typing import Any, Protocol
 
 from gollm.cli.process import of_the_options
 from gollm.options import given
+from gollm.system.machine import fma_peak
 from gollm.training import Callback, Training, TrainResult
 from gollm.training.console import Announced, Console, Output
+from gollm.training.machine_record import MachineRecord
 from gollm.training.options import TrainOptions
 
 SIGNAL_STATUS = 128  # a shell's status of a process that a signal ended, less the signal's number
@@ -45,12 +47,13 @@ class JsonLines(Callback):
 def follow(job: Runnable, as_json: bool) -> int:
     """Runs a job, prints what happens, and returns the exit status."""
     with job:
+        peak = None if job.estimate.on_device else fma_peak(0.2)
         if as_json:
             reporter: JsonLines | Console = JsonLines()
         else:
-            reporter = console = Console(on_gpu=job.estimate.on_device)
+            reporter = console = Console(peak)
             console.announce(job)
-        result = job.run([reporter])
+        result = job.run([reporter, MachineRecord(peak)])
     if reporter.output.failure is not None:
         raise reporter.output.failure
     return 0 if result.interrupted is None else SIGNAL_STATUS + result.interrupted

@@ -12,6 +12,7 @@ from gollm.nn.plan import Plan
 from gollm.nn.tensor import Tensor
 from gollm.training.objective import Batches
 from gollm.training.options import LoopOptions
+from gollm.training.run import Run
 
 
 class Training(Protocol):
@@ -21,6 +22,7 @@ class Training(Protocol):
     a number of the model, such as `trainer.model.dropout.p`, call `trainer.forward_backward.forget()`."""
 
     model: Decoder
+    folder: Run
     options: LoopOptions
     optimizer: Optimizer
     batches: Batches

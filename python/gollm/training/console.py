@@ -17,7 +17,7 @@ from gollm.training.callbacks import Callback, Training, TrainResult
 from gollm.training.estimate import SHARE_OF_PEAK, Estimate, flops_per_token, in_bytes
 from gollm.training.options import LoopOptions
 from gollm.training.run import Run, resume_command
-from gollm.training.state import BITS_PER_BYTE, METRICS
+from gollm.training.state import BITS_PER_BYTE, METRICS, RESOURCES
 
 
 class Announced(Protocol):
@@ -58,11 +58,13 @@ class Output:
 
 
 class Console(Callback):
-    """Prints to standard output; the bar goes to standard error where that is a terminal."""
+    """Prints to standard output; the bar goes to standard error where that is a terminal.
 
-    def __init__(self, on_gpu: bool = False) -> None:
+    `peak` is the machine's, in FLOP/s; None for a GPU, whose is not measured."""
+
+    def __init__(self, peak: float | None) -> None:
         self.output = Output()
-        self.peak = None if on_gpu else fma_peak(0.2)  # FLOP/s; a GPU's is not measured
+        self.peak = peak
         self.flops_per_token = 0.0
         self._bar: Any = None
         self._losses: list[float] = []  # since the last line
@@ -205,12 +207,9 @@ def clock(seconds: float) -> str:
 
 def _figures(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """An objective's own figures in a step's metrics, or in its evaluation, by their names in words."""
-    own = {name: value for name, value in metrics.items() if name not in METRICS and name != "sample"}
-    chosen = [
-        name
-        for name in own
-        if name.startswith("validation_") == bool(prefix) and name not in ("validation_loss", BITS_PER_BYTE)
-    ]
+    shared = (*METRICS, *RESOURCES, "sample", "validation_loss", BITS_PER_BYTE)
+    own = {name: value for name, value in metrics.items() if name not in shared}
+    chosen = [name for name in own if name.startswith("validation_") == bool(prefix)]
     return {name.removeprefix(prefix).replace("_", " "): own[name] for name in chosen}
 
 

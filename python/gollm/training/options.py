@@ -93,6 +93,7 @@ class LoopOptions(Given):
     sample_prompt: str = ""  # prompt of the samples (default: a new line, or validation text)
     checkpoint_every: NonNegativeInt = 250  # steps between checkpoints; 0: only at the end
     keep_checkpoints: PositiveInt = 2  # number of checkpoints to keep
+    statistics_every: NonNegativeInt = 0  # steps between records of gradient and update sizes; 0: none
 
     out: PathText | None = None  # the run folder (default: runs/NAME-N)
     resume: PathText | None = None  # the run folder of an interrupted run to go on with, under its own options
@@ -104,7 +105,7 @@ class LoopOptions(Given):
     # What --help leaves to --help-all.
     RARE: ClassVar[tuple[str, ...]] = (
         *("recompute", "activation_dtype", "beta1", "beta2", "eps"),
-        *("eval_batches", "sample_every", "keep_checkpoints", "cache_dir"),
+        *("eval_batches", "sample_every", "keep_checkpoints", "statistics_every", "cache_dir"),
     )
     ALIASES: ClassVar[Mapping[str, str]] = {
         "learning_rate": "lr",

@@ -28,6 +28,7 @@ CHANGEABLE = (
     "sample_prompt",
     "checkpoint_every",
     "keep_checkpoints",
+    "statistics_every",
     "cache_dir",
 )
 

@@ -8,6 +8,9 @@ step-00000250.golm    checkpoints with their training state, the newest few
 best.golm             the model with the lowest validation loss, without training state
 adapter/              instead of it, where adapters are trained: in the files of peft
 evaluations.jsonl     what gollm eval has measured of the model
+statistics.jsonl      sizes of weights, gradients and updates, with --statistics-every
+machine.json          threads and peak FLOP/s of the machine, for gollm report
+report.html           the report that gollm train --report writes
 .lock                 locked while a process trains here; names the newest checkpoint that was written
 """
 
@@ -70,6 +73,18 @@ class Run:
     @property
     def evaluations_path(self) -> Path:
         return self.path / "evaluations.jsonl"
+
+    @property
+    def statistics_path(self) -> Path:
+        return self.path / "statistics.jsonl"
+
+    @property
+    def machine_path(self) -> Path:
+        return self.path / "machine.json"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
 
     def checkpoint_path(self, step: int) -> Path:
         return self.path / f"step-{step:08d}.golm"

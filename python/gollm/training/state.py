@@ -31,6 +31,7 @@ from gollm.training.training_data import TrainingData
 
 METRICS = ("step", "loss", "grad_norm", "lr", "ms", "tokens_per_second")  # of every step; an objective has more
 BITS_PER_BYTE = "validation_bits_per_byte"  # beside "validation_loss", where the data is text
+RESOURCES = ("memory_bytes",)  # of every step, too, but for those of older runs: the process' resident memory
 
 
 @dataclass

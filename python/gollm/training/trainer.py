@@ -28,12 +28,15 @@ from gollm.nn.optimizer import SGD, AdamW, Optimizer
 from gollm.nn.plan import Plan
 from gollm.nn.schedule import learning_rate
 from gollm.nn.tensor import Tensor
+from gollm.system.memory import resident_bytes
 from gollm.tokenizers import Tokenizer
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.interruption import Interruption, Stopped
 from gollm.training.objective import Batches, NextToken, Objective, evaluate, forward_backward
 from gollm.training.options import LoopOptions, TrainOptions
+from gollm.training.parameter_statistics import ParameterStatistics
 from gollm.training.resume import resumed_options
+from gollm.training.run import Run
 from gollm.training.run_folder import RunFolder
 from gollm.training.state import BITS_PER_BYTE, RunState, read_newest_state, write_state
 from gollm.training.training_data import TrainingData, of_tokens
@@ -61,8 +64,11 @@ class Trainer:
         self.tokenizer = tokenizer
         self.options = options if options.resume is None else resumed_options(options)
         self.callbacks = list(callbacks)
+        if self.options.statistics_every:
+            self.callbacks.append(ParameterStatistics(self.options.statistics_every))
         self.objective: Objective = NextToken() if objective is None else objective
         self.state = RunState()
+        self.folder: Run  # that fit() writes to
         self.total_steps = 0
         self.interruption = Interruption()
         self.optimizer: Optimizer
@@ -104,6 +110,7 @@ class Trainer:
         checkpoint that cannot be written or resumed from, DataError for data that does not serve."""
         options, started = self.options, time.perf_counter()
         with folder or RunFolder.claim(options, "run") as folder, self.interruption as interruption:
+            self.folder = folder
             self._prepare(data)
             metrics = self._resume(folder)
             state, first_step = self.state, self.step
@@ -129,6 +136,7 @@ class Trainer:
                         "lr": lr,
                         "ms": round(seconds * 1e3, 3),
                         "tokens_per_second": round(batches[0].size / seconds, 1),
+                        "memory_bytes": resident_bytes()[0],
                         **self.objective.metrics(batches, self.model.parameters.kernels.to_host(self.each)),
                     }
                 # What follows a step. A signal breaks off evaluating and sampling, and leaves the step unfinished.
