@@ -36,6 +36,7 @@ ROOMS = (
     "evaluation",
     "training",
     "finetuning",
+    "pictures",
     "train",  # the function gollm.train
     "",  # gollm/__init__.py, the front door of programs
     "benchmarks",

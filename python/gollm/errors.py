@@ -20,6 +20,7 @@ __all__ = [  # gollm has GollmError and CheckpointError
     "GollmWarning",
     "HubError",
     "KernelError",
+    "PictureError",
     "ShapeError",
     "TokenizerError",
     "TrainingError",
@@ -77,6 +78,10 @@ class GenerationError(GollmError, ValueError):
 
 class EvaluationError(GollmError, RuntimeError):
     """A model cannot be evaluated: its logits are not finite, the text is too short, or two vocabularies differ."""
+
+
+class PictureError(GollmError, RuntimeError):
+    """A picture that cannot be drawn or written: a library is missing, or its file's name ends otherwise."""
 
 
 class KernelError(GollmError, RuntimeError):

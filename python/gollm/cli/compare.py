@@ -37,7 +37,7 @@ def run(options: Options) -> None:
 def in_table(runs: Sequence[RunSummary]) -> str:
     from gollm.training.comparison import POINTS, differences
 
-    rows: dict[str, list[str]] = {"": [one.name for one in runs], **differences(runs)}
+    rows: dict[str, list[str]] = {"": [one.name for one in runs], **differences([one.options for one in runs])}
     rows["steps"] = [f"{one.n_steps:,}" for one in runs]
     rows["tokens"] = [f"{one.n_tokens:,}" for one in runs]
     common = min(one.n_tokens for one in runs)

@@ -26,6 +26,7 @@ COMMANDS = {
     "eval core": ("eval_core", "compute the CORE metric of a model over a set of tasks"),
     "eval answers": ("eval_answers", "compare a model's answers with those of a data set"),
     "eval memorization": ("eval_memorization", "measure how much of a text a model recites"),
+    "report": ("report", "draw the curves of training runs, or follow them live"),
     "compare": ("compare", "show training runs beside each other"),
     "data list": ("data_list", "list the corpora that have a name"),
     "tokenizer train": ("tokenizer_train", "train a tokenizer from text"),

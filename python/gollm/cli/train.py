@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gollm.cli.process import of_the_options
-from gollm.options import given
+from gollm.options import PathText, given
 from gollm.system.machine import fma_peak
 from gollm.training import Callback, Training, TrainResult
 from gollm.training.console import Announced, Console, Output
@@ -25,6 +25,8 @@ class Options(TrainOptions):
     """Train a model from raw text, and keep everything in a run folder."""
 
     json: bool = False  # print JSON lines: the metrics of each step, then the result
+    report: bool = False  # write report.html in the run folder when training ends
+    metrics: PathText | None = None  # write the report to this file when training ends: .html, .png or .svg
 
 
 class Runnable(Announced, AbstractContextManager[Any], Protocol):
@@ -44,7 +46,31 @@ class JsonLines(Callback):
         self.output.put(json.dumps({"result": dataclasses.asdict(result)}, default=str))
 
 
-def follow(job: Runnable, as_json: bool) -> int:
+class Followed(Protocol):
+    """The options of a command that trains, beyond those of training itself."""
+
+    @property
+    def json(self) -> bool: ...
+    @property
+    def report(self) -> bool: ...
+    @property
+    def metrics(self) -> str | None: ...
+
+
+OWN = ("json", "report", "metrics")
+
+
+def reports(options: Followed) -> list[Callback]:
+    """What writes the reports that are asked for. Raises PictureError before anything long begins."""
+    wanted = ([None] if options.report else []) + ([options.metrics] if options.metrics else [])
+    if not wanted:
+        return []
+    from gollm.pictures.report_callback import WriteReport
+
+    return [WriteReport(path) for path in wanted]
+
+
+def follow(job: Runnable, as_json: bool, callbacks: Sequence[Callback]) -> int:
     """Runs a job, prints what happens, and returns the exit status."""
     with job:
         peak = None if job.estimate.on_device else fma_peak(0.2)
@@ -53,7 +79,7 @@ def follow(job: Runnable, as_json: bool) -> int:
         else:
             reporter = console = Console(peak)
             console.announce(job)
-        result = job.run([reporter, MachineRecord(peak)])
+        result = job.run([reporter, MachineRecord(peak), *callbacks])
     if reporter.output.failure is not None:
         raise reporter.output.failure
     return 0 if result.interrupted is None else SIGNAL_STATUS + result.interrupted
@@ -62,7 +88,8 @@ def follow(job: Runnable, as_json: bool) -> int:
 def run(options: Options) -> int:
     from gollm.training import prepare_job
 
-    own = {name: getattr(options, name) for name in given(options) if name != "json"}
+    own = {name: getattr(options, name) for name in given(options) if name not in OWN}
+    callbacks = reports(options)
     with of_the_options():
         job = prepare_job(TrainOptions(**own))
-    return follow(job, options.json)
+    return follow(job, options.json, callbacks)

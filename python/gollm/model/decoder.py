@@ -12,7 +12,8 @@ Shapes: B sequences of T tokens, or N rows in a cache: `...` stands for either; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import partial
 from typing import Any, Literal, get_args
@@ -90,6 +91,14 @@ class Decoder(Module):
     def hidden(self, batch: Batch) -> Tensor:
         """The last norm's output, which the head reads.  (...) tokens -> (..., C)
 
+        Raises as residual_stream does."""
+        (last,) = deque(self.residual_stream(batch), maxlen=1)
+        return self.norm(last)
+
+    def residual_stream(self, batch: Batch) -> Iterator[Tensor]:
+        """What the blocks read and write: the embedded tokens, then the output of each block, one after the other.
+        (...) tokens -> n_layers + 1 times (..., C)
+
         Raises ShapeError for more tokens than the context, KernelError for a token id outside the vocabulary,
         ConfigError for an unknown value of `recompute`."""
         if self.recompute not in get_args(Recomputation):
@@ -107,13 +116,14 @@ class Decoder(Module):
         x = ops.embedding(self.token_embedding, self.position_embedding, tokens=batch.tokens, positions=positions)
         if self.dropout.active:
             x = self.dropout(x, None, 0)
+        yield x
         dropout = copy(self.dropout)  # a second forward draws the same masks
         for block in self.blocks:
             if self.recompute == "block":
                 x = recompute(partial(block, batch=batch, rotations=rotations, dropout=dropout), x)
             else:
                 x = block(x, batch, rotations, dropout, recompute if self.recompute == "mlp" else call)
-        return self.norm(x)
+            yield x
 
     def loss(
         self,

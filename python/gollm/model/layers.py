@@ -190,12 +190,13 @@ class Block(Module):
         run: Callable[..., Tensor] = call,  # or recompute: then the MLP, norms and qkv are computed again in backward
     ) -> Tensor:
         if dropout.active:
-            x = dropout(self.attention(run(self._qkv, x), batch, rotations, None), x, self.streams[0])
+            x = dropout(self.attention(run(self.qkv, x), batch, rotations, None), x, self.streams[0])
             return dropout(run(self._mlp, x, None), x, self.streams[1])
-        x = self.attention(run(self._qkv, x), batch, rotations, residual=x)
+        x = self.attention(run(self.qkv, x), batch, rotations, residual=x)
         return run(self._mlp, x, x)
 
-    def _qkv(self, x: Tensor) -> Tensor:
+    def qkv(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of the attention.  (..., C) -> (..., (H + 2G) D)"""
         return self.attention.qkv(self.attention_norm(x))
 
     def _mlp(self, x: Tensor, residual: Tensor | None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ class RunSummary:
 
 def compare(paths: Sequence[str | Path]) -> list[RunSummary]:
     """Raises TrainingError for a folder without a run, or without a step."""
-    steps = {str(path): _steps(Run(path)) for path in paths}
-    tokens = {name: _cumulative(lines) for name, lines in steps.items()}
+    steps = {str(path): steps_of(Run(path)) for path in paths}
+    tokens = {name: tokens_after(lines) for name, lines in steps.items()}
     common = min(counts[-1] for counts in tokens.values())
     found = []
     for name, lines in steps.items():
@@ -62,14 +62,15 @@ def compare(paths: Sequence[str | Path]) -> list[RunSummary]:
     return found
 
 
-def differences(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
+def differences(options: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """The options in which runs differ, but for where they lie: each with its value in every run."""
-    names = dict.fromkeys(name for run in runs for name in run.options if name not in _OF_THE_PLACE)
-    values = {name: [shown(run.options.get(name)) for run in runs] for name in names}
+    names = dict.fromkeys(name for of_run in options for name in of_run if name not in _OF_THE_PLACE)
+    values = {name: [shown(of_run.get(name)) for of_run in options] for name in names}
     return {name: found for name, found in values.items() if len(set(found)) > 1}
 
 
-def _steps(run: Run) -> list[dict[str, Any]]:
+def steps_of(run: Run) -> list[dict[str, Any]]:
+    """The metrics of a run's steps. Raises TrainingError for a folder without a run, or without a step."""
     try:
         lines = [line for line in run.metrics() if {"loss", "ms", "tokens_per_second"} <= line.keys()]
     except OSError:
@@ -79,8 +80,8 @@ def _steps(run: Run) -> list[dict[str, Any]]:
     return lines
 
 
-def _cumulative(lines: Sequence[dict[str, Any]]) -> list[int]:
-    """Tokens after each step."""
+def tokens_after(lines: Sequence[dict[str, Any]]) -> list[int]:
+    """How many tokens a run has trained on after each step."""
     total, found = 0, []
     for line in lines:
         total += round(line["tokens_per_second"] * line["ms"] / 1000)  # both are rounded, to far less than a token
