@@ -27,6 +27,7 @@ COMMANDS = {
     "eval answers": ("eval_answers", "compare a model's answers with those of a data set"),
     "eval memorization": ("eval_memorization", "measure how much of a text a model recites"),
     "report": ("report", "draw the curves of training runs, or follow them live"),
+    "visualize": ("visualize", "draw the attention weights of a prompt"),
     "compare": ("compare", "show training runs beside each other"),
     "data list": ("data_list", "list the corpora that have a name"),
     "tokenizer train": ("tokenizer_train", "train a tokenizer from text"),

@@ -1,0 +1,38 @@
+"""gollm visualize"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from gollm.options import NonNegativeInt, PathText, Positional, PositiveInt
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw the attention weights of a prompt: each layer and head, all heads of a layer, and attention rollout. Needs
+    pip install 'gollm[report]'."""
+
+    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
+    prompt: str  # the text whose tokens attend to each other; - for standard input
+    output: PathText = "attention.html"  # the file to write: a page (.html), or an image (.png, .svg)
+    layer: NonNegativeInt = 0  # the layer that is shown first, and in an image
+    head: NonNegativeInt = 0  # the head that is shown first, and in an image
+    max_tokens: PositiveInt = 64  # tokens of the prompt that are drawn; the rest is left out
+
+
+def run(options: Options) -> None:
+    import gollm
+    from gollm.cli.inputs import text_or_stdin
+    from gollm.pictures.heads import write_attention
+
+    write_attention(
+        gollm.load(options.model),
+        text_or_stdin(options.prompt),
+        options.output,
+        layer=options.layer,
+        head=options.head,
+        max_tokens=options.max_tokens,
+    )
+    print(options.output)
