@@ -47,7 +47,13 @@ def test_it_trains(name, corpus, tmp_path):
     if name == "gollm-85m":
         options = options.replace(vocab_size=300, grad_accumulation=1, epochs=None, **small)
     short = options.replace(
-        data=(str(corpus),), out=str(tmp_path / "run"), steps=2, eval_batches=1, sample_tokens=5, batch_size=2
+        data=(str(corpus),),
+        out=str(tmp_path / "run"),
+        steps=2,
+        eval_batches=1,
+        sample_tokens=5,
+        batch_size=2,
+        warmup_steps=1,
     )
     assert gollm.train(short).steps == 2
 

@@ -5,7 +5,10 @@ import re
 import struct
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import gollm
@@ -50,9 +53,9 @@ def test_products_of_bfloat16_make_the_announced_time_shorter(options, console, 
     assert "of peak FLOP/s, and 4.0 times that in products of bfloat16)" in capsys.readouterr().out
 
 
-def test_too_little_memory_is_said_loudly(options, console, capsys):
-    console.announce(prepare_job(options(n_layers=100, d_model=2**14, n_heads=2**7)))
-    assert re.search(r"memory .* MORE THAN THE [\d.]+ GB THAT ARE FREE: use a smaller", capsys.readouterr().out)
+def test_too_little_memory_is_said_loudly_where_a_run_is_forced(options, console, capsys):
+    console.announce(prepare_job(options(n_layers=100, d_model=2**14, n_heads=2**7, force=True)))
+    assert re.search(r"memory .* MORE THAN THE [\d.]+ GB THAT ARE FREE\n", capsys.readouterr().out)
 
 
 def test_too_little_to_judge_by_is_said(options, console, capsys):
@@ -61,25 +64,67 @@ def test_too_little_to_judge_by_is_said(options, console, capsys):
 
 
 def test_lines(options, console, capsys):
-    gollm.train(options(steps=25, log_every=10, eval_every=20, sample_tokens=4), [console])
+    result = gollm.train(options(steps=25, log_every=10, eval_every=20, sample_tokens=4), [console])
     out = capsys.readouterr().out
-    number = r"[\d,.]+"
     line = (
-        rf"step ([ \d]\d)/25 \| loss {number} \| norm {number} \| lr \d\.\d\de-\d\d \| {number} ms \| "
-        rf"{number}% of peak \| {number} tok/s"
+        r"step ([ \d]\d)/25 \| loss (\d\.\d{3}) \| norm \d\.\d\d \| lr \d\.\de-\d\d \| [\d.]+k? tok/s \| eta \d:\d\d$"
     )
-    assert re.findall(line, out) == [" 1", "10", "20", "25"]
-    assert len(re.findall(r"^validation loss \d\.\d{4} \(the best so far\)$", out, re.M)) == 2
+    shown = {int(step): float(loss) for step, loss in re.findall(line, out, re.M)}
+    losses = [m["loss"] for m in metrics(result.folder)]
+    for last, first in {1: 0, 10: 1, 20: 10, 25: 20}.items():  # the mean since the line before
+        assert shown.pop(last) == pytest.approx(np.mean(losses[first:last]), abs=6e-4)
+    assert not shown
+    evaluated = re.findall(
+        r"^step (\d+) \| val \d\.\d{4} \| \d\.\d{3} bpb \| best \| \d:\d\d \| \d+% of peak$", out, re.M
+    )
+    assert evaluated == ["20", "25"]
     assert len(re.findall(r"^--- a sample after step \d+\n", out, re.M)) == 2
-    assert re.search(r"^done: 25 steps in \d+ s, best validation loss", out, re.M)
+    assert re.search(
+        r"^done: 25 steps in \d+ s, [\d.]+k? tok/s, \d+% of peak\nbest: validation loss \d\.\d{4} at step 25$",
+        out,
+        re.M,
+    )
     assert "gollm generate" in out.splitlines()[-1]
 
 
+def test_lines_fit_a_terminal_of_80_columns(console):
+    """A run of days with a large vocabulary, at a norm that is out of bounds."""
+    values = {"loss": 11.83521, "grad_norm": 1234.5, "lr": 1.25e-4, "tokens_per_second": 256_123.4, "step": 100_000}
+    console._first, console._started = 0, time.monotonic() - 200_000
+    for total in (999_999, 100_000):
+        assert len(console.line(values, total)) <= 80
+    console._tokens, console._seconds, console.flops_per_token = 1e9, 1e4, 1e6
+    trainer = SimpleNamespace(best_validation_loss=10.5)
+    evaluated = {"step": 100_000, "validation_loss": 11.2345, "validation_bits_per_byte": 10.1234}
+    assert len(console.evaluation_line(evaluated, trainer)) <= 80
+
+
 def test_the_share_of_the_peak(options, console, capsys):
-    result = gollm.train(options(steps=1), [console])
-    rate = metrics(result.folder)[0]["tokens_per_second"]
+    result = gollm.train(options(steps=3), [console])
+    steps = metrics(result.folder)
+    rate = 64 * len(steps) / sum(m["ms"] for m in steps) * 1e3
     share = rate * flops_per_token(gollm.load(result.checkpoint).config) / 2e11
-    assert f"| {share:.1%} of peak |" in capsys.readouterr().out
+    assert f"tok/s, {share:.0%} of peak\n" in capsys.readouterr().out
+
+
+def test_overfitting_is_said_at_the_end(options, console, capsys, tmp_path):
+    (tmp_path / "few.txt").write_text("bakori nuse la " * 8 + "senula " * 3)
+    data = {"data": (str(tmp_path / "few.txt"),), "validation_split": "end", "validation_fraction": 0.2, "context": 8}
+    result = gollm.train(options(**data, lr=0.02, steps=60, eval_every=4), [console])
+    out = capsys.readouterr().out
+    rose = 60 - result.best_step
+    assert rose and f"at step {result.best_step}; it rose for {rose} steps after that, as the model learned" in out
+    assert re.search(r"^step 60 \| val .* \| best \d\.\d{4} \|", out, re.M)
+
+
+def test_what_the_tokenizer_did_not_reach_is_said(options, tmp_path):
+    with prepare_job(options(tokenizer="bpe", vocab_size=20_000)) as job:
+        n = job.tokenizer.vocab_size
+        assert n < 20_000 and f"vocabulary of {n:,} (20,000 asked for; the text has no more)" in job.table["tokenizer"]
+    (tmp_path / "abc.txt").write_text("aaaabbbbcdefghij" * 50)
+    data = {"data": (str(tmp_path / "abc.txt"),), "tokenizer": "character", "vocab_size": 4, "out": str(tmp_path / "2")}
+    with prepare_job(options(**data)) as job:
+        assert "50.0% of the training tokens are unknown" in job.table["tokenizer"]
 
 
 def test_a_resumed_run_says_where_it_goes_on(options, console, capsys):
@@ -87,7 +132,9 @@ def test_a_resumed_run_says_where_it_goes_on(options, console, capsys):
     job = prepare_job(TrainOptions(resume=str(result.folder), steps=10))
     assert (job.n_done, job.total_steps) == (4, 10)
     job.run([console])
-    assert "resumed    after step 4 of 10" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "resumed    after step 4 of 10" in out
+    assert re.search(r"^done: 10 steps, the last 6 of them in \d+ s, ", out, re.M)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudoterminal")

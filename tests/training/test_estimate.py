@@ -1,12 +1,15 @@
 """What a run is said to take, against what the process then takes."""
 
 import json
+import math
+import re
 import subprocess
 import sys
 
 import pytest
 
 from gollm import TrainOptions
+from gollm.errors import ConfigError
 from gollm.model.config import preset
 from gollm.options import given
 from gollm.system.memory import resident_bytes
@@ -92,10 +95,35 @@ def test_memory_of_a_resumed_run(options):
 def test_nothing_is_allocated_for_an_estimate(options):
     """Terabytes: the estimate needs no more memory for it."""
     before = resident_bytes()[1]
-    job = prepare_job(options(n_layers=200, d_model=2**15, n_heads=2**8, context=8, batch_size=2**14))
+    job = prepare_job(options(n_layers=200, d_model=2**15, n_heads=2**8, context=8, batch_size=2**14, force=True))
     assert job.estimate.total_bytes > 1e12
     assert job.estimate.n_parameters > 1e12
     assert job.estimate.peak_so_far - before < 1e8
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    monkeypatch.setattr("gollm.training.estimate.available_bytes", lambda: 20_000_000)
+
+
+def test_a_run_that_cannot_fit_names_the_largest_batch_that_does(options, little_memory, tmp_path):
+    with pytest.raises(ConfigError, match=r"needs about .* of memory and 20 MB are free; .*--force trains") as refused:
+        prepare_job(options(batch_size=2048, grad_accumulation=2))
+    assert not (tmp_path / "run").exists()
+    largest = int(re.search(r"--batch-size (\d+)", str(refused.value))[1])
+    accumulation = int(re.search(r"--grad-accumulation (\d+)", str(refused.value))[1])
+    assert 8 < largest < 2048 and accumulation == math.ceil(4096 / largest)
+    with prepare_job(options(batch_size=largest, grad_accumulation=2)) as job:
+        assert job.estimate.wanted_bytes <= 20_000_000
+    with pytest.raises(ConfigError, match=f"--batch-size {largest} "):
+        prepare_job(options(batch_size=largest + 1, grad_accumulation=2))
+
+
+def test_a_model_that_cannot_fit_says_so_and_force_goes_on(options, little_memory):
+    with pytest.raises(ConfigError, match="not even --batch-size 1 fits: use a smaller model"):
+        prepare_job(options(d_model=1024, n_heads=16))
+    with prepare_job(options(d_model=1024, n_heads=16, force=True)) as job:
+        assert job.estimate.wanted_bytes > 20_000_000
 
 
 def test_flops_per_token():

@@ -34,6 +34,7 @@ def test_run_folder(train, tmp_path):
     assert names(result.folder) == [
         "best.golm",
         "config.yaml",
+        "files.txt",
         "metrics.jsonl",
         "step-00000006.golm",
         "step-00000008.golm",
@@ -43,13 +44,21 @@ def test_run_folder(train, tmp_path):
     assert result.checkpoint == tmp_path / "run" / "step-00000009.golm"
 
 
+def test_the_files_are_listed(train, corpus, tmp_path):
+    (tmp_path / "new\nline.txt").write_text("ba ko " * 20)
+    result = train(data=(str(corpus), str(tmp_path / "new\nline.txt")))
+    assert (result.folder / "files.txt").read_text() == f"{corpus}\n{tmp_path}/new\\nline.txt\n"
+
+
 def test_metrics(train):
     result = train(steps=8, eval_every=4, sample_every=3, sample_tokens=5, lr=1e-3, warmup_steps=4, schedule="constant")
     lines = metrics(result.folder)
     always = {"step", "loss", "grad_norm", "lr", "ms", "tokens_per_second", "memory_bytes"}
     for line in lines:
-        assert set(line) - {"validation_loss", "sample"} == always
+        assert set(line) - {"validation_loss", "validation_bits_per_byte", "sample"} == always
         assert line["tokens_per_second"] == pytest.approx(64 / line["ms"] * 1e3, rel=1e-2)
+        if "validation_loss" in line:  # each character of this corpus is a token and a byte
+            assert line["validation_bits_per_byte"] == pytest.approx(line["validation_loss"] / math.log(2), rel=1e-12)
     assert [line["lr"] for line in lines] == pytest.approx([2.5e-4, 5e-4, 7.5e-4] + 5 * [1e-3])
     assert [line["step"] for line in lines if "validation_loss" in line] == [4, 8]
     assert [line["step"] for line in lines if "sample" in line] == [3, 6, 8]
@@ -113,6 +122,19 @@ def test_data_samples_and_generation_frame_a_text_alike(train, corpus, tmp_path,
     assert tokens.tolist() == [begin, *text, model.tokenizer.end_of_text, begin, *text]
     generated = prompt + model.generate(prompt, max_new_tokens=12, seed=7)  # may end before the sample does
     assert metrics(result.folder)[-1]["sample"].startswith(generated)
+
+
+@pytest.mark.parametrize(("text", "shown"), [("ba ko ri\n" * 300, False), ("ba ko ri " * 300, True)])
+def test_a_sample_starts_from_a_new_line_or_validation_text(train, tmp_path, text, shown):
+    """Where the documents have no beginning of their own, and the tokenizer's end token never occurs."""
+    (tmp_path / "one.txt").write_text(text)
+    result = train(data=(str(tmp_path / "one.txt"),), steps=1, sample_tokens=4)
+    sample = metrics(result.folder)[0]["sample"]
+    if shown:
+        assert sample[:8] in text and len(sample) >= 12
+    else:
+        model = gollm.load(result.checkpoint)
+        assert sample == model.generate("\n", max_new_tokens=4, temperature=0.8, seed=1337)
 
 
 def test_samples_are_the_same_each_time(train):

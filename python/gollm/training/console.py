@@ -118,7 +118,10 @@ class Console(Callback):
         eta = (time.monotonic() - self._started) / max(1, step - self._first) * (total_steps - step)
         parts = [f"step {step:>{len(total)}}/{total}", f"loss {loss:.{2 if loss >= 10 else 3}f}"]
         parts += [f"{said} {value:.3f}" for said, value in _figures(metrics).items()]
-        parts += [f"norm {norm:.2f}" if norm < 10 else f"norm {norm:.2g}", f"lr {metrics['lr']:.1e}"]
+        parts += [
+            f"norm {norm:.{2 if norm < 10 else 0}f}" if norm < 1e4 else f"norm {norm:.0e}",
+            f"lr {metrics['lr']:.1e}",
+        ]
         return " | ".join([*parts, f"{_short(metrics['tokens_per_second'])} tok/s", f"eta {clock(eta)}"])
 
     def evaluation_line(self, metrics: dict[str, Any], trainer: Training) -> str:
@@ -196,13 +199,16 @@ def _short(n: float) -> str:
 
 def clock(seconds: float) -> str:
     """
-    >>> [clock(n) for n in (4.9, 605, 3_900, 360_000)]
-    ['0:05', '10:05', '1h05', '4d04h']
+    >>> [clock(n) for n in (4.9, 605, 3_900, 126_000, 2_000_000)]
+    ['0:05', '10:05', '1h05', '35h', '23d']
     """
-    minutes, hours = round(seconds) // 60, round(seconds / 60) // 60
+    minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes}:{round(seconds) % 60:02d}"
-    return f"{hours}h{round(seconds / 60) % 60:02d}" if hours < 24 else f"{hours // 24}d{hours % 24:02d}h"
+        return f"{minutes}:{rest:02d}"
+    hours = minutes // 60
+    if hours < 10:
+        return f"{hours}h{minutes % 60:02d}"
+    return f"{hours}h" if hours < 100 else f"{hours // 24}d"
 
 
 def _figures(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -94,8 +94,8 @@ class Job:
         with self:
             model = Decoder(self.config).initialise(self.options.seed)
             model.to(self.kernels, getattr(dtypes, self.options.dtype))
-            self.folder.write_files(self.source.files)
             data = of_tokens(self.dataset, self.tokenizer, self.options, self.config.context, self.batches)
+            self.folder.write_files(self.source.files)
             return Trainer(model, self.tokenizer, self.options, callbacks).fit(data, self.folder)
 
     def __enter__(self) -> Job:

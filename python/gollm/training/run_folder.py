@@ -183,7 +183,8 @@ class RunFolder(Run):
         """Lists the files that are read, where there are any. Raises TrainingError."""
         if paths:
             with replacing(self.files_path, TrainingError) as file:
-                file.writelines(f"{path}\n".encode("utf-8", "backslashreplace") for path in paths)
+                names = (str(path).replace("\n", "\\n") for path in paths)
+                file.writelines(f"{name}\n".encode("utf-8", "backslashreplace") for name in names)
 
     def start_metrics(self, last_step: int) -> dict[str, Any]:
         """Opens metrics.jsonl for the step after last_step and returns that step's line, {} for step 0. What a killed
