@@ -28,6 +28,7 @@ COMMANDS = {
     "eval memorization": ("eval_memorization", "measure how much of a text a model recites"),
     "report": ("report", "draw the curves of training runs, or follow them live"),
     "visualize": ("visualize", "draw the attention weights of a prompt"),
+    "runs": ("runs", "list training runs with their settings, best loss and speed"),
     "compare": ("compare", "show training runs beside each other"),
     "data list": ("data_list", "list the corpora that have a name"),
     "tokenizer train": ("tokenizer_train", "train a tokenizer from text"),
