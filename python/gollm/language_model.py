@@ -175,21 +175,23 @@ def load(
     dequantise: bool = False,
     device: DeviceName = "cpu",
     dtype: ModelDType = "float32",
+    any_tokenizer: bool = False,
 ) -> LanguageModel:
     """The model at `path` in any format of gollm.formats, which is told by its content; a run folder's best checkpoint.
 
-    `tokenizer`, one that is loaded or a file's name, replaces the model's own, or stands for the one that its format
-    does not have. `context` is another number of tokens than the model is for; `rope_scaling` ("linear", "llama3" or
-    "none") says how the positions of a longer one are rotated: see ModelConfig.with_context. Weights that are
-    quantised or stored in 16 bits are used as they are, and cannot be trained; with `dequantise` they become float32,
-    which can, and takes several times the memory. `device` is where it computes: "cpu", "cuda", or "auto" for a GPU
-    where there is one; there `dtype` may be "bfloat16", and such a model cannot be trained either. Raises DeviceError
-    for a device that is not there, FormatError for a model that is missing, damaged or not supported, TokenizerError
-    for such a tokenizer, ConfigError for a context that it cannot have."""
+    `tokenizer`, one that is loaded or a file's name, replaces the model's own, or stands for the one that its
+    format does not have; one with far fewer tokens than the model is refused unless `any_tokenizer`. `context` is
+    another number of tokens than the model is for; `rope_scaling` ("linear", "llama3" or "none") says how the
+    positions of a longer one are rotated: see ModelConfig.with_context. Weights that are quantised or stored in 16
+    bits are used as they are, and cannot be trained; with `dequantise` they become float32, which can, and takes
+    several times the memory. `device` is where it computes: "cpu", "cuda", or "auto" for a GPU where there is one;
+    there `dtype` may be "bfloat16", and such a model cannot be trained either. Raises DeviceError for a device that
+    is not there, FormatError for a model that is missing, damaged or not supported, TokenizerError for such a
+    tokenizer, ConfigError for a context that it cannot have."""
     if rope_scaling is not None and context is None:
         raise ConfigError(f"rope_scaling is {rope_scaling!r}, but there is no context to scale to; give both")
     kernels = kernels_of(device, dtype)
-    with formats.open_model(path, tokenizer) as source:
+    with formats.open_model(path, tokenizer, any_tokenizer=any_tokenizer) as source:
         config = source.config if context is None else source.config.with_context(context, rope_scaling)
         weights = source.weights()
         decoder = Decoder(config, weights=weights)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import gollm
+from gollm import tokenizers
+from gollm.cli.main import main
 from gollm.errors import FormatError, TokenizerError
 from gollm.formats import format_named, open_tokenizer
 from gollm.model.config import ModelConfig
@@ -96,15 +98,13 @@ def check(path: Path, expected: Tokenizer) -> None:
     found = open_tokenizer(path)
     assert found.encode(TEXT).tolist() == expected.encode(TEXT).tolist()
     assert found.special_tokens == expected.special_tokens
-    bare = model(path.parent / "bare.golm", "golm", None, **{**LLAMA, "vocab_size": 300})
+    bare = model(path.parent / "bare.golm", "golm", None, **{**LLAMA, "vocab_size": expected.vocab_size})
     loaded = gollm.load(bare, tokenizer=path)
     assert loaded.tokenizer is not None
     assert loaded.tokenizer.encode(TEXT).tolist() == expected.encode(TEXT).tolist()
 
 
 def test_encode_and_decode_on_the_command_line(tmp_path, capsys):
-    from gollm.cli.main import main
-
     path = str(model(tmp_path / "m.golm", "golm", bpe(), **LLAMA))
     assert main(["tokenizer", "encode", "--tokenizer", path, TEXT]) == 0
     ids = capsys.readouterr().out.split()
@@ -125,3 +125,22 @@ def test_what_is_neither_is_refused_as_a_tokenizer(tmp_path):
         open_tokenizer(tmp_path / "x.json")
     with pytest.raises(TokenizerError, match="cannot read"):
         open_tokenizer(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(("more", "fits"), [(0, True), (127, True), (128, False), (700, False)])
+def test_a_tokenizer_of_another_model_is_refused_and_padding_is_not(more, fits, tmp_path):
+    """127 rows more than tokens are padding to the next multiple of 128."""
+    tokenizer = BPETokenizer.train("the cat sat on the mat", 262)
+    n, path = tokenizer.vocab_size, tmp_path / "bare.golm"
+    tokenizers.save(tokenizer, tmp_path / "tokenizer.json")
+    config = gollm.ModelConfig(n_layers=1, n_heads=1, d_model=8, context=8, vocab_size=n + more)
+    gollm.LanguageModel(gollm.Decoder(config).initialise(1)).save(path)
+    words = ["generate", str(path), "--tokenizer", str(tmp_path / "tokenizer.json"), "--prompt", "the"]
+    if fits:
+        assert gollm.load(path, tokenizer=tokenizer).tokenizer is tokenizer
+    else:
+        with pytest.raises(FormatError, match=rf"has {n} tokens, and the model .* has {n + more}, many more"):
+            gollm.load(path, tokenizer=tokenizer)
+        assert main(words) == 1
+    assert gollm.load(path, tokenizer=tokenizer, any_tokenizer=True).tokenizer is tokenizer
+    assert main([*words, "--max-new-tokens", "2", "--force"]) == 0

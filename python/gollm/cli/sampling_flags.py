@@ -25,6 +25,7 @@ _MAX_FILE = 1 << 20
 class ModelFlags:
     model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
     tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
+    force: bool = False  # take a tokenizer that has far fewer tokens than the model
     context: PositiveInt | None = None  # maximum length in tokens, prompt included (default: the model's context)
     # how rotary positions beyond the model's context are scaled; required for a longer context
     rope_scaling: Literal["linear", "llama3", "none"] | None = None
@@ -45,6 +46,7 @@ class ModelFlags:
             return load(
                 self.model,
                 tokenizer=self.tokenizer,
+                any_tokenizer=self.force,
                 context=self.context,
                 rope_scaling=self.rope_scaling,
                 device=self.device,
@@ -56,7 +58,9 @@ class ModelFlags:
 
         if self.draft is None:
             return None
-        return load(self.draft, tokenizer=self.tokenizer, device=self.device, dtype=self.dtype)
+        return load(
+            self.draft, tokenizer=self.tokenizer, any_tokenizer=self.force, device=self.device, dtype=self.dtype
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

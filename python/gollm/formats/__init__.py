@@ -91,15 +91,17 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
     return tokenizer
 
 
-def open_model(path: str | Path, tokenizer: Tokenizer | str | Path | None = None) -> Source:
+def open_model(
+    path: str | Path, tokenizer: Tokenizer | str | Path | None = None, *, any_tokenizer: bool = False
+) -> Source:
     """The model at `path`, whatever its format; with `tokenizer` (or one in a file: `open_tokenizer`) for its own. Of
     an adapter of peft, or a run with one, it is the base model with the adapter added.
 
     Raises FormatError for a model that is damaged or not supported, and for a tokenizer with more tokens than it has,
-    TokenizerError for a tokenizer that cannot be read."""
+    or (unless `any_tokenizer`) with far fewer; TokenizerError for a tokenizer that cannot be read."""
     folder = peft.adapter_in(as_path(path, FormatError))
     if folder is not None:
-        source = open_model(peft.base_of(folder), tokenizer)
+        source = open_model(peft.base_of(folder), tokenizer, any_tokenizer=any_tokenizer)
         try:
             return peft.merged(source, folder)
         except BaseException:
@@ -115,6 +117,12 @@ def open_model(path: str | Path, tokenizer: Tokenizer | str | Path | None = None
                 f"the tokenizer has {_beyond(given, rows)}, and the model {path} has only {rows:,}; the tokenizer "
                 "belongs to another model"
             )
+        if not any_tokenizer and rows - given.vocab_size > padding_of(given.vocab_size):
+            source.close()
+            raise FormatError(
+                f"the tokenizer has {given.vocab_size:,} tokens, and the model {path} has {rows:,}, many more than "
+                "padding adds; the tokenizer belongs to another model (--force, or any_tokenizer=True, takes it)"
+            )
         source.tokenizer, source.without_tokenizer = given, ""
     elif source.tokenizer is not None and source.tokenizer.vocab_size > rows:
         warn(
@@ -122,6 +130,16 @@ def open_model(path: str | Path, tokenizer: Tokenizer | str | Path | None = None
             "with such a token cannot be computed"
         )
     return source
+
+
+def padding_of(n: int) -> int:
+    """The most rows that an embedding may have beyond its tokenizer's n tokens: models are padded to multiples of 128
+    and more, Phi's 50,295 tokens to 51,200.
+
+    >>> padding_of(1_000), padding_of(50_295)
+    (127, 1571)
+    """
+    return max(127, n // 32)
 
 
 def _beyond(tokenizer: Tokenizer, rows: int) -> str:
