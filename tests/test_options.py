@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import subprocess
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 import gollm.options
 from gollm.cli.flags import parse
 from gollm.errors import ConfigError
+from gollm.model.options import RARE, ModelOptions
 from gollm.options import (
     Fraction,
     Positional,
@@ -152,8 +154,9 @@ def test_flags(words: tuple[str, ...], expected: dict[str, Any]) -> None:
         (("-1",), "unknown option -1; --help lists the options of this command (a value that begins with a hyphen"),
         (("--json", "-1"), "unknown option -1;"),
         (("--text", "-hello"), "a value that begins with a hyphen goes behind an equals sign: --option='-hello'"),
-        (("--out", "a", "b"), "'b' is one value too many for --out"),
-        (("a", "b"), "'b' is one value too many for --out"),
+        (("--out", "a", "b"), "unexpected argument 'b'; --out has its value; quote a value with spaces: 'a b'"),
+        (("a", "b"), "unexpected argument 'b'; --out has its value; quote a value with spaces: 'a b'"),
+        (("a", "linear"), "unexpected argument 'linear'; did you mean --schedule linear?"),
         (("--out", ""), "--out is ''; it must be a path"),
         (("--text=impossible",), "text is 'impossible'; it must be something else"),
         (("--config",), "--config needs a value: a path"),
@@ -165,8 +168,48 @@ def test_mistakes_in_flags(words: tuple[str, ...], message: str) -> None:
 
 
 def test_words_that_belong_to_no_option() -> None:
-    with pytest.raises(ConfigError, match="'file' belongs to no option"):
+    with pytest.raises(
+        ConfigError, match="unexpected argument 'file'; each value of this command goes behind its flag"
+    ):
         parse(Shape, ["file"], prog="x", description="")
+
+
+def test_letters_stand_for_options() -> None:
+    @dataclass(frozen=True)
+    class Lettered:
+        prompt: Annotated[str, Positional] = ""
+        max_new_tokens: int = 0
+
+        SHORT: ClassVar[Mapping[str, str]] = {"p": "prompt", "n": "max_new_tokens"}
+
+    def parsed(*words: str) -> Lettered:
+        return parse(Lettered, words, prog="x", description="")
+
+    assert parsed("-p", "a b", "-n", "5") == parsed("-n=5", "a b") == Lettered("a b", 5)
+    for words in (["-x", "5"], ["-n5"], ["-", "-m", "x"]):
+        with pytest.raises(ConfigError, match=r"unknown option -"):
+            parsed(*words)
+
+
+@pytest.mark.parametrize(("text", "number"), [("1e3", 1000), ("1.5E3", 1500), ("2e+0", 2), ("1e15", 10**15)])
+def test_whole_numbers_may_have_an_exponent(text: str, number: int) -> None:
+    assert parsed("--batch-size", text).batch_size == number
+
+
+@pytest.mark.parametrize("text", ["1e-1", "1.55e1", "1e300", "1e999", "e3", "1e", "nan"])
+def test_an_exponent_does_not_make_a_fraction_whole(text: str) -> None:
+    assert "--batch-size is " in mistake("--batch-size", text)
+
+
+def test_threads_are_an_option_of_every_command() -> None:
+    before = gollm.num_threads()
+    try:
+        parsed("--threads", "1")
+        assert gollm.num_threads() == 1
+    finally:
+        gollm.set_num_threads(before)
+    for odd in ("0", "1025", "two", "1.5"):
+        assert "it must be a whole number, from 1 to 1024" in mistake("--threads", odd)
 
 
 def test_a_required_option_is_asked_for_with_its_help() -> None:
@@ -191,7 +234,7 @@ class Required:
 def test_help_shows_everything(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stop:
-        parse(Sample, ["--help"], prog="gollm test", description="What it does.")
+        parse(Sample, ["--help-all"], prog="gollm test", description="What it does.")
     assert stop.value.code in (0, None)
     shown = capsys.readouterr().out
     assert "usage: gollm test" in shown and "What it does." in shown
@@ -199,9 +242,42 @@ def test_help_shows_everything(capsys: pytest.CaptureFixture[str], monkeypatch: 
         assert option.flag in shown
     text = " ".join(shown.replace("│", " ").replace("|", " ").split())
     assert "sequences in a batch, all of one length (default: 12; at least 1)" in text
-    assert "files or folders (default: none; also --corpus)" in text
+    assert "files or folders (also --corpus)" in text
     assert "how the learning rate falls (default: cosine)" in text and "{cosine,linear,constant}" in text
-    assert "--config PATH" in text and "--debug" in text
+    assert "--config PATH" in text and "--debug" in text and "--threads INT" in text
+
+
+def test_help_is_for_the_common_case(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True)
+    class Options(ModelOptions):
+        model: Annotated[Path, Positional] = dataclasses.field(kw_only=True)  # what to load
+        files: Annotated[tuple[str, ...], Positional] = ()  # more of it
+        json: bool = False  # print JSON
+        steps: PositiveInt = 3  # of what is done
+
+        HEADINGS: ClassVar[Mapping[str, str]] = {"preset": "model", "steps": "training"}
+        RARE: ClassVar = ("steps", *RARE)
+        SHORT: ClassVar[Mapping[str, str]] = {"m": "model"}
+
+    def shown(*words: str) -> str:
+        with pytest.raises(SystemExit):
+            parse(Options, words, prog="gollm x", description="")
+        return capsys.readouterr().out
+
+    text = shown("--help")
+    assert text.startswith("usage: gollm x MODEL [FILES ...] [OPTIONS]\n")
+    order = [
+        "\narguments:\n  -m, [--model] PATH ",
+        "  [--files] TEXT ... ",
+        "\nmodel:\n  --preset TEXT",
+        "\ngeneral:\n  --json",
+    ]
+    assert sorted(order, key=text.index) == order
+    assert "--steps" not in text and "training:" not in text and "at least" not in text
+    assert "\ntraining:\n  --steps INT " in shown("--help-all")
+    assert "attention heads (default: the preset's, 12 for d12)" in " ".join(shown("--preset=d12", "--help").split())
+    with pytest.raises(ConfigError, match="preset is 'd13'; it must be one of"):
+        parse(Options, ["--help", "--preset", "d13"], prog="gollm x", description="")
 
 
 def test_files_and_flags_override(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ UNLIMITED = os.cpu_count() or 1  # what cpu_quota() gives where there is no limi
 
 
 def python(code, **environment):
-    inherited = {name: value for name, value in os.environ.items() if name != "GOLLM_NUM_THREADS"}
+    inherited = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=inherited | environment
     )
@@ -55,6 +55,17 @@ def test_a_wrong_gollm_num_threads_is_one_clear_sentence(value):
     assert run.returncode == 1
     sentence = f"GOLLM_NUM_THREADS is '{value}'; it must be a whole number from 1 to 1024"
     assert run.stderr.splitlines()[-1] == f"gollm.errors.ConfigError: {sentence}"
+
+
+@pytest.mark.skipif(not _native.has_openmp(), reason="built without OpenMP: always one thread")
+@pytest.mark.parametrize(
+    ("value", "n"), [("3", 3), (" 5 ", 5), ("4,2", 4), ("99999", 1024), *((odd, None) for odd in ("0", "-1", "x", ""))]
+)
+def test_omp_num_threads_is_honoured_but_not_above_gollms_own(value, n):
+    count = "import gollm; print(gollm.num_threads())"
+    usual = python(count).stdout
+    assert python(count, OMP_NUM_THREADS=value).stdout == (usual if n is None else f"{n}\n")
+    assert python(count, OMP_NUM_THREADS=value, GOLLM_NUM_THREADS="7").stdout == "7\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")

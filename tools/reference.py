@@ -20,13 +20,18 @@ INTRODUCTION = """\
 
 <!-- written by tools/reference.py from the dataclasses of the options; edit those -->
 
-This page lists every command with every option, its default, and what is allowed. `gollm COMMAND --help` shows the
-same.
+This page lists every command with every option, its default, and what is allowed. `gollm COMMAND --help-all` shows the
+same; `gollm COMMAND --help` shows the options that people use most, and `gollm train --preset d12 --help` the defaults
+of that preset.
 
 - Flags are `--kebab-case`; `--snake_case` and `--name=value` mean the same. A switch is `--name` or `--no-name`.
 - A list takes several values behind one flag: `--data a.txt b.txt`. A value that begins with a hyphen goes behind an
   equals sign: `--prompt=-hello`.
 - Where a flag "may be left out", its value can stand alone: `gollm info FILE`.
+- A whole number may have an exponent: `--steps 1e3`.
+- `--threads N` sets the number of threads of the kernels. Without it `GOLLM_NUM_THREADS` in the environment does, else
+  `OMP_NUM_THREADS`; the default is one thread for each physical core that the process may use. `gollm doctor` shows
+  which it is. The results do not depend on it.
 - `--config FILE` reads options from a `.yaml`, `.yml` or `.json` file, by their names with underscores or hyphens;
   flags override it. YAML is read by the rules of version 1.2: `1e-3` is a number, `no` is text. A name that appears
   twice is an error.
@@ -48,17 +53,19 @@ def page() -> str:
             continue
         seen[options] = name
         parts.append("\n| option | values | default | |\n|---|---|---|---|\n")
-        parts += [row(option) for option in describe(options).values()]
+        letters = {name: letter for letter, name in getattr(options, "SHORT", {}).items()}
+        parts += [row(option, letters.get(option.name)) for option in describe(options).values()]
     return "".join(parts)
 
 
-def row(option: Option) -> str:
+def row(option: Option, letter: str | None) -> str:
     default = "required" if option.default_text is None else code(option.default_text)
     words = option.help
     if option.type.positional:
         words += f" (`{option.flag}` may be left out)"
-    if option.aliases:
-        words += " · also " + ", ".join(f"`--{alias.replace('_', '-')}`" for alias in option.aliases)
+    others = [f"--{alias.replace('_', '-')}" for alias in option.aliases] + ([f"-{letter}"] if letter else [])
+    if others:
+        words += " · also " + ", ".join(f"`{other}`" for other in others)
     return f"| `{option.flag}` | {cell(option.type.allowed)} | {default} | {cell(words)} |\n"
 
 

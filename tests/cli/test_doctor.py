@@ -74,8 +74,10 @@ def test_missing_openmp_is_loud() -> None:
         ({}, "2 physical cores in the 4 CPUs that this process may use"),
         ({"cpus_in_machine": 8}, "2 physical cores in the 4 CPUs that this process may use, of 8"),
         ({"cpu_quota": 1, "default": 1, "used": 1}, "limited to 1 by the CPU quota"),
-        ({"from_environment": "3", "used": 3}, "GOLLM_NUM_THREADS; the default would be 2"),
-        ({"used": 5}, "set by the program; the default is 2"),
+        ({"from_environment": ("GOLLM_NUM_THREADS", 3), "used": 3}, "GOLLM_NUM_THREADS; the default would be 2"),
+        ({"from_environment": ("OMP_NUM_THREADS", 3), "used": 3}, "OMP_NUM_THREADS; the default would be 2"),
+        ({"from_environment": ("OMP_NUM_THREADS", 3), "used": 5}, "set by --threads or by the program; the default is"),
+        ({"used": 5}, "set by --threads or by the program; the default is 2"),
     ],
 )
 def test_why_so_many_threads(changes: dict[str, object], words: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import gollm
+from gollm.cli import known_words, process
 from gollm.cli import main as cli
-from gollm.cli import process
 from gollm.errors import CheckpointError, ConfigError, warn
 from gollm.options import describe
 
@@ -51,13 +52,44 @@ def test_every_command_has_help_for_every_option(name: str, run: Run) -> None:
         (["docto"], "gollm: unknown command 'docto'; did you mean gollm doctor?\n"),
         (["zzz"], "gollm: unknown command 'zzz'; gollm --help lists the commands\n"),
         (["doctor", "--jsno"], "gollm: unknown option --jsno; did you mean --json?\n"),
-        (["doctor", "here"], "gollm: 'here' belongs to no option; name it (--option value)"),
+        (["doctor", "here"], "gollm: unexpected argument 'here'; each value of this command goes behind its flag"),
+        (["generate", "m", "a", "b"], "gollm: unexpected argument 'b'; --prompt has its value; quote a value with sp"),
+        (["convert", "a", "b", "gguf"], "gollm: unexpected argument 'gguf'; did you mean --to gguf?\n"),
+        (["sample"], "gollm: unknown command 'sample'; use gollm generate\n"),
+        (["tokenise", "x"], "gollm: unknown command 'tokenise'; use gollm tokenizer encode\n"),
+        (["train", "--gpu"], "gollm: unknown option --gpu; --device cuda computes on a GPU\n"),
+        (["quantize", "--gpu"], "gollm: unknown option --gpu; this command computes on the CPU\n"),
+        (["train", "--compile"], "gollm: unknown option --compile; nothing is left to compile: the kernels are"),
+        (["train", "--wandb=x"], "gollm: unknown option --wandb; metrics.jsonl in the run folder has every step's"),
+        (["train", "--fp16"], "gollm: unknown option --fp16; --compute-dtype bfloat16 computes in 16 bits"),
+        (["generate", "m", "--fp16"], "gollm: unknown option --fp16; with --device cuda, --dtype bfloat16 computes in"),
+        (["generate", "m", "--load-in-4bit"], "gollm: unknown option --load-in-4bit; gollm quantize stores a model"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(words: list[str], message: str, run: Run) -> None:
     status, out, err = run(*words)
     assert (status, out) == (2, "")
     assert err.startswith(message) and err.count("\n") == 1
+
+
+def test_known_words_are_no_options_and_name_what_there_is() -> None:
+    commands = {name: describe(cli.load_command(name).Options) for name in cli.COMMANDS}
+    flags = {option.flag for options in commands.values() for option in options.values()} | {"--threads"}
+    for answers in known_words._FLAGS.values():
+        for needed, said in answers:
+            assert not needed or any(needed in options for options in commands.values())
+            assert set(re.findall(r"--[\w-]+", said)) <= flags
+            for name in re.findall(r"gollm (\w+)", said):
+                assert name in cli.COMMANDS
+    for word, name in known_words._COMMANDS.items():
+        assert word not in cli.COMMANDS and name in cli.COMMANDS
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_fits_two_screens(name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run(*name.split(), "--help").out.splitlines()
+    assert len(lines) <= 2 * 48 and max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def examine() -> dict[str, Any]:
             "cpus_in_machine": os.cpu_count(),
             "physical_cores_allowed": threads.physical_cores(set(cpus)),
             "cpu_quota": threads.cpu_quota(),
-            "from_environment": os.environ.get("GOLLM_NUM_THREADS"),
+            "from_environment": threads.from_environment(),
         },
         "openmp": bool(_native.has_openmp()),
         "workspace_bytes": _native.workspace_size(),
@@ -149,10 +149,11 @@ def why_threads(team: dict[str, Any], openmp: bool) -> str:
     """Where the number of threads comes from."""
     if not openmp:
         return "OpenMP is missing"
-    if team["from_environment"] is not None:
-        return f"GOLLM_NUM_THREADS; the default would be {team['default']}"
-    if team["used"] != team["default"]:
-        return f"set by the program; the default is {team['default']}"
+    variable, wanted = team["from_environment"] or ("", team["default"])
+    if team["used"] != wanted:
+        return f"set by --threads or by the program; the default is {team['default']}"
+    if variable:
+        return f"{variable}; the default would be {team['default']}"
     reasons = [
         f"{team['physical_cores_allowed']} physical cores in the {team['cpus_allowed']} CPUs that this process may use"
     ]

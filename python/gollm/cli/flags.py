@@ -1,24 +1,38 @@
-"""Command-line flags into options: flags over the --config file over the defaults of the dataclass."""
+"""Command-line flags into options: flags over the --config file over the defaults of the dataclass.
+
+SHORT      class attribute: letters that stand for options, {"n": "max_new_tokens"} for -n
+"""
 
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import MISSING, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from gollm import set_num_threads
 from gollm.cli.help import help_text
+from gollm.cli.known_words import instead_of_flag
 from gollm.errors import ConfigError
-from gollm.options import Option, build, converted, describe, load_file, nearest
+from gollm.options import Option, Range, build, converted, describe, load_file, nearest
 from gollm.options.types import Type, shown
 
 T = TypeVar("T")
 
 # What every command takes.
+THREADS = Option(
+    "threads",
+    Type(int, limits=Range(at_least=1, at_most=1024)),
+    None,
+    "threads of the kernels",
+    default_text="$GOLLM_NUM_THREADS, $OMP_NUM_THREADS, or one for each physical core",
+)
 COMMON = (
+    THREADS,
     Option("config", Type(Path), None, "a YAML or JSON file with options of this command; flags override it"),
     Option("debug", Type(bool), False, "show Python's traceback of an error"),
 )
@@ -28,16 +42,19 @@ _NEGATIVE = re.compile(r"-\.?\d")  # a number, where a flag waits for a value
 def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, description: str) -> T:
     """The options that the command line gives.
 
-    --batch-size 12, --batch-size=12, --batch_size=12 and aliases are one and the same. `--help` prints and exits.
-    Raises ConfigError for anything that is not allowed."""
+    --batch-size 12, --batch-size=12, --batch_size=12 and aliases are one and the same. `--help` prints and exits,
+    `--threads` sets the number of threads. Raises ConfigError for anything that is not allowed."""
     words = list(sys.argv[1:] if argv is None else argv)
     own = describe(cls)
     flags = words[: words.index("--")] if "--" in words else words
+    options = {option.name: option for option in (*own.values(), *COMMON)}
     if asked := {"-h", "--help", "--help-all"} & set(flags):
+        own = _with_presets_defaults(cls, own, flags)
         print(help_text(cls, own, COMMON, prog=prog, description=description, everything="--help-all" in asked))
         raise SystemExit(0)
-    options = {option.name: option for option in (*own.values(), *COMMON)}
-    given, loose = _split(words, options)
+    given, loose = _split(words, options, getattr(cls, "SHORT", {}))
+    if "threads" in given:
+        set_num_threads(_converted(THREADS, given["threads"]))
     values: dict[str, Any] = {}
     if "config" in given:
         file = _converted(options["config"], given["config"])
@@ -53,7 +70,21 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, descrip
     return build(cls, {name: values[name] for name in own if name in values})
 
 
-def _split(words: Sequence[str], options: Mapping[str, Option]) -> tuple[dict[str, list[str]], list[str]]:
+def _with_presets_defaults(cls: type, options: Mapping[str, Option], flags: Sequence[str]) -> Mapping[str, Option]:
+    """The options with the defaults of the preset that is named beside --help."""
+    words = [word for flag in flags for word in flag.split("=", 1)]
+    if "preset" not in options or "--preset" not in words[:-1]:
+        return options
+    name = options["preset"].type.convert_text(words[words.index("--preset") + 1], "--preset")
+    found: Mapping[str, str] = cls.presets_defaults(name)  # type: ignore[attr-defined]
+    return {
+        name: replace(option, default_text=found.get(name, option.default_text)) for name, option in options.items()
+    }
+
+
+def _split(
+    words: Sequence[str], options: Mapping[str, Option], short: Mapping[str, str]
+) -> tuple[dict[str, list[str]], list[str]]:
     """The words of each flag that was given, and those that belong to none."""
     names = {alias: option for option in options.values() for alias in (option.name, *option.aliases)}
     off = {f"no_{name}": option for name, option in names.items() if option.type.is_switch}
@@ -63,7 +94,7 @@ def _split(words: Sequence[str], options: Mapping[str, Option]) -> tuple[dict[st
     while left:
         word = left.popleft()
         flag, equals, value = word.partition("=")
-        name = flag[2:].replace("-", "_") if flag.startswith("--") else ""
+        name = flag[2:].replace("-", "_") if flag.startswith("--") else short.get(flag[1:], "")
         if word == "--":
             return given, [*loose, *left]
         if _is_text(word):
@@ -82,7 +113,7 @@ def _split(words: Sequence[str], options: Mapping[str, Option]) -> tuple[dict[st
                 raise ConfigError(f"{flag} takes no value; write {flag} alone, or {off[name].flag}={value}")
             given[off[name].name] = ["false"]
         else:
-            _refuse_flag(word, names)
+            _refuse_flag(word, names, options)
     return given, loose
 
 
@@ -90,8 +121,10 @@ def _is_text(word: str) -> bool:
     return not word.startswith("-") or word == "-"
 
 
-def _refuse_flag(word: str, names: Iterable[str]) -> NoReturn:
+def _refuse_flag(word: str, names: Iterable[str], options: Collection[str]) -> NoReturn:
     flag = word.partition("=")[0]
+    if instead := instead_of_flag(flag.lstrip("-").replace("-", "_"), options):
+        raise ConfigError(f"unknown option {flag}; {instead}")
     near = nearest(flag.lstrip("-").replace("-", "_"), names)
     what_to_do = f"did you mean --{near.replace('_', '-')}?" if near else "--help lists the options of this command"
     if not near and not word.startswith("--"):
@@ -106,12 +139,20 @@ def _place(loose: list[str], given: dict[str, list[str]], options: Mapping[str, 
         if loose and option.name not in given:
             n = len(loose) if option.type.many else 1
             given[option.name], loose = loose[:n], loose[n:]
-    if loose and positional:
-        flags = " and ".join(option.flag for option in positional)
-        raise ConfigError(f"{shown(loose[0])} is one value too many for {flags}; quote a value with spaces")
     if loose:
-        word = shown(loose[0])
-        raise ConfigError(f"{word} belongs to no option; name it (--option value), and quote a value with spaces")
+        raise ConfigError(f"unexpected argument {shown(loose[0])}; {_meant(loose[0], given, options, positional)}")
+
+
+def _meant(word: str, given: dict[str, list[str]], options: Mapping[str, Option], positional: list[Option]) -> str:
+    """What to do with a word that no option takes."""
+    for option in options.values():
+        if word in map(str, option.type.choices) and option.name not in given:
+            return f"did you mean {option.flag} {word}?"
+    if not positional:
+        return "each value of this command goes behind its flag; --help lists them"
+    last = positional[-1]
+    whole = shlex.quote(" ".join([*given[last.name], word]))
+    return f"{last.flag} has its value; quote a value with spaces: {whole}"
 
 
 def _converted(option: Option, texts: list[str]) -> Any:

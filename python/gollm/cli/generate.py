@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from gollm.cli.completions import to_json
 from gollm.cli.inputs import text_or_stdin
 from gollm.cli.sampling_flags import ModelFlags, SamplingFlags
 from gollm.errors import ConfigError
-from gollm.options import NonNegativeInt, PositiveInt
+from gollm.options import NonNegativeInt, Positional, PositiveInt
 
 if TYPE_CHECKING:
     from gollm.inference.engine import Stream
@@ -24,8 +24,9 @@ class Options(SamplingFlags, ModelFlags):
     as it is generated."""
 
     # text to continue, or - for standard input; an empty prompt starts from the model's BOS or end-of-text token
-    prompt: str = ""
-    # a file of prompts instead, one a line, or in JSON lines (*.jsonl) the field "prompt"; - for standard input
+    prompt: Annotated[str, Positional] = ""
+    # a file of prompts instead, one a line, or in JSON lines (*.jsonl) the field "prompt"; blank lines are skipped; -
+    # for standard input
     prompts: Path | None = None
     # the JSON lines file for the texts of --prompts, in their order; a rerun goes on where it ends (default: standard
     # output)
@@ -39,6 +40,8 @@ class Options(SamplingFlags, ModelFlags):
     echo: bool = True  # print the prompt before its continuation
     json: bool = False  # print one JSON document when done
 
+    RARE: ClassVar = (*SamplingFlags.RARE, "beams", "length_penalty", "logprobs", "context_full")
+    SHORT: ClassVar[Mapping[str, str]] = {**SamplingFlags.SHORT, "p": "prompt"}
     HEADINGS: ClassVar[Mapping[str, str]] = {
         "model": "model",
         "max_new_tokens": "sampling",

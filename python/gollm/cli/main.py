@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import gollm
+from gollm.cli.known_words import instead_of_command
 from gollm.cli.process import USAGE, Usage, guarded, open_streams
 from gollm.errors import ConfigError
 
@@ -35,6 +36,7 @@ COMMANDS = {
     "tokenizer encode": ("encode", "turn text into token ids"),
     "tokenizer decode": ("tokenizer_decode", "turn token ids into text"),
     "encode": ("encode", "the same as tokenizer encode"),
+    "decode": ("tokenizer_decode", "the same as tokenizer decode"),
     "pull": ("pull", "fetch a model from the Hugging Face hub"),
     "convert": ("convert", "turn a model into another format"),
     "quantize": ("quantize", "store a model's weights in 16, 8 or 4 bits"),
@@ -84,6 +86,8 @@ def _unknown(words: list[str], members: list[str]) -> str:
     if members:
         said = f"unknown command {' '.join(words[:2])!r}" if words[1:] else f"gollm {words[0]}: missing subcommand"
         return f"{said}; use {', '.join(members[:-1])} or {members[-1]}"
+    if instead := instead_of_command(words[0]):
+        return f"unknown command {words[0]!r}; use gollm {instead}"
     near = nearest(words[0], [*COMMANDS, *(name.split()[0] for name in COMMANDS)])
     return f"unknown command {words[0]!r}; " + (
         f"did you mean gollm {near}?" if near else "gollm --help lists the commands"

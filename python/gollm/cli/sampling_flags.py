@@ -91,6 +91,12 @@ class SamplingFlags:
     regex: str | None = None  # the regular expression that the whole text must match
     grammar: Path | None = None  # a file with the grammar that the text must follow, in Lark's format
 
+    # What --help leaves to --help-all.
+    RARE: ClassVar[tuple[str, ...]] = (
+        *("context", "rope_scaling", "draft", "dtype", "min_p", "presence_penalty", "frequency_penalty", "logit_bias"),
+        *("json_schema", "regex", "grammar"),
+    )
+    SHORT: ClassVar[Mapping[str, str]] = {"m": "model", "n": "max_new_tokens"}
     DEFAULTS: ClassVar[Mapping[str, str]] = {"max_new_tokens": "the model's recommendation, or 200"}
 
     def sampling(self, **more: object) -> Sampling:

@@ -52,6 +52,11 @@ class ModelOptions:
         check(self)
         self.model_config()
 
+    @staticmethod
+    def presets_defaults(name: str) -> Mapping[str, str]:
+        """The defaults in words that another preset has. Raises ConfigError."""
+        return defaults_of(name)
+
     def model_config(self, vocab_size: int | None = None) -> ModelConfig:
         """The model's configuration; the preset's vocabulary where no size is given. Raises ConfigError."""
         preset(self.preset)  # its own error first

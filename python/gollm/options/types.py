@@ -158,7 +158,7 @@ class Type:
             value = {"true": True, "false": False}.get(text.lower(), text)
         elif self.base in (int, float):
             with contextlib.suppress(ValueError):
-                value = self.base(text)
+                value = _whole(text) if self.base is int else float(text)
         return self.convert(value, said)
 
     def _single(self, value: Any) -> Any:
@@ -192,6 +192,14 @@ def _as(base: Any, value: Any) -> Any:
         if base is Path and os.fspath(value) and "\0" not in os.fspath(value):
             return Path(value)
     return None
+
+
+def _whole(text: str) -> int | float:
+    """ "1e3" -> 1000, "1.5e3" -> 1500; "1e-3" stays 0.001, which is no whole number. Raises ValueError."""
+    if "e" not in text.lower():
+        return int(text)
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

@@ -1,12 +1,14 @@
 """How many threads the kernels use by default: one for each physical core that this process may use.
 
 More threads than cores make kernels that spin at barriers many times slower, so affinity (taskset, containers'
-cpusets), the cgroup's CPU quota and hyper-threads are all taken into account. `GOLLM_NUM_THREADS` and
-`gollm.set_num_threads()` override it.
+cpusets), the cgroup's CPU quota and hyper-threads are all taken into account. `OMP_NUM_THREADS` overrides it, as it
+does for OpenMP programs; `GOLLM_NUM_THREADS` overrides that, for gollm alone; and `--threads` and
+`gollm.set_num_threads()` override both.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -23,29 +25,42 @@ if _sets_spin:
 from gollm import _native  # noqa: E402
 from gollm.errors import ConfigError  # noqa: E402
 
+MAX_THREADS = 1024
+
 if _sets_spin:
     del os.environ[_SPIN]
 
 
 def initialise() -> None:
-    """Applies GOLLM_ISA and GOLLM_NUM_THREADS, or the defaults, when gollm is imported.
+    """Applies GOLLM_ISA, GOLLM_NUM_THREADS and OMP_NUM_THREADS, or the defaults, when gollm is imported.
 
-    Raises ConfigError where one of them has a value that cannot be used."""
+    Raises ConfigError where one of the first two has a value that cannot be used."""
     isa = os.environ.get("GOLLM_ISA")
     if isa:
         try:
             _native.set_isa(isa)
         except ConfigError as error:
             raise ConfigError(f"GOLLM_ISA: {error}") from None
+    wanted = from_environment()
+    _native.set_num_threads(min(default_num_threads(), MAX_THREADS) if wanted is None else wanted[1])
+
+
+def from_environment() -> tuple[str, int] | None:
+    """The variable that says how many threads there are, and the number; None where neither is set.
+
+    Of a list in OMP_NUM_THREADS the first number counts, that of the outermost parallel region. What no OpenMP program
+    understands is ignored, as they do. Raises ConfigError for such a value of GOLLM_NUM_THREADS."""
     wanted = os.environ.get("GOLLM_NUM_THREADS")
-    if wanted is None:
-        _native.set_num_threads(min(default_num_threads(), 1024))
-        return
-    try:
-        _native.set_num_threads(int(wanted))
-    except ValueError:  # a ConfigError is one
+    if wanted is not None:
+        with contextlib.suppress(ValueError):
+            if 1 <= int(wanted) <= MAX_THREADS:
+                return "GOLLM_NUM_THREADS", int(wanted)
         text = wanted if len(wanted) <= 60 else wanted[:57] + "..."
-        raise ConfigError(f"GOLLM_NUM_THREADS is '{text}'; it must be a whole number from 1 to 1024") from None
+        raise ConfigError(f"GOLLM_NUM_THREADS is '{text}'; it must be a whole number from 1 to {MAX_THREADS}")
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if first.isdecimal() and len(first) < 10 and int(first) > 0:
+        return "OMP_NUM_THREADS", min(int(first), MAX_THREADS)
+    return None
 
 
 def default_num_threads() -> int:

@@ -23,7 +23,7 @@ from gollm.options import (
     check,
     replace,
 )
-from gollm.training.recipes import SMALL, recipe
+from gollm.training.recipes import recipe
 
 if TYPE_CHECKING:
     from gollm.training.objective import Batches
@@ -104,8 +104,9 @@ class LoopOptions(Given):
     EITHER: ClassVar = (("steps", "epochs"),)
     # What --help leaves to --help-all.
     RARE: ClassVar[tuple[str, ...]] = (
-        *("recompute", "activation_dtype", "beta1", "beta2", "eps"),
-        *("eval_batches", "sample_every", "keep_checkpoints", "statistics_every", "cache_dir"),
+        *("recompute", "activation_dtype", "compute_dtype", "optimizer", "min_lr", "beta1", "beta2", "eps"),
+        *("max_grad_norm", "eval_batches", "sample_every", "sample_tokens", "keep_checkpoints", "statistics_every"),
+        "cache_dir",
     )
     ALIASES: ClassVar[Mapping[str, str]] = {
         "learning_rate": "lr",
@@ -193,6 +194,17 @@ class LoopOptions(Given):
         return replace(self, **changes)
 
 
+def _recipes_defaults(preset: str) -> dict[str, str]:
+    """The defaults of a preset's recipe in words."""
+    found = recipe(preset)
+    return {
+        "steps": f"the preset's, {found.steps} for {preset}, but at most {MAX_EPOCHS} epochs",
+        "lr": f"the preset's, {found.lr} for {preset}",
+        "batch_size": f"the preset's, {found.batch_size} for {preset}",
+        "grad_accumulation": f"the preset's, {found.grad_accumulation} for {preset}; 1 with --batch-size",
+    }
+
+
 @dataclass(frozen=True)
 class TrainOptions(LoopOptions, ModelOptions, DataOptions):
     """Train a model from raw text, and keep everything in a run folder."""
@@ -211,20 +223,22 @@ class TrainOptions(LoopOptions, ModelOptions, DataOptions):
         "out": "output",
         "device": "device",
     }
-    RARE: ClassVar = (*RARE, "field", "encoding", "decode_errors", *LoopOptions.RARE)
-    DEFAULTS: ClassVar = {
-        **ModelOptions.DEFAULTS,
-        "steps": f"the preset's, {SMALL.steps} for small, but at most {MAX_EPOCHS} epochs",
-        "lr": f"the preset's, {SMALL.lr} for small",
-        "batch_size": f"the preset's, {SMALL.batch_size} for small",
-        "grad_accumulation": f"the preset's, {SMALL.grad_accumulation} for small; 1 with --batch-size",
-    }
+    RARE: ClassVar = (
+        *(*RARE, "field", "encoding", "decode_errors", "validation_fraction", "validation_split", "dtype"),
+        *LoopOptions.RARE,
+    )
+    DEFAULTS: ClassVar = {**ModelOptions.DEFAULTS, **_recipes_defaults("small")}
     ALIASES: ClassVar[Mapping[str, str]] = {
         **ModelOptions.ALIASES,
         **LoopOptions.ALIASES,
         "corpus": "data",
         "patterns": "pattern",
     }
+
+    @staticmethod
+    def presets_defaults(name: str) -> Mapping[str, str]:
+        """With the recipe that the preset brings."""
+        return {**ModelOptions.presets_defaults(name), **_recipes_defaults(name)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
