@@ -10,9 +10,11 @@ import pytest
 
 import gollm
 from gollm import tokenizers
+from gollm.formats.golm.checkpoint import write_checkpoint
 from gollm.language_model import LanguageModel
 from gollm.model.config import preset
 from gollm.model.decoder import Decoder
+from gollm.model.generation_defaults import GenerationDefaults
 from gollm.tokenizers import BPETokenizer
 
 from .conftest import Run
@@ -28,8 +30,13 @@ def model(tmp_path: Path) -> Path:
 
 def test_there_and_back(model: Path, run: Run) -> None:
     folder, back = model.parent / "folder", model.parent / "back.golm"
-    assert run("convert", model, folder) == (0, "", "")
-    assert run("convert", "--source", folder, "--target", back, "--to", "golm", "--dtype", "f32") == (0, "", "")
+    n = f"{gollm.load(model).decoder.parameters.n_parameters:,} parameters"
+    status, out, err = run("convert", model, folder)
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    assert (status, out, err) == (0, f"{folder}: huggingface, {n} as F32, bpe with 270 tokens, {size:.1f} MB\n", "")
+    status, out, err = run("convert", "--source", folder, "--target", back, "--to", "golm", "--dtype", "f32")
+    size = back.stat().st_size / 1e6
+    assert (status, out, err) == (0, f"{back}: golm, {n}, bpe with 270 tokens, {size:.1f} MB\n", "")
     first, second, third = (gollm.load(path) for path in (model, folder, back))
     for name, parameter in first.decoder.parameters.items():
         np.testing.assert_array_equal(second.decoder.parameters[name].data, parameter.data)
@@ -69,20 +76,20 @@ def test_info_of_a_folder(model: Path, run: Run) -> None:
     assert document["parameters"] == gollm.load(model).decoder.parameters.n_parameters
     result = run("generate", folder, "--prompt", "a")
     assert (result.status, result.out) == (1, "") and "has no tokenizer (the folder" in result.err
-    assert run("convert", folder, model.parent / "new").err.startswith("written without its tokenizer: the folder")
+    assert run("convert", folder, model.parent / "new").err.startswith("left out: the tokenizer (the folder")
 
 
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
         (["M"], 2, "--target is needed"),
-        (["M", "a", "b"], 2, "'b' is one value too many for --source and --target"),
+        (["M", "a", "b"], 2, "unexpected argument 'b'; --target has its value"),
         (["none", "a"], 1, "there is no file or folder none"),
         (["M", "a.bin"], 2, "a.bin does not say which format"),
         (["M", "a.txt"], 2, "a.txt does not say which format"),
         (["M", "M"], 1, "is there already; choose another name, or replace it with --overwrite"),
         (["M", "a", "--to", "onnx"], 2, "--to is 'onnx'"),
-        (["M", "a", "--dtype", "q4_0"], 1, "huggingface is written as f32, bf16, f16"),
+        (["M", "a", "--dtype", "q4_0"], 2, "huggingface is written as f32, bf16, f16"),
         (["M", "none/a"], 1, "none/a"),
         (["M", "OTHER", "--overwrite"], 1, "holds something else than a huggingface model"),
     ],
@@ -122,7 +129,8 @@ def test_a_tokenizer_for_a_model_without(model: Path, run: Run) -> None:
     words = ["--prompt", "hello", "--max-new-tokens", "8", "--temperature", "0"]
     assert run("generate", bare, *words).status == 1
     assert run("generate", bare, *words, "--tokenizer", tokenizer) == run("generate", model, *words)
-    assert run("convert", bare, whole, "--tokenizer", tokenizer) == (0, "", "")
+    result = run("convert", bare, whole, "--tokenizer", tokenizer)
+    assert (result.status, result.err) == (0, "") and "bpe with 270 tokens" in result.out
     assert run("generate", whole, *words) == run("generate", model, *words)
     tokenizers.save(BPETokenizer.train("hello world, this is a text\n" * 3, 271), tokenizer)
     result = run("generate", bare, *words, "--tokenizer", tokenizer)
@@ -131,8 +139,28 @@ def test_a_tokenizer_for_a_model_without(model: Path, run: Run) -> None:
 
 def test_a_tokenizer_that_the_format_does_not_have(model: Path, run: Run) -> None:
     result = run("convert", model, model.parent / "model.json")
-    assert (result.status, result.out) == (0, "")
-    assert result.err == "written without its tokenizer: a list of words holds no tokenizer of the kind 'bpe'\n"
+    assert result.status == 0 and "no tokenizer" in result.out
+    assert result.err == "left out: the tokenizer (a list of words holds no tokenizer of the kind 'bpe')\n"
+
+
+def test_what_a_format_leaves_out_is_said(model: Path, run: Run) -> None:
+    """A training state, and what the file says about generation."""
+    first = gollm.load(model)
+    recommended = GenerationDefaults(stop_tokens=(3,), top_k=5, chat_template="{{ a }}")
+    checkpoint = model.parent / "step-00000012.golm"
+    write_checkpoint(
+        checkpoint,
+        config=first.config.to_dict(),
+        tensors={name: parameter.data for name, parameter in first.decoder.parameters.items()},
+        generation=recommended.to_dict(),
+        tokenizer_state=first.tokenizer.to_state(),
+        training={"step": 12},
+        training_tensors={"moments": np.zeros(36, np.float32)},
+    )
+    assert run("convert", checkpoint, model.parent / "new.golm").err == "left out: the training state after step 12\n"
+    result = run("convert", model.parent / "new.golm", model.parent / "new.bin", "--to", "llm.c")
+    assert result.err == "left out: of what the file says about generation: stop tokens, top k, chat template\n"
+    assert run("convert", model.parent / "new.golm", model.parent / "folder").err == ""
 
 
 def test_quantised_and_on_to_gguf(model: Path, run: Run) -> None:

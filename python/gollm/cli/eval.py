@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from gollm.cli.process import of_the_device
+from gollm.cli.process import Usage, of_the_device
+from gollm.errors import ConfigError
 from gollm.nn.devices import DeviceName, ModelDType
 from gollm.options import PathText, Positional, PositiveInt
 
@@ -43,6 +44,12 @@ class Options:
     json: bool = False  # print one JSON document
 
     ALIASES: ClassVar[Mapping[str, str]] = {"corpus": "data"}
+
+    def __post_init__(self) -> None:
+        if self.stride is not None and self.context is not None and self.stride > self.context:
+            raise ConfigError(
+                f"--stride is {self.stride}; it must be at most --context ({self.context}), or tokens are left out"
+            )
 
 
 def run(options: Options) -> None:
@@ -82,8 +89,8 @@ def run(options: Options) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            found.append(
-                evaluate_model(
+            try:
+                one = evaluate_model(
                     model,
                     source,
                     against=full,
@@ -92,7 +99,9 @@ def run(options: Options) -> None:
                     max_tokens=options.max_tokens,
                     progress=show,
                 )
-            )
+            except ConfigError as error:  # an option that does not go with the model
+                raise Usage(str(error)) from None
+            found.append(one)
     names = [source.name for source in sources]
     note(
         options.model,

@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from gollm.cli.provenance import in_rows, provenance
+from gollm.errors import FormatError, TokenizerError
 from gollm.options import Positional
 from gollm.system.strict_json import shorten
 
 
 @dataclass(frozen=True)
 class Options:
-    """Show what a model's file or folder contains, in any format, without reading its weights."""
+    """Show what a model's file or folder contains, in any format, without reading its weights; of a training run's
+    folder also how the model was trained. Or show a tokenizer."""
 
-    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
+    # a model in any format, or a tokenizer; of a training run's folder the best checkpoint
+    model: Annotated[Path, Positional]
     tensors: bool = False  # list every tensor with its type and shape
     json: bool = False  # print one JSON document, tensors included
 
@@ -32,9 +36,21 @@ def run(options: Options) -> None:
         found = peft.adapter_info(folder)
         print(json.dumps(found, indent=2) if options.json else adapter_in_lines(found, tensors=options.tensors))
         return
-    golm = formats.recognise(options.model).name == "golm"
     path = options.model
-    found = checkpoint_info(checkpoint_of(path) or path) if golm else model_info(path)
+    try:
+        golm = formats.recognise(path).name == "golm"
+    except FormatError:
+        tokenizer = tokenizer_info(path)
+        if tokenizer is None:
+            raise
+        print(json.dumps(tokenizer, indent=2) if options.json else tokenizer_in_lines(tokenizer))
+        return
+    if golm:
+        path = checkpoint_of(path) or path
+        found = checkpoint_info(path)
+        found["provenance"] = provenance(path, found["training_step"])
+    else:
+        found = model_info(path)
     found["sampling"] = default_sampling(found["generation"] or {})
     if options.json:
         print(json.dumps(found, indent=2))
@@ -61,6 +77,37 @@ def model_info(path: Path) -> dict[str, Any]:
             "generation": source.defaults.to_dict(),
             "tensors": [{"name": name, "shape": list(p.shape)} for name, p in parameters.items()],
         }
+
+
+def tokenizer_info(path: Path) -> dict[str, Any] | None:
+    """A tokenizer, as JSON can hold it; None where there is none."""
+    from gollm import tokenizers
+
+    try:
+        found = tokenizers.load(path)
+    except TokenizerError:
+        return None
+    return {
+        "path": str(path),
+        "kind": found.kind,
+        "vocab_size": found.vocab_size,
+        "special_tokens": found.special_tokens,
+        "begin": list(found.framing.begin),
+        "end": list(found.framing.end),
+    }
+
+
+def tokenizer_in_lines(found: dict[str, Any]) -> str:
+    special = [f"{shorten(spelling)} {index}" for spelling, index in found["special_tokens"].items()]
+    more = f" and {len(special) - 10} more" if special[10:] else ""
+    framed = [f"{where} {' '.join(map(str, found[where]))}" for where in ("begin", "end") if found[where]]
+    rows = [
+        ("file", f"{found['path']}, a tokenizer"),
+        ("tokenizer", _tokenizer(found)),
+        ("special", (", ".join(special[:10]) or "none") + more),
+        ("documents", ", ".join(framed) or "no token before or after them"),
+    ]
+    return _lines(rows, [])
 
 
 def adapter_in_lines(found: dict[str, Any], *, tensors: bool) -> str:
@@ -112,6 +159,7 @@ def checkpoint_in_lines(found: dict[str, Any], *, tensors: bool) -> str:
         ("generation", _generation(found["generation"] or {})),
         ("sampling", _config(found["sampling"])),
         ("training", "none; the weights only" if step is None else f"after step {step:,}, {sizes['training']:,} bytes"),
+        *(in_rows(found["provenance"]) if found["provenance"] else ()),
     ]
     table = [[t["name"], f"{t['dtype']:4} {_shape(t):16} {t['group']}"] for t in found["tensors"]]
     return _lines(rows, table if tensors else [])
@@ -135,7 +183,7 @@ def _lines(rows: list[tuple[str, str]], table: list[list[str]]) -> str:
 
 
 def _config(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {_value(value)}" for name, value in values.items())
+    return ", ".join(f"{name} {_value(value)}" for name, value in values.items() if value is not None)
 
 
 def _generation(found: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from gollm.cli.process import of_the_words
 from gollm.options import Positional
 
 
@@ -20,6 +21,8 @@ class Options:
 
 
 def run(options: Options) -> None:
-    from gollm.formats.hub import pull
+    from gollm.formats.hub import check_name, pull
 
+    with of_the_words():
+        check_name(options.model)
     print(pull(options.model, options.out, options.revision, options.file))

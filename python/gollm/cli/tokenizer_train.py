@@ -51,10 +51,13 @@ def run(options: Options) -> None:
     from gollm.data import open_source
     from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordPieceTokenizer, WordTokenizer, save
     from gollm.tokenizers.patterns import PATTERNS, checked
+    from gollm.tokenizers.vocabulary import check_vocab_size
     from gollm.tokenizers.wordpiece import SPECIAL_TOKENS
 
     with of_the_words():
         checked(options.split)
+        if options.vocab_size is not None and options.kind != "wordpiece":
+            check_vocab_size(options.kind, options.vocab_size, len(options.special_tokens))
     if os.path.exists(options.out) and not options.overwrite:
         raise ConfigError(f"{options.out} is there already; choose another file with --out, or --overwrite it")
     source = open_source(

@@ -12,6 +12,7 @@ from pathlib import Path
 from gollm import tokenizers
 from gollm.errors import FormatError, TokenizerError, warn
 from gollm.formats import peft
+from gollm.formats.hub import on_the_hub
 from gollm.formats.opening import first_bytes
 from gollm.formats.source import ModelFormat, Source, StorageType
 from gollm.system.files import as_path, reason, refuse_pointer
@@ -28,8 +29,8 @@ _MODULES = {
     "llama2.c": "flat.llama2c",  # after those that begin with a magic number: its oldest version has none
 }
 NAMES = tuple(_MODULES)
-__all__ = ["NAMES", "ModelFormat", "Source", "StorageType", "convert", "format_named", "format_of_target", "open_model",
-           "open_tokenizer", "recognise", "save", "with_adapter"]  # fmt: skip
+__all__ = ["NAMES", "ModelFormat", "Source", "StorageType", "convert", "format_named", "format_of_target",
+           "format_to_write", "open_model", "open_tokenizer", "recognise", "save", "with_adapter"]  # fmt: skip
 _ENDINGS = {".golm": "golm", ".gguf": "gguf", ".json": "json"}  # of names that can be one format only
 
 
@@ -47,7 +48,7 @@ def recognise(path: str | Path) -> ModelFormat:
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise FormatError(f"there is no file or folder {path}") from None
+        raise FormatError(f"there is no file or folder {path}{on_the_hub(path)}") from None
     except (OSError, ValueError) as failure:
         why = reason(failure) if isinstance(failure, OSError) else failure
         raise FormatError(f"cannot read {path}: {why}") from None
@@ -72,6 +73,8 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
 
     Raises TokenizerError where there is none that can be read, FormatError for a model that is damaged."""
     path = as_path(path, TokenizerError)
+    if not os.path.lexists(path):
+        raise TokenizerError(f"there is no file or folder {path}{on_the_hub(path)}")
     found = _recognised(path)
     if found is None or found.read_tokenizer is None or path.is_dir():  # it may be no model after all
         try:
@@ -160,6 +163,14 @@ def format_of_target(path: str | Path) -> ModelFormat:
     return format_named(_ENDINGS[path.suffix])
 
 
+def format_to_write(target: str | Path, to: str | None = None, dtype: StorageType | None = None) -> ModelFormat:
+    """The format of a target, by name or else by its ending. Raises FormatError for a dtype that it does not have."""
+    goal = format_of_target(target) if to is None else format_named(to)
+    if dtype is not None and dtype not in goal.dtypes:
+        raise FormatError(f"dtype is {shorten(dtype)}; {goal.name} is written as {', '.join(goal.dtypes)}")
+    return goal
+
+
 def save(
     source: Source,
     target: str | Path,
@@ -176,9 +187,7 @@ def save(
     if not isinstance(source, Source):
         raise FormatError(f"the model is {shorten(source)}; it must be a Source, which open_model returns")
     target = as_path(target, FormatError)
-    goal = format_of_target(target) if to is None else format_named(to)
-    if dtype is not None and dtype not in goal.dtypes:
-        raise FormatError(f"dtype is {shorten(dtype)}; {goal.name} is written as {', '.join(goal.dtypes)}")
+    goal = format_to_write(target, to, dtype)
     if source.config.labels and goal.name != "golm":
         raise FormatError(f"this model is a classifier, which {goal.name} has no form for; write it as golm")
     if os.path.exists(target) and not _is_empty_folder(target):

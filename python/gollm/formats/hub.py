@@ -22,6 +22,7 @@ _NEEDED = (
     "merges.txt",
     "chat_template.jinja",
 )
+_ENDINGS = (".golm", ".gguf", ".bin", ".json", ".model", ".txt", ".safetensors", ".pt", ".pth")
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 
@@ -30,13 +31,28 @@ def pull(name: str, out: Path | None = None, revision: str | None = None, files:
 
     Only what gollm reads of a model is fetched, or just `files`, by their names there. Raises HubError for a model,
     revision or file that is not there, for one without safetensors, and for a connection that fails."""
-    if not _NAME.fullmatch(name):
-        raise HubError(f"the model is called {shorten(name)}; it must be ORG/NAME, as on the hub")
+    check_name(name)
     target = Path(name.rpartition("/")[2]) if out is None else out
     if os.path.exists(target) and (not target.is_dir() or any(target.iterdir())):
         raise HubError(f"{target} is there already; name another folder with --out")
     fetch_folder(name, target, lambda there: _chosen(name, there, files), revision=revision)
     return target
+
+
+def check_name(name: str) -> None:
+    """Raises HubError for what cannot be a model's name there."""
+    if not _NAME.fullmatch(name):
+        raise HubError(f"the model is called {shorten(name)}; it must be ORG/NAME, as on the hub")
+
+
+def on_the_hub(path: Path) -> str:
+    """What to say of a path that is not there but could be a model's name on the hub: ORG/NAME where there is no folder
+    ORG, or one word; else nothing."""
+    name = str(path)
+    known = path.parent.is_dir() if path.parent != Path() else path.suffix.lower() in _ENDINGS
+    if known or not _NAME.fullmatch(name):
+        return ""
+    return f"; a model on the Hugging Face hub is fetched with: gollm pull {name}"
 
 
 def _chosen(name: str, there: Sequence[str], files: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from gollm.tokenizers.base import Ids, Tokenizer
 from gollm.tokenizers.corpus import SAFE_BEFORE, divide, safe_cut, texts_of
 from gollm.tokenizers.normalize import nfc
 from gollm.tokenizers.state import State, arguments_of
-from gollm.tokenizers.vocabulary import MAX_VOCAB_SIZE, Vocabulary, with_special_tokens
+from gollm.tokenizers.vocabulary import Vocabulary, check_vocab_size, with_special_tokens
 
 _MERGES_AT_ONCE = 512  # between two looks at Ctrl-C and the progress bar
 
@@ -104,12 +104,8 @@ class BPETokenizer(Tokenizer):
         """
         pattern = patterns.checked(pattern)
         special = list(with_special_tokens([], special_tokens)[1])  # a bad one is refused before the work, not after it
+        check_vocab_size("bpe", vocab_size, len(special))
         n_tokens = vocab_size - len(special)
-        if n_tokens < 256 or vocab_size > MAX_VOCAB_SIZE:
-            raise TokenizerError(
-                f"vocab_size is {vocab_size}; with {len(special)} special tokens it must be from {256 + len(special)} "
-                f"to {MAX_VOCAB_SIZE}"
-            )
         name = pattern if isinstance(pattern, str) and pattern in patterns.PATTERNS else None
         counter = _native.PieceCounter(name or "gpt2")
         empty = True

@@ -88,6 +88,15 @@ def with_special_tokens(tokens: Sequence[bytes], special_tokens: Iterable[str]) 
     return [*tokens, *(spelling.encode() for spelling in ids)], ids
 
 
+def check_vocab_size(kind: str, vocab_size: int, n_special: int) -> None:
+    """Whether a tokenizer that is trained can have so many tokens: bpe has one for each byte. Raises TokenizerError."""
+    least = n_special + (256 if kind == "bpe" else 1)
+    if not least <= vocab_size <= MAX_VOCAB_SIZE:
+        raise TokenizerError(
+            f"vocab_size is {vocab_size}; with {n_special} special tokens it must be from {least} to {MAX_VOCAB_SIZE}"
+        )
+
+
 def room_beside(special_tokens: Sequence[str], vocab_size: int | None) -> int:
     """How many ordinary tokens fit into a vocabulary. Raises TokenizerError for none."""
     room = (MAX_VOCAB_SIZE if vocab_size is None else vocab_size) - len(special_tokens)

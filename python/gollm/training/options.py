@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from gollm.errors import ConfigError
+from gollm.errors import ConfigError, TokenizerError
 from gollm.model.config import BelowOne, ModelConfig, preset
 from gollm.model.options import MODEL_FIELDS, RARE, ModelOptions
 from gollm.nn.devices import DeviceName, ModelDType
@@ -23,6 +23,7 @@ from gollm.options import (
     check,
     replace,
 )
+from gollm.tokenizers.vocabulary import check_vocab_size
 from gollm.training.recipes import recipe
 
 if TYPE_CHECKING:
@@ -244,6 +245,11 @@ class TrainOptions(LoopOptions, ModelOptions, DataOptions):
         super().__post_init__()
         for name in self.of_the_preset:
             object.__setattr__(self, name, getattr(recipe(self.preset), name))
+        if self.vocab_size is not None and self.tokenizer in ("bpe", "character", "word"):
+            try:
+                check_vocab_size(self.tokenizer, self.vocab_size, 1)  # END_OF_TEXT
+            except TokenizerError as error:
+                raise ConfigError(str(error)) from None
         context = self.model_config().context
         if self.batch_size * self.grad_accumulation * context > MAX_STEP_TOKENS:
             raise ConfigError(
