@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import gollm
 from gollm.language_model import LanguageModel
 from gollm.model.config import preset
 from gollm.model.decoder import Decoder
+from gollm.model.generation_defaults import GenerationDefaults
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer
 
 from .conftest import Run
@@ -34,9 +36,47 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_prints_prompt_and_continuation(checkpoint: Path, run: Run) -> None:
     words = ["--max-new-tokens", "30", "--temperature", "0.9", "--top-k", "5", "--top-p=0.9", "--seed", "3"]
     text = gollm.load(checkpoint).generate(PROMPT, max_new_tokens=30, temperature=0.9, top_k=5, top_p=0.9, seed=3)
-    assert run("generate", "--model", checkpoint, "--prompt", PROMPT, *words) == (0, PROMPT + text + "\n", "")
-    assert run("generate", checkpoint, "--prompt", PROMPT, "--no-echo", *words) == (0, text + "\n", "")
+    result = run("generate", "--model", checkpoint, "--prompt", PROMPT, *words)
+    assert (result.status, result.out) == (0, PROMPT + text + "\n")
+    assert re.fullmatch(r"30 tokens, [\d,.]+ tokens/s, seed 3\n", result.err)
+    assert run("generate", checkpoint, "--prompt", PROMPT, "--no-echo", *words).out == text + "\n"
     assert run("generate", checkpoint, "--prompt", "-", *words, stdin=PROMPT.encode()).out == PROMPT + text + "\n"
+    words[:2] = ["-n", "30"]
+    assert run("generate", checkpoint, PROMPT, *words).out == PROMPT + text + "\n"
+    assert run("generate", "-m", checkpoint, "-p", PROMPT, *words).out == PROMPT + text + "\n"
+
+
+def test_a_random_seed_is_printed(checkpoint: Path, run: Run) -> None:
+    words = ["generate", checkpoint, PROMPT, "-n", 30]
+    results = [run(*words) for _ in range(3)]
+    seeds = [re.search(r"seed (\d+)\n", result.err)[1] for result in results]  # type: ignore[index]
+    assert len(set(seeds)) == 3 and len({result.out for result in results}) == 3
+    assert run(*words, "--seed", seeds[1]).out == results[1].out
+    found = json.loads(run(*words, "--json").out)
+    assert gollm.load(checkpoint).generate(PROMPT, max_new_tokens=30, seed=found["seed"]) == found["text"]
+    for greedy in (["--temperature", 0], ["--beams", 2]):  # nothing is drawn
+        first = run(*words, *greedy)
+        assert "seed" not in first.err and first.out == run(*words, *greedy).out
+    several = run(*words, "--n", 3, "--seed", 5)
+    assert re.fullmatch(r"90 tokens, [\d,.]+ tokens/s, seed 5\n", several.err)
+
+
+def test_the_files_own_recommendation_is_used(checkpoint: Path, tmp_path: Path, run: Run) -> None:
+    """Where the user says nothing; and a chat template that is not used is named."""
+    model = gollm.load(checkpoint)
+    model.defaults = GenerationDefaults(temperature=1.5, top_k=3, top_p=0.9, max_new_tokens=7, chat_template="{{ a }}")
+    model.save(tmp_path / "m.golm")
+    result = run("generate", tmp_path / "m.golm", PROMPT, "--seed", 2, "--no-echo")
+    options = {"temperature": 1.5, "top_k": 3, "top_p": 0.9, "max_new_tokens": 7, "seed": 2}
+    assert result.out == gollm.load(checkpoint).generate(PROMPT, **options) + "\n"
+    note, figures = result.err.splitlines()
+    assert (
+        note == f"note: this model has a chat template, which generate does not use; gollm chat {tmp_path}/m.golm does"
+    )
+    assert figures.startswith("7 tokens, ")
+    result = run("generate", tmp_path / "m.golm", PROMPT, "--seed", 2, "--no-echo", "--top-k", 0)
+    assert result.out == gollm.load(checkpoint).generate(PROMPT, **options | {"top_k": 0}) + "\n"
+    assert run("generate", tmp_path / "m.golm", PROMPT, "--json").err == ""
 
 
 def test_json(checkpoint: Path, run: Run) -> None:
@@ -48,9 +88,8 @@ def test_json(checkpoint: Path, run: Run) -> None:
 def test_options_from_a_file(checkpoint: Path, tmp_path: Path, run: Run) -> None:
     file = tmp_path / "g.yaml"
     file.write_text(f"model: {checkpoint}\nprompt: {PROMPT}\nmax-new-tokens: 5\ntemperature: 0\n")
-    assert run("generate", "--config", file) == run(
-        "generate", checkpoint, "--prompt", PROMPT, "--max-new-tokens", 5, "--temperature", 0
-    )
+    found = run("generate", "--config", file)
+    assert found.out == run("generate", checkpoint, PROMPT, "--max-new-tokens", 5, "--temperature", 0).out
 
 
 @pytest.mark.parametrize(
@@ -74,7 +113,11 @@ def test_options_from_a_file(checkpoint: Path, tmp_path: Path, run: Run) -> None
             "--top-k is -1; it must be a whole number, at least 0",
         ),
         (["generate", "M", "--prompt", "h", "--max-tokens", "5"], 2, "did you mean --max-new-tokens?"),
-        (["generate", "M", "--prompt", "two", "words"], 2, "'words' is one value too many for --model"),
+        (
+            ["generate", "M", "--prompt", "two", "words"],
+            2,
+            "unexpected argument 'words'; --prompt has its value; quote a value with spaces: 'two words'",
+        ),
     ],
 )
 def test_mistakes(words: list[str], status: int, message: str, checkpoint: Path, run: Run) -> None:
@@ -145,12 +188,25 @@ def test_structured_text(tmp_path: Path, run: Run) -> None:
 
 def test_all_sampling_options_are_heard(checkpoint: Path, run: Run) -> None:
     words = ["--min-p", 0.1, "--repetition-penalty", 1.5, "--presence-penalty", 0.5, "--frequency-penalty", -0.25]
-    words += ["--logit-bias", "3=2.5", "5=-1", "--stop", "he", "x", "--context-full", "stop", "--max-new-tokens", 30]
+    words += [
+        "--seed",
+        0,
+        "--logit-bias",
+        "3=2.5",
+        "5=-1",
+        "--stop",
+        "he",
+        "x",
+        "--context-full",
+        "stop",
+        "--max-new-tokens",
+        30,
+    ]
     text = gollm.load(checkpoint).generate(
         PROMPT, min_p=0.1, repetition_penalty=1.5, presence_penalty=0.5, frequency_penalty=-0.25,
         logit_bias={3: 2.5, 5: -1}, stop=["he", "x"], context_full="stop", max_new_tokens=30,
     )  # fmt: skip
-    assert run("generate", checkpoint, "--prompt", PROMPT, "--no-echo", *words) == (0, text + "\n", "")
+    assert run("generate", checkpoint, "--prompt", PROMPT, "--no-echo", *words).out == text + "\n"
     result = run("generate", checkpoint, "--prompt", PROMPT, "--logit-bias", "3")
     assert (result.status, result.err) == (2, "gollm: --logit-bias has '3'; it must be ID=NUMBER, such as 50256=-2.5\n")
 
@@ -315,6 +371,16 @@ def test_mistakes_with_prompts(
 ) -> None:
     result = run("generate", checkpoint, *words, stdin=stdin)
     assert result.status == status and result.err.startswith(f"gollm: {message}") and result.out == ""
+
+
+def test_blank_lines_are_no_prompts_but_count(checkpoint: Path, tmp_path: Path, run: Run) -> None:
+    for name, text in (
+        ("p.txt", "hello\n\n \t\nworld\n"),
+        ("p.jsonl", '{"prompt": "hello"}\n\n \n{"prompt": "world"}\n'),
+    ):
+        (tmp_path / name).write_text(text)
+        found = lines_of(run("generate", checkpoint, "--prompts", tmp_path / name, "-n", 2).out)
+        assert [(line["prompt"], line["line"]) for line in found] == [("hello", 1), ("world", 4)]
 
 
 def test_json_lines_that_are_none(checkpoint: Path, tmp_path: Path, run: Run) -> None:

@@ -84,7 +84,7 @@ class SamplingFlags:
     presence_penalty: float | None = None
     # subtract this from the logits of tokens for each time that they were generated (default: 0)
     frequency_penalty: float | None = None
-    seed: NonNegativeInt = 0  # the same seed gives the same text
+    seed: NonNegativeInt | None = None  # the same seed gives the same text (default: 0)
     stop: tuple[str, ...] = ()  # strings that end the text; they are left out of it
     logit_bias: tuple[str, ...] = ()  # numbers to add to the logits of tokens: ID=NUMBER, by token id
     json_schema: Path | None = None  # a file with the JSON schema that the text must follow
