@@ -15,7 +15,7 @@ TEXT = [i % 29 for i in range(5 * PAGE_SIZE)]
 
 def fill(pool: PrefixPool, tokens: list[int]) -> CachedSequence:
     """A sequence that has computed its tokens, without taking over what is there."""
-    sequence, known = CachedSequence(pool), pool.empty
+    sequence, known = CachedSequence(pool), pool.empty(0)
     sequence.extend(len(tokens))
     for i in range(len(tokens) // PAGE_SIZE):
         known = pool.remember(known, tuple(tokens[i * PAGE_SIZE : (i + 1) * PAGE_SIZE]), sequence.pages[i])
@@ -24,7 +24,7 @@ def fill(pool: PrefixPool, tokens: list[int]) -> CachedSequence:
 
 
 def found(pool: PrefixPool, tokens: list[int]) -> list[int]:
-    return [prefix.page for prefix in pool.longest(tokens, 0, len(tokens), pool.empty)]
+    return [prefix.page for prefix in pool.longest(tokens, 0, len(tokens), pool.empty(0))]
 
 
 def test_full_pages_are_found_while_their_owner_runs_and_afterwards() -> None:
@@ -74,7 +74,7 @@ def test_a_page_that_is_used_again_is_young_again() -> None:
     pool = PrefixPool(CONFIG, 2)
     first, second = fill(pool, TEXT[:PAGE_SIZE]), fill(pool, [30, *TEXT[: PAGE_SIZE - 1]])
     first.clear(), second.clear()
-    (prefix,) = pool.longest(TEXT, 0, PAGE_SIZE, pool.empty)
+    (prefix,) = pool.longest(TEXT, 0, PAGE_SIZE, pool.empty(0))
     assert pool.is_idle(prefix)
     pool.share(prefix.page)
     assert not pool.is_idle(prefix)

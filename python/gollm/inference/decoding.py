@@ -13,10 +13,12 @@ from gollm.inference.drawing import Row, kernel_options
 from gollm.inference.packing import packed_for_decoding
 from gollm.inference.pages import CachedSequence, PagePool, next_batch
 from gollm.kernels import Array
-from gollm.model.batch import Batch, Cache
+from gollm.model.batch import AdapterRun, Batch, Cache
 from gollm.model.decoder import Decoder
 from gollm.nn.plan import Plan
 from gollm.nn.tensor import Tensor
+
+Adapters = tuple[AdapterRun, ...]
 
 AHEAD = 32  # tokens that are drawn in one native call, at most
 
@@ -33,8 +35,8 @@ class CachedForward:
         self.model = model
         self.max_recorded_rows = max_recorded_rows
         self._packed: Decoder | None = None  # made for the first recording
-        # by rows, sequences, and how many tokens are drawn from at the end
-        self._plans: OrderedDict[tuple[int, int, int], Plan[Any]] = OrderedDict()
+        # by rows, sequences, adapters, and how many tokens are drawn from at the end
+        self._plans: OrderedDict[tuple[int, int, Adapters, int], Plan[Any]] = OrderedDict()
         self._pool, self._kernels = pool, model.parameters.kernels
 
     def __call__(
@@ -51,7 +53,7 @@ class CachedForward:
             return self.model.cached_logits(batch).data
         cache = batch.cache
         assert cache is not None
-        plan = self._plan(n, len(sequences))
+        plan = self._plan(n, len(sequences), batch.adapters)
         logits: Tensor = plan(batch.tokens, batch.positions, cache.page_table, cache.lengths, cache.query_offsets)
         return logits.data
 
@@ -67,43 +69,46 @@ class CachedForward:
             sequence.extend(n - 1)
         cache = batch.cache
         assert cache is not None
-        plan = self._plan(len(rows), len(rows), draws_from=vocab_size)
+        plan = self._plan(len(rows), len(rows), batch.adapters, draws_from=vocab_size)
         options = kernel_options(rows, vocab_size)
         places = (options["position"][:, None] + np.arange(n)) % AHEAD
         arrays = (batch.tokens, batch.positions, cache.page_table, cache.lengths, cache.query_offsets)
         ring = self._kernels.to_host(plan(*arrays, *options.values(), times=n))
         return np.take_along_axis(ring, places, axis=1)
 
-    def _plan(self, n_rows: int, n_sequences: int, draws_from: int = 0) -> Plan[Any]:
+    def _plan(self, n_rows: int, n_sequences: int, adapters: Adapters, draws_from: int = 0) -> Plan[Any]:
         """A pass, with draws_from > 0 one that ends in a draw from so many tokens."""
-        shape = (n_rows, n_sequences, draws_from)
+        shape = (n_rows, n_sequences, adapters, draws_from)
         plan = self._plans.get(shape)
         if plan is None:
             model = self._packed = self._packed or packed_for_decoding(self.model)
             while self._plans and n_rows + self.n_recorded_rows > self.max_recorded_rows:
                 self._plans.popitem(last=False)
-            plan = _then_a_draw(model, self._pool, draws_from) if draws_from else _every_row(model, self._pool)
+            if draws_from:
+                plan = _then_a_draw(model, self._pool, adapters, draws_from)
+            else:
+                plan = _every_row(model, self._pool, adapters)
             self._plans[shape] = plan
         self._plans.move_to_end(shape)
         return plan
 
     @property
     def n_recorded_rows(self) -> int:
-        return sum(rows for rows, _, _ in self._plans)
+        return sum(rows for rows, *_ in self._plans)
 
 
 # What a plan holds refers to no plan: a cycle would keep its memory until Python looks for cycles.
 
 
-def _every_row(model: Decoder, pool: PagePool) -> Plan[Tensor]:
+def _every_row(model: Decoder, pool: PagePool, adapters: Adapters) -> Plan[Tensor]:
     def logits(tokens: Array, positions: Array, page_table: Array, lengths: Array, query_offsets: Array) -> Tensor:
         cache = Cache(pool.k_pages, pool.v_pages, page_table, lengths, query_offsets)
-        return model.cached_logits(Batch(tokens, positions, cache))
+        return model.cached_logits(Batch(tokens, positions, cache, adapters))
 
     return Plan(logits, pool.kernels)
 
 
-def _then_a_draw(model: Decoder, pool: PagePool, vocab_size: int) -> Plan[Array]:
+def _then_a_draw(model: Decoder, pool: PagePool, adapters: Adapters, vocab_size: int) -> Plan[Array]:
     def draw(
         tokens: Array,
         positions: Array,
@@ -121,7 +126,7 @@ def _then_a_draw(model: Decoder, pool: PagePool, vocab_size: int) -> Plan[Array]
         kernels = pool.kernels
         ring = kernels.empty((tokens.shape[0], AHEAD), np.dtype(np.int32))  # first, so that no pass takes its memory
         cache = Cache(pool.k_pages, pool.v_pages, page_table, lengths, query_offsets)
-        logits = model.cached_logits(Batch(tokens, positions, cache)).storage
+        logits = model.cached_logits(Batch(tokens, positions, cache, adapters)).storage
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
         draws = {"seed": seed, "choice": choice, "position": position}
         kernels.sample(tokens=tokens, logits=logits, vocab_size=vocab_size, **options, **draws)

@@ -18,7 +18,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ from gollm.inference.scheduler import Scheduler, pages_needed
 from gollm.inference.speculation import Drafter, DraftModel, PromptLookup, check_draft
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
+from gollm.model.decoder import Decoder
+from gollm.model.lora import mixed, shares_weights
 from gollm.system.strict_json import shorten
 
 Prompt = str | Sequence[int] | Array
@@ -281,6 +283,8 @@ class Engine:
     max_batch             the most texts that run at once; others wait
     draft                 speculation: a small model with the same tokenizer that guesses what comes next, or how many
                           tokens to guess from what the text has said before. Texts are the same with it, often sooner
+    adapters              models by name that model.with_adapter() returns; a request names one of them. Requests with
+                          different ones share their passes
 
     The weights must stay as they are while the engine lives. It ends with close(), a `with` statement, the program, or
     when nobody holds it and its streams any more; texts that still run are cancelled."""
@@ -294,9 +298,11 @@ class Engine:
         chunk: int = CHUNK,
         max_batch: int = 64,
         draft: Model | int | None = None,
+        adapters: Mapping[str, Model] | None = None,
     ) -> None:
         check_model(model)
-        self._model = model
+        self._model, self._adapters = model, dict(adapters or {})
+        decoder = _mixed(model, self._adapters)
         config = model.decoder.config
         itemsize = cache_dtype_of(model.decoder, cache_dtype).array.itemsize
         _check_count("chunk", chunk)
@@ -318,7 +324,7 @@ class Engine:
             _check_count("draft", draft)
             drafter = PromptLookup(draft)
         scheduler = Scheduler(
-            model.decoder,
+            decoder,
             n_pages,
             chunk=chunk,
             max_batch=max_batch,
@@ -329,16 +335,25 @@ class Engine:
         self._core = _Core(scheduler)
         self._finalizer = weakref.finalize(self, self._core.close)  # also when the program ends
 
-    def submit(self, prompt: Prompt, sampling: Sampling | None = None, **options: Any) -> Stream:
+    def submit(
+        self, prompt: Prompt, sampling: Sampling | None = None, *, adapter: str | None = None, **options: Any
+    ) -> Stream:
         """Begins to generate a text that continues the prompt: a str, framed as documents are in training, or token ids
-        as they are. `options` are fields of Sampling; they replace those of `sampling`. From any thread; returns at
-        once.
+        as they are. `options` are fields of Sampling; they replace those of `sampling`. `adapter` names one of the
+        engine's; the text is what that model writes. From any thread; returns at once.
 
         Raises GenerationError for a prompt or an option that cannot be used, and for a text that the cache could not
         hold even alone."""
         chosen = Sampling.of(sampling, options)
         mailbox = _Mailbox()
-        arrivals = generations(self._model, prompt, chosen, mailbox.put)
+        model, number = self._model, 0
+        if adapter is not None:
+            names = list(self._adapters)
+            if adapter not in names:
+                known = f"this engine's are {', '.join(names)}" if names else "this engine was made without any"
+                raise GenerationError(f"there is no adapter {shorten(adapter)}; {known}")
+            model, number = self._adapters[adapter], 1 + names.index(adapter)
+        arrivals = generations(model, prompt, chosen, mailbox.put, number)
         mailbox.left = len(arrivals)
         scheduler = self._core.scheduler
         needed, n_pages = pages_needed(arrivals[0], scheduler.context), scheduler.pool.n_pages
@@ -353,11 +368,18 @@ class Engine:
         self._core.add(arrivals)
         return stream
 
-    def generate(self, prompts: Iterable[Prompt], sampling: Sampling | None = None, **options: Any) -> list[Completion]:
+    def generate(
+        self,
+        prompts: Iterable[Prompt],
+        sampling: Sampling | None = None,
+        *,
+        adapter: str | None = None,
+        **options: Any,
+    ) -> list[Completion]:
         """The texts that continue some prompts, in their order, when all have ended."""
         if isinstance(prompts, str):
             raise GenerationError("generate takes a list of prompts; give one prompt to submit, or a list of one")
-        streams = [self.submit(prompt, sampling, **options) for prompt in prompts]
+        streams = [self.submit(prompt, sampling, adapter=adapter, **options) for prompt in prompts]
         return [stream.result() for stream in streams]
 
     @property
@@ -387,6 +409,22 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _mixed(model: Model, adapters: Mapping[str, Model]) -> Decoder:
+    """The decoder that computes all of them. Raises GenerationError for what is no adapter of the model."""
+    for name, adapted in adapters.items():
+        if not isinstance(name, str) or not hasattr(adapted, "decoder"):
+            raise GenerationError(
+                f"the adapter {shorten(name)} is {shorten(adapted)}; it must be a model that model.with_adapter() "
+                "returns, by a name that is text"
+            )
+        if not shares_weights(model.decoder, adapted.decoder):
+            raise GenerationError(
+                f"the adapter {shorten(name)} has other weights than the model; load it with model.with_adapter(), of "
+                "the model that the engine is for"
+            )
+    return mixed(model.decoder, [adapted.decoder for adapted in adapters.values()]) if adapters else model.decoder
 
 
 def default_tokens_in_cache(config: ModelConfig, itemsize: int, max_batch: int) -> int:

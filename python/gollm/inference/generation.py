@@ -91,6 +91,7 @@ class Generation:
     tokens      the prompt and the text so far
     row         what a draw of its next token depends on
     start       how many tokens were forgotten, because the context was full
+    adapter     the number of the adapter that it is computed with, 0 for none
     deliver     gets each piece, and None at the end
     """
 
@@ -102,7 +103,7 @@ class Generation:
         self.tokens = list(prompt)
         self.n_prompt = len(prompt)
         self.sampling = sampling
-        self.start = 0
+        self.start = self.adapter = 0
         self.forgets = sampling.context_full == "forget"
         self.max_new_tokens = sampling.max_new_tokens
         if not self.forgets:

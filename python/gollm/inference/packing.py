@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from gollm.model.decoder import Decoder
+from gollm.model.lora import layer_of, sites_of
 from gollm.nn import dtypes
 from gollm.nn.storage import PANELS, ROW_MAJOR, Storage
 from gollm.quantisation.panels import PANEL
@@ -26,12 +27,13 @@ def packed(w: Storage) -> Storage:
 
 def packed_for_decoding(model: Decoder) -> Decoder:
     """A decoder with a packed copy of the float32 matrices, and the rest of the model's weights as they are; the same
-    bits. The model itself where there is nothing to pack, or too much, or where it has adapters. What changes the
+    bits, and with the same adapters. The model itself where there is nothing to pack, or too much. What changes the
     model's weights afterwards does not change the copy. Kernels of other devices than the CPU read plain matrices as
     they are."""
-    if not model.parameters.kernels.is_cpu or any(".adapter." in name for name in model.parameters):
+    if not model.parameters.kernels.is_cpu:
         return model
-    config, storages = model.config, {name: p.storage for name, p in model.parameters.items()}
+    config = model.config
+    storages = {name: model.parameters[name].storage for name in Decoder(config).parameters}
     tables = {"token_embedding", "position_embedding"}
     if config.tied_head and storages["token_embedding"].layout == ROW_MAJOR:  # a head of its own, which is packed
         config, storages["head"] = config.replace(tied_head=False), storages["token_embedding"]
@@ -46,5 +48,7 @@ def packed_for_decoding(model: Decoder) -> Decoder:
     twin = Decoder(config, model.parameters.dtype)
     twin.parameters.freeze(storages)
     twin.parameters.let_go(storages | {name: packed(w) for name, w in matrices.items()})
-    twin.rotations, twin.dropout = model.rotations, model.dropout
+    twin.rotations, twin.dropout, twin.adapter_rows = model.rotations, model.dropout, model.adapter_rows
+    for site in sites_of(config):
+        layer_of(twin, site.parameter).adapter = layer_of(model, site.parameter).adapter
     return twin

@@ -17,7 +17,7 @@ import numpy as np
 
 from gollm.errors import ConfigError, GenerationError
 from gollm.kernels import Kernels, cpu
-from gollm.model.batch import Batch, Cache
+from gollm.model.batch import AdapterRun, Batch, Cache
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.nn import dtypes
@@ -99,10 +99,11 @@ class PagePool:
 
 
 class CachedSequence:
-    """A text that grows: the pages that hold its tokens' keys and values, and how many tokens these are."""
+    """A text that grows: the pages that hold its tokens' keys and values, and how many tokens these are. adapter: the
+    number of the adapter that computes them, 0 for none."""
 
-    def __init__(self, pool: PagePool) -> None:
-        self.pool = pool
+    def __init__(self, pool: PagePool, adapter: int = 0) -> None:
+        self.pool, self.adapter = pool, adapter
         self.pages: list[int] = []
         self.length = 0
 
@@ -126,7 +127,7 @@ class CachedSequence:
 
     def copy(self) -> CachedSequence:
         """The same text once more: full pages are shared, and the last one, which will be written to, is copied."""
-        copy, n_full = CachedSequence(self.pool), self.length // PAGE_SIZE
+        copy, n_full = CachedSequence(self.pool, self.adapter), self.length // PAGE_SIZE
         for page in self.pages[:n_full]:
             self.pool.share(page)
         copy.pages, copy.length = self.pages[:n_full], n_full * PAGE_SIZE
@@ -180,4 +181,18 @@ def next_batch(sequences: Sequence[CachedSequence], tokens: Sequence[Sequence[in
         query_offsets=np.array([0, *itertools.accumulate(map(len, tokens))], np.int32),
     )
     rows = [token for new in tokens for token in new]
-    return Batch(np.array(rows, np.int32), np.array(positions, np.int32), cache)
+    adapters = adapter_runs(sequences, tokens)
+    return Batch(np.array(rows, np.int32), np.array(positions, np.int32), cache, adapters)
+
+
+def adapter_runs(sequences: Sequence[CachedSequence], tokens: Sequence[Sequence[int]]) -> tuple[AdapterRun, ...]:
+    """The rows of neighbouring sequences that have the same adapter."""
+    runs: list[AdapterRun] = []
+    row = 0
+    for sequence, new in zip(sequences, tokens, strict=True):
+        begin, row = row, row + len(new)
+        if sequence.adapter and runs and runs[-1][0] == sequence.adapter and runs[-1][2] == begin:
+            runs[-1] = (sequence.adapter, runs[-1][1], row)
+        elif sequence.adapter:
+            runs.append((sequence.adapter, begin, row))
+    return tuple(runs)

@@ -40,9 +40,13 @@ class PrefixPool(PagePool):
         self, config: ModelConfig, n_pages: int, dtype: DType = dtypes.float32, kernels: Kernels = cpu
     ) -> None:
         super().__init__(config, n_pages, dtype, kernels)
-        self.empty = Prefix(-1, None, ())
+        self._empty: dict[int, Prefix] = {}  # by adapter
         self._found: dict[int, Prefix] = {}  # by page
         self._idle: OrderedDict[int, Prefix] = OrderedDict()  # by page, the oldest first
+
+    def empty(self, adapter: int) -> Prefix:
+        """Where the tree of an adapter's pages begins: keys and values are the adapter's, too."""
+        return self._empty.setdefault(adapter, Prefix(-1 - adapter, None, ()))
 
     @property
     def n_free(self) -> int:

@@ -61,9 +61,9 @@ class Seat:
     def __init__(self, generation: Generation, number: int, pool: PrefixPool, drafts: int) -> None:
         self.generation = generation
         self.number = number  # of its arrival
-        self.sequence = CachedSequence(pool)
+        self.sequence = CachedSequence(pool, generation.adapter)
         self.beams: list[CachedSequence] = []
-        self.known: Prefix = pool.empty
+        self.known: Prefix = pool.empty(generation.adapter)
         self.n_known = 0
         self.reserved = 0  # pages, those that it has included
         self.drafts = drafts  # the most guesses of what comes next: fewer after wrong ones
@@ -178,7 +178,7 @@ class Scheduler:
             seat for seat in self.running if len(seat.generation.tokens) - seat.generation.start > self.context
         ]:
             seat.sequence.clear()
-            seat.known, seat.n_known = self.pool.empty, 0
+            seat.known, seat.n_known = self.pool.empty(seat.generation.adapter), 0
             seat.generation.start = len(seat.generation.tokens) - max(1, self.context // 2)
             self.running.remove(seat)
             bisect.insort(self.waiting, seat, key=attrgetter("number"))
@@ -227,10 +227,8 @@ class Scheduler:
         draw_rows: list[int] = []  # of the pass: the last token's, and those of the guesses after it
         scored: list[tuple[Seat, int, int]] = []  # rows [begin, end) score the next prompt token
         searched: list[tuple[Seat, BeamText, int, int]] = []  # rows [begin, end) are its beams', or its prompt's last
-        computing: set[tuple[int, tuple[int, ...]]] = set()  # pages: the one before, and the tokens
-        guesses = self._guess()
-        left, left_scored, n_rows = self.chunk, SCORED_AT_ONCE, 0
-        for seat in self.running:
+        guesses, n_rows = self._guess(), 0
+        for seat, count in self._chosen():
             text = seat.generation
             if seat.beams:
                 assert isinstance(text, BeamText)
@@ -240,18 +238,9 @@ class Scheduler:
                 searched.append((seat, text, n_rows, n_rows + len(seat.beams)))
                 n_rows += len(seat.beams)
                 continue
-            tokens, begin, count, guessed = text.tokens, text.start + seat.sequence.length, 1, guesses.get(seat, [])
-            if begin + 1 < len(tokens) or seat.scores_prompt:
-                most = min(left, left_scored) if seat.scores_prompt else left
-                if most == 0 or self._waits_for_another(seat, computing):
-                    continue
-                begin = text.start + seat.sequence.length
-                count = min(len(tokens) - begin, most)
-                left -= count
-                self.counts.prompt_tokens += count
-                if seat.scores_prompt:
-                    left_scored -= count
-                    scored.append((seat, n_rows, n_rows + min(count, text.n_prompt - 1 - begin)))
+            tokens, begin, guessed = text.tokens, text.start + seat.sequence.length, guesses.get(seat, [])
+            if seat.scores_prompt:
+                scored.append((seat, n_rows, n_rows + min(count, text.n_prompt - 1 - begin)))
             seats.append(seat)
             sequences.append(seat.sequence)
             new.append(tokens[begin : begin + count] + guessed)
@@ -291,6 +280,25 @@ class Scheduler:
                 self.running.remove(seat)
                 self._leave(seat)
 
+    def _chosen(self) -> list[tuple[Seat, int]]:
+        """Who takes part in the next pass, with how many tokens: first come first served. Texts with the same adapter
+        stand side by side, so that its products are few."""
+        chosen: list[tuple[Seat, int]] = []
+        computing: set[tuple[int, tuple[int, ...]]] = set()  # pages: the one before, and the tokens
+        left, left_scored = self.chunk, SCORED_AT_ONCE
+        for seat in self.running:
+            count = 1
+            if not seat.beams and (seat.pending > 1 or seat.scores_prompt):
+                most = min(left, left_scored) if seat.scores_prompt else left
+                if most == 0 or self._waits_for_another(seat, computing):
+                    continue
+                count = min(seat.pending, most)
+                left -= count
+                left_scored -= count if seat.scores_prompt else 0
+                self.counts.prompt_tokens += count
+            chosen.append((seat, count))
+        return sorted(chosen, key=lambda one: one[0].generation.adapter)
+
     def _ahead(self) -> int:
         """How many tokens of all texts can be drawn at once: as many as none of them can end or grow beyond by itself,
         nobody waits for, and AHEAD_SECONDS have room for. Then what Python does for a token is done for many."""
@@ -308,7 +316,7 @@ class Scheduler:
     def _draw_ahead(self, n: int) -> bool:
         """The next n tokens of each text. What comes after a text's end is thrown away: a draw is a function of seed
         and position, so it is nothing to anyone. False, and nothing is changed, where a token cannot be drawn."""
-        seats = list(self.running)
+        seats = sorted(self.running, key=lambda seat: seat.generation.adapter)
         sequences = [seat.sequence for seat in seats]
         lengths = [sequence.length for sequence in sequences]
         begin = time.perf_counter()

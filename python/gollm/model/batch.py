@@ -44,14 +44,20 @@ class Cache:
         }
 
 
+AdapterRun = tuple[int, int, int]
+"""An adapter's number, from 1 on, and its rows: begin to end - 1."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """tokens and positions, int32: (B, T) for sequences that stand alone, as in training; (N,) for the new rows of
-    sequences that have a cache."""
+    sequences that have a cache. adapters: which rows of a cached batch have one, where a decoder mixes several
+    (gollm.model.lora.mixed)."""
 
     tokens: Array
     positions: Array
     cache: Cache | None = None
+    adapters: tuple[AdapterRun, ...] = ()
 
     @classmethod
     def of_sequences(cls, tokens: Array) -> Batch:
@@ -68,7 +74,7 @@ class Batch:
         if kernels.is_cpu:
             return self
         cache = None if self.cache is None else self.cache.on(kernels)
-        return Batch(kernels.from_host(self.tokens), kernels.from_host(self.positions), cache)
+        return Batch(kernels.from_host(self.tokens), kernels.from_host(self.positions), cache, self.adapters)
 
     @property
     def n_positions(self) -> int:

@@ -24,7 +24,7 @@ from gollm.errors import ConfigError, ShapeError
 from gollm.kernels import Array, Kernels
 from gollm.model.batch import Batch
 from gollm.model.config import ModelConfig
-from gollm.model.layers import Block, Dropout, Embedding, Norm
+from gollm.model.layers import AdapterRows, Block, Dropout, Embedding, Norm
 from gollm.model.rope import Rotations
 from gollm.nn import dtypes, ops
 from gollm.nn.dtypes import DType
@@ -61,6 +61,7 @@ class Decoder(Module):
         self.parameters = ParameterArena(self.named_parameters(), dtype, weights)
         self.rotations = Rotations(config, self.parameters.dtype) if config.position == "rope" else None
         self.dropout = Dropout(config.dropout)
+        self.adapter_rows = AdapterRows()
         self.recompute: Recomputation = "none"
         self.activation_dtype: ActivationDType = "float32"
         self.compute_dtype: ComputeDType = "float32"
@@ -111,6 +112,7 @@ class Decoder(Module):
                 f"({self.config.context})"
             )
         batch = batch.on(self.parameters.kernels)
+        self.adapter_rows.runs = batch.adapters
         rotations = self.rotations(min(batch.capacity, self.config.context)) if self.rotations else None
         positions = None if self.position_embedding is None else batch.positions
         x = ops.embedding(self.token_embedding, self.position_embedding, tokens=batch.tokens, positions=positions)

@@ -11,12 +11,12 @@ heads of D values.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from gollm.kernels import Array
-from gollm.model.batch import Batch
+from gollm.model.batch import AdapterRun, Batch
 from gollm.model.config import ModelConfig
 from gollm.nn import ops
 from gollm.nn.parameters import Module, Parameter
@@ -43,16 +43,21 @@ class Linear(Module):
 
     Split along its outputs (axis 0), or its inputs (axis 1); a bias goes with the outputs."""
 
-    adapter: Adapter | None = None
+    adapter: Adapter | MixedAdapters | None = None
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool, std: float = STD, split_axis: int = 0) -> None:
         self.weight = Parameter((outputs, inputs), std=std, split_axis=split_axis)
         self.bias = Parameter((outputs,), split_axis=0 if split_axis == 0 else None) if bias else None
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if self.adapter is not None:
+        if self.adapter is not None and self.adapter.active:
             residual = self.adapter(x, residual)
         return ops.linear(x, self.weight, self.bias, residual)
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether an adapter adds to some row."""
+        return self.adapter is not None and self.adapter.active
 
 
 class LowRank(Module):
@@ -77,6 +82,8 @@ class Adapter(Module):
 
     `dropout` is the model's, whose seed and counter decide the masks."""
 
+    active = True
+
     def __init__(self, outputs: int, dropout: Dropout) -> None:
         self.outputs, self.dropout = outputs, dropout
         self.begins: dict[str, int] = {}  # of each part, by its name
@@ -91,6 +98,41 @@ class Adapter(Module):
             return parts[0](x, residual, self.dropout)
         added = [part(x, None, self.dropout) for part in parts]
         y = ops.columns(*added, begins=tuple(self.begins.values()), width=self.outputs)
+        return y if residual is None else ops.add(y, residual)
+
+
+class AdapterRows:
+    """Which rows of the batch that a decoder computes have an adapter, and which: Batch.adapters."""
+
+    runs: tuple[AdapterRun, ...] = ()
+
+
+class MixedAdapters:
+    """Adapters of several models at one linear layer, by the models' numbers: each adds to its own rows of the batch.
+    (N, inputs) -> (N, outputs), outside of training
+
+    A row's bits are those that it has in a batch of its own."""
+
+    def __init__(self, rows: AdapterRows, adapters: Mapping[int, Adapter]) -> None:
+        self.rows, self.adapters = rows, adapters
+
+    @property
+    def active(self) -> bool:
+        return any(number in self.adapters for number, _, _ in self.rows.runs)
+
+    def __call__(self, x: Tensor, residual: Tensor | None) -> Tensor | None:
+        runs = [run for run in self.rows.runs if run[0] in self.adapters]
+        n_rows = x.shape[0]
+        number, begin, end = runs[0]
+        if (begin, end) == (0, n_rows):
+            return self.adapters[number](x, residual)
+        parts, begins, outputs = [], [], self.adapters[number].outputs
+        for number, begin, end in runs:
+            part = self.adapters[number](Tensor(x.computed().at(slice(begin, end))), None)
+            parts.append(Tensor(part.computed().reshape((1, -1))))
+            begins.append(begin * outputs)
+        added = ops.columns(*parts, begins=tuple(begins), width=n_rows * outputs)
+        y = Tensor(added.computed().reshape((n_rows, outputs)))
         return y if residual is None else ops.add(y, residual)
 
 
@@ -141,7 +183,7 @@ class FeedForward(Module):
 
     def __call__(self, x: Tensor, residual: Tensor | None) -> Tensor:
         up, down, gate = self.up, self.down, self.gate
-        if any(layer is not None and layer.adapter is not None for layer in (up, down, gate)):
+        if any(layer is not None and layer.is_adapted for layer in (up, down, gate)):
             if gate is None:
                 return down(ops.activation(up(x), kind=self.activation), residual)
             return down(ops.gate(gate(x), up(x), kind=self.activation), residual)

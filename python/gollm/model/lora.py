@@ -20,7 +20,7 @@ from gollm.errors import ConfigError
 from gollm.kernels import Array
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
-from gollm.model.layers import Adapter, Linear, LowRank
+from gollm.model.layers import Adapter, Linear, LowRank, MixedAdapters
 from gollm.nn.parameters import ParameterArena
 
 TARGETS = ("q", "k", "v", "qkv", "output", "gate", "up", "down")
@@ -103,17 +103,42 @@ def attach(decoder: Decoder, lora: LoraConfig, seed: int, *, trained: Sequence[s
 def with_adapter(decoder: Decoder, scale: float, weights: Mapping[Site, tuple[Array, Array]]) -> Decoder:
     """Another decoder, whose weights are those of this one, in the same memory, with an adapter: a (r, I) and b (O, r)
     of each site."""
-    twin = Decoder(decoder.config, decoder.parameters.dtype)
-    storages = {name: decoder.parameters[name].storage for name in twin.parameters}
-    twin.parameters.freeze(storages)
-    twin.parameters.let_go(storages)
+    twin = _twin(decoder)
     rank = len(next(iter(weights.values()))[0])
     _add(twin, list(weights), LoraConfig(rank, scale * rank), ())
     for site, values in weights.items():
         for name, array in zip(adapter_names(site), values, strict=True):
             twin.parameters[name].data[...] = array
     twin.parameters.freeze(twin.parameters)
-    twin.compute_dtype = decoder.compute_dtype
+    return twin
+
+
+def mixed(decoder: Decoder, adapted: Sequence[Decoder]) -> Decoder:
+    """Another decoder with the weights of this one, in the same memory, and the adapters of several others, which
+    with_adapter() has made of it: each row of a batch has that of adapted[number - 1], or for 0 none (Batch.adapters).
+    """
+    twin = _twin(decoder)
+    for parameter in {site.parameter for site in sites_of(decoder.config)}:
+        found = {number: layer_of(other, parameter).adapter for number, other in enumerate(adapted, 1)}
+        own = {number: adapter for number, adapter in found.items() if isinstance(adapter, Adapter)}
+        if own:
+            layer_of(twin, parameter).adapter = MixedAdapters(twin.adapter_rows, own)
+    return twin
+
+
+def shares_weights(decoder: Decoder, adapted: Decoder) -> bool:
+    """Whether with_adapter() has made a decoder of this one."""
+    others = adapted.parameters
+    return all(name in others and others[name].storage is own.storage for name, own in decoder.parameters.items())
+
+
+def _twin(decoder: Decoder) -> Decoder:
+    """A decoder without adapters whose weights are those of this one, in the same memory."""
+    twin = Decoder(decoder.config, decoder.parameters.dtype)
+    storages = {name: decoder.parameters[name].storage for name in twin.parameters}
+    twin.parameters.freeze(storages)
+    twin.parameters.let_go(storages)
+    twin.rotations, twin.compute_dtype = decoder.rotations, decoder.compute_dtype
     return twin
 
 
@@ -128,9 +153,10 @@ def _add(decoder: Decoder, sites: Sequence[Site], lora: LoraConfig, trained: Seq
                 f"{min(inputs, site.end - site.begin)}"
             )
         linear = layer_of(decoder, site.parameter)
-        linear.adapter = linear.adapter or Adapter(outputs, decoder.dropout)
+        linear.adapter = adapter = linear.adapter or Adapter(outputs, decoder.dropout)
         part = LowRank(inputs, site.end - site.begin, lora.rank, lora.scale, lora.dropout, _STREAM + number)
-        linear.adapter.add(site.target, site.begin, part)
+        assert isinstance(adapter, Adapter)
+        adapter.add(site.target, site.begin, part)
     decoder.parameters = ParameterArena(decoder.named_parameters(), decoder.parameters.dtype)
     frozen = {name: storage for name, storage in before.items() if name not in trained}
     decoder.parameters.freeze(frozen)
@@ -162,7 +188,7 @@ def added_to(decoder: Decoder) -> dict[str, list[tuple[int, Array]]]:
     found: dict[str, list[tuple[int, Array]]] = {}
     for site in sites_of(decoder.config):
         adapter = layer_of(decoder, site.parameter).adapter
-        if adapter is not None and site.target in adapter.begins:
+        if isinstance(adapter, Adapter) and site.target in adapter.begins:
             a, b = (decoder.parameters[name].data for name in adapter_names(site))
             scale = getattr(adapter, site.target).scale
             found.setdefault(site.parameter, []).append((site.begin, delta(a, b, scale)))

@@ -44,8 +44,8 @@ class Storage:
         """The same memory in another shape."""
         return Storage(self.array.reshape(shape), self.dtype, self.layout, self.kernels)
 
-    def at(self, index: int) -> Storage:
-        """Part `index` along the first axis, in the same memory."""
+    def at(self, index: int | slice) -> Storage:
+        """Part `index` along the first axis, or some parts, in the same memory."""
         return Storage(self.array[index], self.dtype, self.layout, self.kernels)
 
     def new(self, shape: tuple[int, ...], dtype: DType | None = None) -> Storage:
