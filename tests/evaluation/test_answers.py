@@ -31,6 +31,11 @@ def test_a_model_without_a_template_continues_the_question():
 def test_variety():
     assert distinct(["a b", "a b"], 1) == 0.5 and distinct(["a b", "a c"], 2) == 1.0 and distinct(["a"], 2) == 1.0
     assert repetition("") == 0.0
+    for texts, n in (("a b", 1), ([3], 1), (["a"], 0), (["a"], 1.0)):
+        with pytest.raises(EvaluationError, match="must be a"):
+            distinct(texts, n)
+    with pytest.raises(EvaluationError, match="texts is"):
+        repetition(None)
     assert repetition("a b a b a b") == pytest.approx(1 - 2 / 5 * 2 / 4 * 2 / 3)
 
 

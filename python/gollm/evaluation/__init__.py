@@ -11,7 +11,7 @@ classification.py  the labels that a classifier tells
 harness.py       a model for lm-evaluation-harness
 """
 
-from gollm.evaluation.answers import AnswerResult, Asked, answer_all
+from gollm.evaluation.answers import AnswerResult, Asked, answer_all, distinct, repetition
 from gollm.evaluation.choices import ChoiceResult, Question, answer_questions
 from gollm.evaluation.classification import Classification, classify, judged
 from gollm.evaluation.core import CoreResult, CoreTaskResult, evaluate_core
@@ -40,6 +40,7 @@ __all__ = [
     "answer_all",
     "answer_questions",
     "classify",
+    "distinct",
     "evaluate_core",
     "evaluate_model",
     "judged",
@@ -47,6 +48,7 @@ __all__ = [
     "memorization",
     "quantile",
     "read_core_tasks",
+    "repetition",
     "score_tokens",
     "standard_error",
 ]

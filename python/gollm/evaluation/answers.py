@@ -2,9 +2,10 @@
 
 exact match      how often an answer is the reference, but for spaces at both ends
 BLEU, chrF       of the whole corpus, by sacrebleu (Post 2018; Popović 2015), where it is installed
-distinct-n       different n-grams of words, by all n-grams (Li et al. 2016)
-repetition       1 - the product of (1 - distinct share lost) for n = 2, 3, 4: RepN's aggregate of Su et al. (2022),
-                 1 - Π distinct-n of each answer, averaged
+distinct-n       different n-grams of words, by all n-grams (Li et al. 2016, "A Diversity-Promoting Objective Function
+                 for Neural Conversation Models")
+repetition       1 - distinct-2 · distinct-3 · distinct-4 of an answer, averaged: 1 - diversity in Su et al. 2022, "A
+                 Contrastive Framework for Neural Text Generation"
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from gollm.evaluation.statistics import Figure
 from gollm.inference.chat_template import template_of
 from gollm.inference.engine import Engine
 from gollm.language_model import LanguageModel
+from gollm.system.strict_json import shorten
 
 MAX_TOKENS = 256  # of an answer
 
@@ -95,11 +97,16 @@ def corpus_scores(answers: Sequence[str], references: Sequence[str]) -> tuple[fl
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """The share of different n-grams among all n-grams of words; 1 where there are none.
+    """The share of different n-grams among all n-grams of words; 1 where there are none. Raises EvaluationError for
+    what is no list of texts, and an n below 1.
 
     >>> distinct(["a b a b"], 2)
     0.6666666666666666
     """
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise EvaluationError(f"texts is {shorten(texts)}; it must be a list of texts")
+    if type(n) is not int or n < 1:
+        raise EvaluationError(f"n is {shorten(n)}; it must be a whole number, 1 or more")
     grams = [gram for text in texts for gram in _grams(text.split(), n)]
     return len(set(grams)) / len(grams) if grams else 1.0
 
