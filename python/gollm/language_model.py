@@ -33,7 +33,7 @@ from gollm.nn.devices import DeviceName, ModelDType, kernels_of
 from gollm.nn.products import group_of
 from gollm.nn.storage import ROW_MAJOR
 from gollm.nn.tape import no_grad
-from gollm.quantisation import dequantise
+from gollm.quantisation import plain_values
 from gollm.system.files import as_path
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
@@ -150,9 +150,7 @@ class LanguageModel:
         parameters, added = self.decoder.parameters, added_to(self.decoder)
 
         def read(name: str, out: Array) -> None:
-            parameter = parameters[name]
-            plain = parameter.storage.layout == ROW_MAJOR
-            out[...] = parameter.data if plain else dequantise(parameter.storage.to(cpu))
+            out[...] = plain_values(parameters[name])
             for begin, rows in added.get(name, ()):
                 out[begin : begin + len(rows)] += rows
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "report": ("report", "draw the curves of training runs, or follow them live"),
     "visualize": ("visualize", "draw the attention weights of a prompt"),
     "runs": ("runs", "list training runs with their settings, best loss and speed"),
+    "inspect": ("inspect", "draw what each layer makes of a prompt, and the weights"),
     "compare": ("compare", "show training runs beside each other"),
     "data list": ("data_list", "list the corpora that have a name"),
     "tokenizer train": ("tokenizer_train", "train a tokenizer from text"),

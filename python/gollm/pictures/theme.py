@@ -31,5 +31,5 @@ def config(scheme: str) -> dict[str, Any]:
         "range": {"category": CATEGORIES[scheme], "ramp": {"scheme": SEQUENTIAL}, "heatmap": {"scheme": SEQUENTIAL}},
         "text": {"color": text},
         "rule": {"color": faint},
-        "mark": {"tooltip": None},
+        "mark": {"tooltip": None, "color": CATEGORIES[scheme][0]},
     }

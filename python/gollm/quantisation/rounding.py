@@ -16,7 +16,8 @@ from gollm.errors import ConfigError
 from gollm.kernels import Array, cpu
 from gollm.nn import dtypes
 from gollm.nn.dtypes import DType
-from gollm.nn.storage import PANELS, Storage
+from gollm.nn.parameters import Parameter
+from gollm.nn.storage import PANELS, ROW_MAJOR, Storage
 from gollm.quantisation.panels import (
     GROUPS,
     HALVES,
@@ -79,6 +80,12 @@ def quantise(w: Array, dtype: DType, group: int | None = None) -> Storage:
         scales[part] = scale[..., 0]
         codes[part] = q.reshape(part.stop - begin, -1)[:, :K]
     return pack(Codes(dtype, group, codes, scales, minimums))
+
+
+def plain_values(parameter: Parameter) -> Array:
+    """A parameter's values as an ndarray of the CPU, dequantised where they are packed."""
+    plain = parameter.storage.layout == ROW_MAJOR
+    return parameter.data if plain else dequantise(parameter.storage.to(cpu))
 
 
 def dequantise(weight: Storage) -> Array:
