@@ -31,6 +31,7 @@ COMMANDS = {
     "visualize": ("visualize", "draw the attention weights of a prompt"),
     "runs": ("runs", "list training runs with their settings, best loss and speed"),
     "inspect": ("inspect", "draw what each layer makes of a prompt, and the weights"),
+    "embeddings": ("embeddings", "draw a map of the token embeddings"),
     "compare": ("compare", "show training runs beside each other"),
     "data list": ("data_list", "list the corpora that have a name"),
     "tokenizer train": ("tokenizer_train", "train a tokenizer from text"),

@@ -26,6 +26,8 @@ from gollm.nn.tape import no_grad, products_in
 from gollm.nn.tensor import Tensor
 from gollm.pictures.tokens import labels, prompt_tokens
 
+__all__ = ["AttentionWeights", "attention_weights"]
+
 
 @dataclass(frozen=True)
 class AttentionWeights:

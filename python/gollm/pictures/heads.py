@@ -16,6 +16,8 @@ from gollm.pictures import output, theme
 from gollm.pictures.attention import AttentionWeights, attention_weights
 from gollm.pictures.output import Spec
 
+__all__ = ["attention_page", "write_attention"]
+
 
 def write_attention(
     model: LanguageModel,

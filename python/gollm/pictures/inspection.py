@@ -13,6 +13,8 @@ from gollm.pictures.output import Spec
 from gollm.pictures.parameter_sizes import Histogram, family, recorded_sizes, weight_histograms
 from gollm.pictures.prompt_layers import PromptLayers, prompt_layers
 
+__all__ = ["inspection_page", "write_inspection"]
+
 
 def write_inspection(
     model: LanguageModel, prompt: str, to: str | Path, *, run: str | Path | None = None, max_tokens: int = 32

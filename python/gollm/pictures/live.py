@@ -12,6 +12,8 @@ from gollm.pictures.report import report_page
 from gollm.pictures.run_curves import all_curves
 from gollm.system.files import reason
 
+__all__ = ["LiveReport"]
+
 ADDRESS = "127.0.0.1"  # this machine alone
 
 

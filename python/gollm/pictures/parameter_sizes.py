@@ -14,6 +14,8 @@ from gollm.quantisation import plain_values
 from gollm.system.files import open_regular
 from gollm.training.run import Run, parsed
 
+__all__ = ["Histogram", "recorded_sizes", "weight_histograms"]
+
 BINS = 48
 
 

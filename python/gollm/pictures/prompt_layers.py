@@ -20,6 +20,8 @@ from gollm.model.batch import Batch
 from gollm.nn.tape import no_grad, products_in
 from gollm.pictures.tokens import label, labels, prompt_tokens
 
+__all__ = ["Guess", "PromptLayers", "prompt_layers"]
+
 
 @dataclass(frozen=True)
 class Guess:

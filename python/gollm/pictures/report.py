@@ -10,6 +10,8 @@ from gollm.pictures import output
 from gollm.pictures.output import Spec
 from gollm.pictures.run_curves import RunCurves, all_curves, config_in_text, different_options
 
+__all__ = ["report_page", "write_report"]
+
 # A small chart each: a point's field, its title, its number format. A run without the values has no chart of them.
 MEASURES = {
     "lr": ("learning rate", ".2e"),

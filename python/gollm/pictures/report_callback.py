@@ -8,6 +8,8 @@ from gollm.pictures import output
 from gollm.pictures.report import write_report
 from gollm.training.callbacks import Callback, Training, TrainResult
 
+__all__ = ["WriteReport"]
+
 
 class WriteReport(Callback):
     """Writes the run's report to a file when training ends or is interrupted: to report.html in the run's folder unless

@@ -18,6 +18,8 @@ from gollm.system.files import read_regular
 from gollm.training.comparison import differences, steps_of, tokens_after
 from gollm.training.run import Run, parsed
 
+__all__ = ["RunCurves", "run_curves"]
+
 MOST_POINTS = 1000  # of a curve; a longer run's are means of equal parts
 SMOOTHED_SHARE = 0.02  # of a run's steps: the smoothing's span
 _MACHINE_BYTES = 1 << 16

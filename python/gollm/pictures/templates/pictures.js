@@ -1,11 +1,11 @@
 // What all pages share: each figure is a chart of Vega-Lite, drawn into its place in the colours of the reader's choice,
 // and again when they, the width, or what a control says change. A page's script may set `prepare[name]`, which gives
-// the chart its data and sizes, and `pageData`.
+// the chart its data and sizes, and `drawn[name]`, which is given the view of each drawing.
 "use strict";
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const figures = read("figures"), themes = read("themes");
 let pageData = read("data");
-const prepare = {};
+const prepare = {}, drawn = {};
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const place = (name) => document.querySelector(`[data-figure="${name}"]`);
 const value = (id) => document.getElementById(id).value;
@@ -38,6 +38,7 @@ async function draw(name) {
   box.removeAttribute("style");
   target.replaceChildren(box);
   target.drawn = result;
+  if (drawn[name]) drawn[name](result.view);
   target.dataset.drawn = turn;
 }
 
