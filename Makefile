@@ -1,7 +1,7 @@
 # The commands that everyone needs; CI runs the same ones.
 .PHONY: build test bench lint format docs site wheel
 
-C_FILES = $(shell find csrc cuda tests/cuda_emulation -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu')
+C_FILES = $(shell find csrc cuda tests/cuda_emulation docs/learn/matmul -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu')
 
 build: ## an editable build: changes of C files are compiled at the next import
 	pip install --no-build-isolation -Ceditable.rebuild=true -Cbuild-dir=build -e '.[test,lint,bench]'
