@@ -10,6 +10,7 @@ from gollm.kernels import cpu
 
 T, BLOCK = 1024, 128  # of the picture; the kernel's block has 256 keys
 LENGTHS = [2**power for power in range(6, 16)]
+ALL_LENGTHS = alt.Axis(values=LENGTHS, labelFlush=False, labelOverlap=False)
 
 
 def blocks() -> alt.LayerChart:
@@ -57,12 +58,7 @@ def memory() -> alt.Chart:
         alt.Chart(alt.Data(values=rows))
         .mark_line(point=True)
         .encode(
-            x=alt.X(
-                "T:Q",
-                scale=alt.Scale(type="log", base=2),
-                title="tokens T",
-                axis=alt.Axis(values=LENGTHS, labelFlush=False, labelOverlap=False),
-            ),
+            x=alt.X("T:Q", scale=alt.Scale(type="log", base=2), title="tokens T", axis=ALL_LENGTHS),
             y=alt.Y(
                 "MB:Q",
                 scale=alt.Scale(type="log"),
