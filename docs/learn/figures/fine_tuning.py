@@ -1,11 +1,10 @@
 """Figures of 09-fine-tuning.md: full fine-tuning beside adapters of several ranks, and the singular values of what
-full fine-tuning changes. Needs $DATA/stories260K.bin."""
+full fine-tuning changes. Needs the model of stories.py."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import tempfile
 from pathlib import Path
@@ -13,10 +12,10 @@ from pathlib import Path
 import altair as alt
 import numpy as np
 from drawing import BLUE, GREEN, GREY, ORANGE, save
+from stories import STORIES
 
 import gollm
 
-MODEL = Path(os.environ["DATA"]) / "stories260K.bin"
 RANKS = {"rank 1": 1, "rank 4": 4, "rank 16": 16, "all weights": None}
 COLOURS = alt.Scale(domain=list(RANKS), range=[ORANGE, GREEN, GREY, BLUE])
 
@@ -38,7 +37,7 @@ def write_data(folder: Path) -> None:
 def fine_tune(folder: Path, name: str) -> Path:
     run = folder / name
     options = gollm.FinetuneOptions(
-        model=MODEL,
+        model=STORIES,
         data=(str(folder / "train.jsonl"),),
         validation_data=(str(folder / "test.jsonl"),),
         lora_rank=RANKS[name],
@@ -73,7 +72,7 @@ def losses(runs: dict[str, Path]) -> alt.Chart:
 
 def spectrum(run: Path) -> alt.Chart:
     """Singular values of tuned - base, and of the base itself, each relative to its largest."""
-    tuned, base = gollm.load(run).decoder.parameters, gollm.load(MODEL).decoder.parameters
+    tuned, base = gollm.load(run).decoder.parameters, gollm.load(STORIES).decoder.parameters
     name = "blocks.2.mlp.down.weight"
     rows = []
     for what, w in (
@@ -99,6 +98,8 @@ def spectrum(run: Path) -> alt.Chart:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
+        if not STORIES.exists():
+            raise SystemExit
         write_data(Path(name))
         runs = {trained: fine_tune(Path(name), trained) for trained in RANKS}
         save(losses(runs), "fine_tuning_losses")

@@ -1,14 +1,12 @@
 """Figures of 07-generation-and-the-kv-cache.md: rows computed with and without a cache, its size, and what sampling
-does to a distribution. The last one needs $DATA/stories260K.bin."""
+does to a distribution. The last one needs the model of stories.py."""
 
 from __future__ import annotations
-
-import os
-from pathlib import Path
 
 import altair as alt
 import numpy as np
 from drawing import BLUE, GREEN, ORANGE, save
+from stories import STORIES
 
 import gollm
 from gollm.model import preset
@@ -61,7 +59,7 @@ def cache_size() -> alt.Chart:
 
 
 def next_token() -> alt.Chart:
-    model = gollm.load(Path(os.environ["DATA"]) / "stories260K.bin")
+    model = gollm.load(STORIES)
     assert model.tokenizer is not None
     ids = model.tokenizer.encode(PROMPT, add_special_tokens=True)
     logits = model.logits(ids)[0, -1].astype(np.float64)
@@ -89,4 +87,5 @@ def next_token() -> alt.Chart:
 if __name__ == "__main__":
     save(rows_computed(), "kv_cache_rows")
     save(cache_size(), "kv_cache_size")
-    save(next_token(), "kv_cache_temperature")
+    if STORIES.exists():
+        save(next_token(), "kv_cache_temperature")

@@ -1,27 +1,24 @@
 """Figures of 08-quantisation.md: the levels that a group of weights is rounded to, the error by the group's size, and
-what each matrix of a model costs in 4 bits. Needs $DATA/stories260K.bin."""
+what each matrix of a model costs in 4 bits. Needs the model of stories.py."""
 
 from __future__ import annotations
-
-import os
-from pathlib import Path
 
 import altair as alt
 import numpy as np
 from drawing import BLUE, GREEN, GREY, ORANGE, save
+from stories import STORIES
 
 import gollm
 from gollm.data import Texts
 from gollm.evaluation import evaluate_model
 from gollm.quantisation import DTYPES, dequantise, quantise
 
-MODEL = Path(os.environ["DATA"]) / "stories260K.bin"
 NAME = "blocks.0.mlp.up.weight"
 
 
 def levels() -> alt.Chart:
     """One group of 32 weights of a trained model: as it is, in 8 bits and in 4."""
-    w = gollm.load(MODEL).decoder.parameters[NAME].data[:1, :32]
+    w = gollm.load(STORIES).decoder.parameters[NAME].data[:1, :32]
     rows = []
     for name, values in (
         ("float32", w),
@@ -73,13 +70,13 @@ def error_by_group() -> alt.Chart:
 
 def cost_by_matrix() -> alt.Chart:
     """The divergence from the model in float32 with one matrix in 4 bits."""
-    full = gollm.load(MODEL)
+    full = gollm.load(STORIES)
     stories = Texts([full.generate("Once upon a time", seed=seed, max_new_tokens=200) for seed in range(20)])
     rows = []
     for name, parameter in full.decoder.parameters.items():
         if len(parameter.shape) != 2:
             continue
-        small = gollm.load(MODEL)
+        small = gollm.load(STORIES)
         weight = small.decoder.parameters[name].data
         weight[:] = dequantise(quantise(weight, DTYPES["int4"]))
         against = evaluate_model(small, stories, against=full, context=128).against
@@ -101,6 +98,7 @@ def cost_by_matrix() -> alt.Chart:
 
 
 if __name__ == "__main__":
-    save(levels(), "quantisation_levels")
     save(error_by_group(), "quantisation_groups")
-    save(cost_by_matrix(), "quantisation_matrices")
+    if STORIES.exists():
+        save(levels(), "quantisation_levels")
+        save(cost_by_matrix(), "quantisation_matrices")
