@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 
 import jinja2
 
-import gollm
 from gollm.errors import PictureError
 from gollm.pictures import theme
 from gollm.system.files import replacing
@@ -70,7 +70,7 @@ def html(
         data=dict(data),
         vega=_vega() if scripts else "",
         themes={scheme: theme.config(scheme) for scheme in ("light", "dark")},
-        version=gollm.__version__,
+        version=importlib.metadata.version("gollm"),
         scripts=scripts,
         **context,
     )
