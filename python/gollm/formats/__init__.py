@@ -12,6 +12,7 @@ from pathlib import Path
 from gollm import tokenizers
 from gollm.errors import FormatError, TokenizerError, warn
 from gollm.formats import peft
+from gollm.formats.box import unboxed
 from gollm.formats.hub import on_the_hub
 from gollm.formats.opening import first_bytes
 from gollm.formats.source import ModelFormat, Source, StorageType
@@ -44,7 +45,7 @@ def format_named(name: str) -> ModelFormat:
 
 def recognise(path: str | Path) -> ModelFormat:
     """The format of what is at `path`. Raises FormatError where there is nothing, or nothing that is known."""
-    path = as_path(path, FormatError)
+    path = unboxed(as_path(path, FormatError))
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -72,7 +73,7 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer in a file or folder: one by itself (gollm.tokenizers.load), or that of a model in any format.
 
     Raises TokenizerError where there is none that can be read, FormatError for a model that is damaged."""
-    path = as_path(path, TokenizerError)
+    path = unboxed(as_path(path, TokenizerError))
     if not os.path.lexists(path):
         raise TokenizerError(f"there is no file or folder {path}{on_the_hub(path)}")
     found = _recognised(path)
@@ -97,12 +98,14 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
 def open_model(
     path: str | Path, tokenizer: Tokenizer | str | Path | None = None, *, any_tokenizer: bool = False
 ) -> Source:
-    """The model at `path`, whatever its format; with `tokenizer` (or one in a file: `open_tokenizer`) for its own. Of
-    an adapter of peft, or a run with one, it is the base model with the adapter added.
+    """The model at `path`, whatever its format, or the one that comes with gollm ("shakespeare"); with `tokenizer` (or
+    one in a file: `open_tokenizer`) for its own. Of an adapter of peft, or a run with one, it is the base model with
+    the adapter added.
 
     Raises FormatError for a model that is damaged or not supported, and for a tokenizer with more tokens than it has,
     or (unless `any_tokenizer`) with far fewer; TokenizerError for a tokenizer that cannot be read."""
-    folder = peft.adapter_in(as_path(path, FormatError))
+    path = unboxed(as_path(path, FormatError))
+    folder = peft.adapter_in(path)
     if folder is not None:
         source = open_model(peft.base_of(folder), tokenizer, any_tokenizer=any_tokenizer)
         try:
@@ -111,7 +114,7 @@ def open_model(
             source.close()
             raise
     given = tokenizer if tokenizer is None or isinstance(tokenizer, Tokenizer) else open_tokenizer(tokenizer)
-    source = recognise(path).read(Path(path))
+    source = recognise(path).read(path)
     rows = source.config.vocab_size
     if given is not None:
         if given.vocab_size > rows:
