@@ -78,10 +78,12 @@ def missing(model: Source, written: Source) -> list[str]:
 def training_state(source: Path) -> list[str]:
     """Of a checkpoint that training goes on from: formats hold weights alone."""
     from gollm import formats
+    from gollm.formats.box import unboxed
     from gollm.formats.golm import checkpoint_info
     from gollm.formats.golm.model import checkpoint_of
     from gollm.formats.peft import adapter_in
 
+    source = unboxed(source)
     if adapter_in(source) is not None or formats.recognise(source).name != "golm":
         return []
     step = checkpoint_info(checkpoint_of(source) or source)["training_step"]

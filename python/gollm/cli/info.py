@@ -28,15 +28,16 @@ class Options:
 def run(options: Options) -> None:
     from gollm import formats
     from gollm.formats import peft
+    from gollm.formats.box import unboxed
     from gollm.formats.golm import checkpoint_info
     from gollm.formats.golm.model import checkpoint_of
 
-    folder = peft.adapter_in(options.model)
+    path = unboxed(options.model)
+    folder = peft.adapter_in(path)
     if folder is not None:
         found = peft.adapter_info(folder)
         print(json.dumps(found, indent=2) if options.json else adapter_in_lines(found, tensors=options.tensors))
         return
-    path = options.model
     try:
         golm = formats.recognise(path).name == "golm"
     except FormatError:

@@ -34,6 +34,7 @@ def run(options: Options) -> None:
     import os
 
     from gollm import formats
+    from gollm.formats.box import unboxed
     from gollm.quantisation import DTYPES
     from gollm.quantisation.rounding import checked_group
 
@@ -50,8 +51,9 @@ def run(options: Options) -> None:
         formats.save(narrow, options.target, overwrite=options.overwrite)
     if before:
         warn(f"the model was quantised already ({', '.join(before)}), and is rounded again")
-    size, size_before = os.path.getsize(options.target), os.path.getsize(options.model)
-    if options.model.is_file() and size > size_before:
+    before_path = unboxed(options.model)
+    size, size_before = os.path.getsize(options.target), os.path.getsize(before_path)
+    if before_path.is_file() and size > size_before:
         warn(f"{options.target} is larger than {options.model}: {size / 1e6:.1f} MB, {size_before / 1e6:.1f} MB before")
     print(f"{options.target}: {size / 1e6:.1f} MB")
 

@@ -17,6 +17,7 @@ from gollm.finetuning.padding import PaddedBatches, evaluation_of, fingerprint
 from gollm.finetuning.sft import sft
 from gollm.finetuning.task import Base, Task, new_parameters, with_new_head
 from gollm.formats import peft
+from gollm.formats.box import unboxed
 from gollm.language_model import LanguageModel, load
 from gollm.model.decoder import Decoder
 from gollm.model.lora import attach
@@ -76,7 +77,7 @@ class FinetuneJob:
             return trainer.fit(self._data(decoder), self.folder)
 
     def _data(self, decoder: Decoder) -> TrainingData:
-        task, lora, base = self.task, self.options.lora, os.path.abspath(self.options.model or "")
+        task, lora, base = self.task, self.options.lora, os.path.abspath(unboxed(Path(self.options.model or "")))
 
         def save(model: LanguageModel, folder: RunFolder) -> None:
             """The best model so far; adapters in the files of peft, but for a classifier: its head is trained, too."""
