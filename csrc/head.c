@@ -9,9 +9,12 @@
  * of rows that are not ignored, at least 1. The backward pass has the losses' bits of the forward pass, so training calls
  * only it.
  *
- * Rows go through in chunks of a multiple of KC, which is a whole number of blocks of dw's sum over rows: the chunk's
- * size does not change a bit. Workspace: the logits of a chunk, in rows padded to whole cache lines, and what the
- * products need. 2NVC operations forward, 6NVC backward; the softmax reads and writes a chunk of logits about twice.
+ * Rows that are ignored cost nothing: in fine-tuning, where few tokens count, the others' logits are never computed. The
+ * rows that count go through in chunks of a multiple of KC, which is a whole number of blocks of dw's sum over rows: the
+ * chunk's size does not change a bit. Where some are ignored, a chunk's rows of x are copied together first, and its rows
+ * of dx to their places afterwards. Workspace: the logits of a chunk, in rows padded to whole cache lines, its rows of x
+ * and dx with their numbers, and what the products need. For n rows that count 2nVC operations forward, 6nVC backward;
+ * the softmax reads and writes a chunk of logits about twice.
  */
 #include "gemm.h"
 #include "softmax.h"
@@ -29,8 +32,29 @@ static int64_t chunk_rows(int64_t N, int64_t V) {
 /* The rows of a chunk's logits are whole cache lines. */
 static int64_t logits_stride(int64_t V) { return round_up(V, GOLLM_ALIGNMENT / (int64_t)sizeof(real)); }
 
+/* The workspace of a call, before what the products need. */
+struct chunk {
+    real *logits;     // (rows, stride)
+    real *x, *dx;     // (rows, C) each: where rows are ignored, those that count
+    int64_t *numbers; // (rows): which rows of x they are
+};
+
 static int64_t logits_bytes(int64_t N, int64_t V) {
     return round_up(chunk_rows(N, V) * logits_stride(V) * (int64_t)sizeof(real), GOLLM_ALIGNMENT);
+}
+
+static int64_t x_bytes(int64_t N, int64_t C, int64_t V) {
+    return round_up(chunk_rows(N, V) * C * (int64_t)sizeof(real), GOLLM_ALIGNMENT);
+}
+
+static int64_t chunk_bytes(int64_t N, int64_t C, int64_t V) {
+    const int64_t numbers = round_up(chunk_rows(N, V) * (int64_t)sizeof(int64_t), GOLLM_ALIGNMENT);
+    return logits_bytes(N, V) + 2 * x_bytes(N, C, V) + numbers;
+}
+
+static struct chunk chunk_in(void *workspace, int64_t N, int64_t C, int64_t V) {
+    char *const x = (char *)workspace + logits_bytes(N, V), *const dx = x + x_bytes(N, C, V);
+    return (struct chunk){workspace, (real *)x, (real *)dx, (int64_t *)(dx + x_bytes(N, C, V))};
 }
 
 /* The products of the first chunk. logits become dlogits in place. */
@@ -63,16 +87,12 @@ static int64_t gemm_bytes(const struct products *p, int backward) {
 
 static int64_t workspace_bytes(const struct head_backward_args *args, int backward, int n_threads) {
     const struct products p = products_of(args, NULL);
-    return logits_bytes(args->N, args->V) + n_threads * gemm_bytes(&p, backward);
+    return chunk_bytes(args->N, args->C, args->V) + n_threads * gemm_bytes(&p, backward);
 }
 
-/* One row: its loss and, unless scale is NULL, dlogits in place of the logits. */
+/* One row that counts: its loss and, unless scale is NULL, dlogits in place of the logits. */
 static real row_loss(real *logits, // (V)
-                     int64_t V, int64_t target, int64_t ignore_index, const real *scale) {
-    if (target == ignore_index) {
-        if (scale) memset(logits, 0, (size_t)V * sizeof(real));
-        return 0;
-    }
+                     int64_t V, int64_t target, const real *scale) {
     const real max = row_max(logits, V), picked = logits[target];
     const real sum = row_exp(scale ? logits : NULL, logits, V, max);
     if (scale) {
@@ -84,8 +104,29 @@ static real row_loss(real *logits, // (V)
     return (real)((double)max - (double)picked + log((double)sum));
 }
 
+/* What ignored rows among this thread's get: no loss, no gradient. */
+static void clear_ignored(const struct head_backward_args *args, const struct gollm_team *team) {
+    const struct range mine = thread_range(args->N, 1, team);
+    for (int64_t n = mine.begin; n < mine.end; n++) {
+        if (args->targets[n] != args->ignore_index) continue;
+        args->losses[n] = 0;
+        if (args->dx && !args->dx_accumulate) memset(args->dx + n * args->C, 0, (size_t)args->C * sizeof(real));
+    }
+}
+
+/* The numbers of a chunk's rows that are this thread's, from the n-th row of x on; returns where the next chunk begins. */
+static int64_t number_rows(const struct head_backward_args *args, int64_t n, int64_t rows, struct range mine,
+                           int64_t *numbers) { // (rows)
+    for (int64_t i = 0; i < rows; n++) {
+        if (args->targets[n] == args->ignore_index) continue;
+        if (mine.begin <= i && i < mine.end) numbers[i] = n;
+        i++;
+    }
+    return n;
+}
+
 static int run(const struct head_backward_args *args, int backward, const struct gollm_team *team) {
-    const int64_t N = args->N, V = args->V, C = args->C, chunk = chunk_rows(N, V), stride = logits_stride(V);
+    const int64_t N = args->N, V = args->V, C = args->C, stride = logits_stride(V);
     int64_t counted = 0;
     for (int64_t n = 0; n < N; n++) { // every thread looks at all, so that all leave together
         if (args->targets[n] == args->ignore_index) continue;
@@ -94,29 +135,49 @@ static int run(const struct head_backward_args *args, int backward, const struct
     }
     const double denominator = args->denominator ? args->denominator[0] : (double)max_i64(1, counted);
     const real scale = backward ? (real)(args->dloss[0] / denominator) : 0;
-    real *logits = team->workspace; // (chunk, stride)
-    void *workspace = (char *)logits + logits_bytes(N, V);
-    struct products p = products_of(args, logits);
+    const size_t row_bytes = (size_t)C * sizeof(real);
+    const struct chunk chunk = chunk_in(team->workspace, N, C, V);
+    void *workspace = (char *)team->workspace + chunk_bytes(N, C, V);
+    struct products p = products_of(args, chunk.logits);
     const int64_t bytes = gemm_bytes(&p, backward);
-    int64_t n = 0;
-    do { // once also when N is 0: dw may have to be cleared
-        const int64_t rows = min_i64(chunk, N - n);
+    const int some_ignored = counted < N;
+    if (some_ignored) {
+        clear_ignored(args, team);
+        p.logits.a.data = p.dw.b.data = chunk.x;
+        if (args->dx) p.dx.c = chunk.dx;
+    }
+    int64_t done = 0, n = 0;
+    do { // once also when no row counts: dw may have to be cleared
+        const int64_t rows = min_i64(chunk_rows(N, V), counted - done);
+        const struct range mine = thread_range(rows, 1, team);
+        n = number_rows(args, n, rows, mine, chunk.numbers);
+        for (int64_t i = mine.begin; some_ignored && i < mine.end; i++) {
+            const int64_t from = chunk.numbers[i] * C;
+            memcpy(chunk.x + i * C, args->x + from, row_bytes);
+            if (args->dx && args->dx_accumulate) memcpy(chunk.dx + i * C, args->dx + from, row_bytes);
+        }
+        if (some_ignored) gollm_team_wait(team);
         p.logits.M = p.dx.M = p.dw.K = rows;
         gemm_run(&p.logits, team, workspace, bytes);
         gollm_team_wait(team);
-        const struct range mine = thread_range(rows, 1, team);
         for (int64_t i = mine.begin; i < mine.end; i++)
-            args->losses[n + i] =
-                row_loss(logits + i * stride, V, args->targets[n + i], args->ignore_index, backward ? &scale : NULL);
+            args->losses[chunk.numbers[i]] =
+                row_loss(chunk.logits + i * stride, V, args->targets[chunk.numbers[i]], backward ? &scale : NULL);
         gollm_team_wait(team);
         if (args->dx) gemm_run(&p.dx, team, workspace, bytes);
         if (args->dw) gemm_run(&p.dw, team, workspace, bytes);
         if (backward) gollm_team_wait(team);
-        n += rows;
-        p.logits.a.data += rows * C, p.dw.b.data += rows * C;
-        if (args->dx) p.dx.c += rows * C;
+        if (some_ignored) {
+            for (int64_t i = mine.begin; args->dx && i < mine.end; i++)
+                memcpy(args->dx + chunk.numbers[i] * C, chunk.dx + i * C, row_bytes);
+            gollm_team_wait(team); // the next chunk takes the same places
+        } else {
+            p.logits.a.data += rows * C, p.dw.b.data += rows * C;
+            if (args->dx) p.dx.c += rows * C;
+        }
         p.dw.accumulate = 1; // the next chunks add to it
-    } while (n < N);
+        done += rows;
+    } while (done < counted);
     if (team->thread == 0) {
         double sum = 0;
         for (n = 0; n < N; n++) sum += args->losses[n];
