@@ -164,11 +164,15 @@ static inline __attribute__((always_inline)) void multiply_rows(const int narrow
         microkernel_rows(rows, kc, a, 1, MR, b, b_step, tile, NR, 0);
 }
 
-/* tile (MR, NR) = the same, of which the first `height` rows count. */
-static inline __attribute__((always_inline)) void multiply_tile(const int narrow, int height, int64_t kc, const real *a,
-                                                                const real *b, const int b_step, real *tile) {
+/* tile (MR, NR) = the same, of which the first `height` rows and `width` columns count. Products with a matrix of few
+ * columns, as LoRA's, have half a tile of them. */
+static inline __attribute__((always_inline)) void multiply_tile(const int narrow, int height, int width, int64_t kc,
+                                                                const real *a, const real *b, const int b_step,
+                                                                real *tile) {
     const int mr = panel_rows(narrow), part = mr < 8 ? 4 : mr / 2;
-    if (height == 1)
+    if (!narrow && width <= VL && height > part)
+        microkernel_part(MR, 1, kc, a, 1, MR, b, b_step, tile, NR, 0);
+    else if (height == 1)
         multiply_rows(narrow, 1, kc, a, b, b_step, tile);
     else if (height == 2)
         multiply_rows(narrow, 2, kc, a, b, b_step, tile);
@@ -199,9 +203,9 @@ static inline void multiply_panel(const struct gemm *g, const int narrow, const 
             continue;
         }
         if (b_step == NR)
-            multiply_tile(narrow, height, kc, a, b, NR, tile);
+            multiply_tile(narrow, height, width, kc, a, b, NR, tile);
         else
-            multiply_tile(narrow, height, kc, a, b, PANEL, tile);
+            multiply_tile(narrow, height, width, kc, a, b, PANEL, tile);
         if (finish && width == NR)
             epilogue_apply(&g->epilogue, g->c, g->ldc, tile, add, m, columns.begin, height, NR);
         else if (finish)

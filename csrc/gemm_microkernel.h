@@ -36,21 +36,22 @@ enum { NR = 2 * VL };
 #endif
 
 /* to[i][j] (+)= sum over k < steps of a(i, k) * b(k, j), where a(i, k) is a[i * a_row + k * a_step], b(k, j) is b[k *
- * b_step + j] and to[i][j] is to[i * to_row + j], in the first `rows` rows. rows is a constant, and so are the strides
- * of packed panels: a_row 1, a_step MR, b_step NR. steps <= KC. */
+ * b_step + j] and to[i][j] is to[i * to_row + j], in the first `rows` rows and the first `vectors` (1 or 2) vectors of
+ * columns. rows and vectors are constants, and so are the strides of packed panels: a_row 1, a_step MR, b_step NR. steps
+ * <= KC. */
 static inline __attribute__((always_inline)) void
-microkernel_rows(const int rows, int64_t steps, const real *restrict a, int64_t a_row, int64_t a_step,
-                 const real *restrict b, int64_t b_step, real *restrict to, int64_t to_row, int add) {
+microkernel_part(const int rows, const int vectors, int64_t steps, const real *restrict a, int64_t a_row,
+                 int64_t a_step, const real *restrict b, int64_t b_step, real *restrict to, int64_t to_row, int add) {
     vec c[MR][2];
     UNROLL
     for (int i = 0; i < rows; i++) c[i][0] = c[i][1] = vec_set(0);
     for (int64_t k = 0; k < steps; k++) {
-        const vec b0 = vec_load(b), b1 = vec_load(b + VL);
+        const vec b0 = vec_load(b), b1 = vectors > 1 ? vec_load(b + VL) : b0;
         UNROLL
         for (int i = 0; i < rows; i++) {
             const vec ai = vec_set(a[i * a_row]);
             c[i][0] += ai * b0;
-            c[i][1] += ai * b1;
+            if (vectors > 1) c[i][1] += ai * b1;
         }
         a += a_step;
         b += b_step;
@@ -59,14 +60,21 @@ microkernel_rows(const int rows, int64_t steps, const real *restrict a, int64_t 
         UNROLL
         for (int i = 0; i < rows; i++) {
             c[i][0] += vec_load(to + i * to_row);
-            c[i][1] += vec_load(to + i * to_row + VL);
+            if (vectors > 1) c[i][1] += vec_load(to + i * to_row + VL);
         }
     }
     UNROLL
     for (int i = 0; i < rows; i++) {
         vec_store(to + i * to_row, c[i][0]);
-        vec_store(to + i * to_row + VL, c[i][1]);
+        if (vectors > 1) vec_store(to + i * to_row + VL, c[i][1]);
     }
+}
+
+/* The same in all columns. */
+static inline __attribute__((always_inline)) void
+microkernel_rows(const int rows, int64_t steps, const real *restrict a, int64_t a_row, int64_t a_step,
+                 const real *restrict b, int64_t b_step, real *restrict to, int64_t to_row, int add) {
+    microkernel_part(rows, 2, steps, a, a_row, a_step, b, b_step, to, to_row, add);
 }
 
 #endif
