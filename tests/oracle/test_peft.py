@@ -105,6 +105,33 @@ def test_we_read_pefts_adapter(folder, kind, rslora, tmp_path):
     np.testing.assert_allclose(ours.logits(IDS), logits, rtol=0, atol=2e-5)
 
 
+def test_training_all_weights_takes_the_same_steps(folder):
+    """50 steps of AdamW: gradients at first, losses to the end."""
+    ours, theirs = gollm.load(folder).decoder, theirs_of(folder).train()
+    optimizer = gollm.nn.AdamW(
+        ours.parameters, beta1=BETAS[0], beta2=BETAS[1], eps=EPS, weight_decay=0, max_grad_norm=1.0
+    )
+    torch_optimizer = torch.optim.AdamW(theirs.parameters(), lr=LR, betas=BETAS, eps=EPS, weight_decay=0)
+    first = None
+    for step in range(50):
+        lr = LR * min(1, (step + 1) / 5)  # Adam's first steps follow the signs of gradients, however small they are
+        ours.parameters.zero_grad()
+        loss = our_loss(ours)
+        loss.backward()
+        torch_optimizer.zero_grad()
+        their = their_loss(theirs)
+        their.backward()
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        assert loss.item() == pytest.approx(their.item(), abs=1e-3)
+        our_norm = optimizer.step(lr)
+        if step == 0:
+            first = their.item()
+            assert our_norm == pytest.approx(norm.item(), rel=1e-5)
+        torch_optimizer.param_groups[0]["lr"] = lr
+        torch_optimizer.step()
+    assert their.item() < first - 0.3
+
+
 def test_training_takes_the_same_steps(folder, tmp_path):
     """50 steps of AdamW from the same adapters: gradients at first, losses to the end."""
     ours = with_weights(folder)
