@@ -3,7 +3,7 @@ docs/learn/notes/*.md, page by page, and the scripts that draw the figures of do
 
     python tools/run_docs.py [PAGE or SCRIPT ...]
 
-A page's blocks run in order, in one empty folder: shell blocks with `bash -e`, Python blocks each after the page's
+A page's blocks run in order, in one folder that has nothing but docs/ in it: shell blocks with `bash -e`, Python blocks each after the page's
 earlier Python blocks, which run again. A block below a comment `<!-- not run: REASON -->` is only counted, and so is
 one below `<!-- needs: MODULE, MODULE -->` where one of these is not installed. `pip install` lines are left to the
 caller, who has installed gollm already; `$DATA` stands for a folder with tinyshakespeare.txt where there is one, and a
@@ -57,6 +57,7 @@ def run_page(page: Path) -> tuple[int, int]:
     run = skipped = 0
     environment = {**os.environ, "DATA": str(DATA), "DOCS": str(ROOT / "docs")}
     with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "docs").symlink_to(ROOT / "docs")  # programs are named as in a checkout
         for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
             code = match["code"]
             needs_data = "$DATA" in code or 'environ["DATA"]' in code
