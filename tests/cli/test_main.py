@@ -60,7 +60,7 @@ def test_every_command_has_help_for_every_option(name: str, run: Run) -> None:
         (["train", "--gpu"], "gollm: unknown option --gpu; --device cuda computes on a GPU\n"),
         (["quantize", "--gpu"], "gollm: unknown option --gpu; this command computes on the CPU\n"),
         (["train", "--compile"], "gollm: unknown option --compile; nothing is left to compile: the kernels are"),
-        (["train", "--wandb=x"], "gollm: unknown option --wandb; metrics.jsonl in the run folder has every step's"),
+        (["train", "--wandb=x"], "gollm: unknown option --wandb; gollm report draws the curves of runs, and in"),
         (["train", "--fp16"], "gollm: unknown option --fp16; --compute-dtype bfloat16 computes in 16 bits"),
         (["generate", "m", "--fp16"], "gollm: unknown option --fp16; with --device cuda, --dtype bfloat16 computes in"),
         (["generate", "m", "--load-in-4bit"], "gollm: unknown option --load-in-4bit; gollm quantize stores a model"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-_METRICS = "metrics.jsonl in the run folder has every step's metrics, and gollm compare shows runs beside each other"
+_METRICS = (
+    "gollm report draws the curves of runs, and in Python the callbacks of gollm.training.trackers send metrics to "
+    "TensorBoard, trackio and wandb"
+)
 _HALF = (
     ("compute_dtype", "--compute-dtype bfloat16 computes in 16 bits, and with --device cuda so does --dtype bfloat16"),
     ("dtype", "with --device cuda, --dtype bfloat16 computes in 16 bits; gollm quantize stores a model in them"),
