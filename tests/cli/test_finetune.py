@@ -66,6 +66,10 @@ def test_adapters(folder: Path, run: Run) -> None:
     assert result.status == 0 and "try it: gollm chat mine/adapter" in result.out
     shown = run("info", "mine")
     assert "LoRA       rank 2, alpha 4, on down_proj, gate_proj" in shown.out and "base.golm" in shown.out
+    assert (
+        "\nbase model base.golm\ntrained on sums.jsonl\ncommand    gollm finetune --config mine/config.yaml"
+        in shown.out
+    )
     assert len(json.loads(run("info", "mine/adapter", "--json").out)["tensors"]) == 2 * 2 * 7
     assert run("convert", "base.golm", "merged.golm", "--merge", "mine").status == 0
     merged, loaded = (

@@ -36,6 +36,7 @@ def run(options: Options) -> None:
     folder = peft.adapter_in(path)
     if folder is not None:
         found = peft.adapter_info(folder)
+        found["provenance"] = provenance(folder, None)
         print(json.dumps(found, indent=2) if options.json else adapter_in_lines(found, tensors=options.tensors))
         return
     try:
@@ -120,6 +121,7 @@ def adapter_in_lines(found: dict[str, Any], *, tensors: bool) -> str:
         + (", ".join(map(str, targets)) if isinstance(targets, list) else str(targets)),
         f"base model {found['base']}",
     ]
+    lines += [f"{name:11}{text}" for name, text in in_rows(found["provenance"])] if found["provenance"] else []
     if tensors:
         lines += [f"{tensor['name']} {tensor['shape']}" for tensor in found["tensors"]]
     return "\n".join(lines)

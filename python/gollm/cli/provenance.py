@@ -14,7 +14,8 @@ from gollm.training.run import Run
 
 def provenance(checkpoint: Path, step: int | None) -> dict[str, Any] | None:
     """The command that trains the same again, the data, the steps of the checkpoint and of the run's end, and the
-    losses at the first; None for a checkpoint that lies in no run folder. Without a `step` it has the best weights."""
+    losses at the first; None for a checkpoint, or an adapter, that lies in no run folder. Without a `step` it has the
+    best weights."""
     run = Run(checkpoint.parent)
     try:
         options = load_file(run.config_path)
