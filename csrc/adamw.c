@@ -6,13 +6,19 @@
  *
  *   w, m, v, g (N), lr, step t = 1, 2, ... and grad_scale (1)  ->  w, m, v
  *
- * Bound by memory: 28 bytes a parameter. Coefficients are computed in double precision.
+ * adamw_bf16 is the same for weights that are kept as bfloat16 alone. A step is mostly smaller than half of such a weight's
+ * last place, and to nearest it would be lost. So the new weight is rounded stochastically: of its two neighbours x takes the
+ * upper one with the probability (x - lower) / (upper - lower), and on average nothing is lost. The bits are a function of
+ * seed, step and position: half h of word w of counter b (philox.h) decides over element 8 b + 2 w + h.
+ *
+ * Bound by memory: 28 bytes a parameter, 24 with weights of bfloat16. Coefficients are computed in double precision.
  * Denormals: moments decay towards 0 where no gradient comes (the embeddings of absent tokens), and by rounding they
  * never arrive: they stay denormal, where arithmetic is many times slower on some CPUs. So a moment below the smallest
  * normal number is stored as 0. Elsewhere denormals are kept as IEEE 754 says; no thread's floating-point mode is
  * changed.
  */
-#include "vec.h"
+#include "half.h"   /* bfloat16 */
+#include "philox.h" /* bits for rounding */
 
 struct coefficients {
     real keep; // 1 - lr * weight_decay, or 1
@@ -46,14 +52,11 @@ static void update_range(const struct coefficients *c, const struct adamw_args *
     vec_store_n(args->v + i, vec_load(v), left);
 }
 
-int KERNEL_FN(adamw_check)(const struct adamw_args *args) {
-    return args->n_decay < 0 || args->n_decay > args->N ? GOLLM_BAD_VALUE : GOLLM_OK;
-}
+static int check(int64_t N, int64_t n_decay) { return n_decay < 0 || n_decay > N ? GOLLM_BAD_VALUE : GOLLM_OK; }
 
-int KERNEL_FN(adamw)(const struct adamw_args *args, const struct gollm_team *team) {
+static struct coefficients coefficients_of(const struct adamw_args *args) {
     const double t = (double)args->step[0], lr = args->lr[0];
-    if (args->step[0] < 1) return GOLLM_BAD_VALUE;
-    struct coefficients c = {
+    return (struct coefficients){
         .keep = (real)(1 - lr * args->weight_decay),
         .grad_scale = (real)args->grad_scale[0],
         .beta1_rest = (real)(1 - args->beta1),
@@ -63,10 +66,70 @@ int KERNEL_FN(adamw)(const struct adamw_args *args, const struct gollm_team *tea
         .v_scale = (real)(1 / sqrt(1 - pow(args->beta2, t))),
         .eps = (real)args->eps,
     };
+}
+
+int KERNEL_FN(adamw_check)(const struct adamw_args *args) { return check(args->N, args->n_decay); }
+
+int KERNEL_FN(adamw)(const struct adamw_args *args, const struct gollm_team *team) {
+    if (args->step[0] < 1) return GOLLM_BAD_VALUE;
+    struct coefficients c = coefficients_of(args);
     struct range mine = thread_range(args->N, LINE, team);
     int64_t border = max_i64(mine.begin, min_i64(mine.end, args->n_decay));
     update_range(&c, args, (struct range){mine.begin, border});
     c.keep = 1;
     update_range(&c, args, (struct range){border, mine.end});
+    return GOLLM_OK;
+}
+
+enum {
+    GROUP = 8 * LANES,      /* elements that LANES counters decide over */
+    STREAM_OF_ROUNDING = -1 /* as a word the largest: no dropout of a model has it */
+};
+
+/* x rounded to one of its two neighbours, with 16 random bits. Infinity and NaN stay what they are. */
+static uint16_t bf16_with(real x, uint32_t random) {
+    const uint32_t bits = bits_of_float((float)x);
+    return (bits & 0x7f800000) == 0x7f800000 ? bf16_of_real(x) : (uint16_t)((bits + random) >> 16);
+}
+
+int KERNEL_FN(adamw_bf16_check)(const struct adamw_bf16_args *args) {
+    if (args->N / GROUP * LANES > UINT32_MAX) return GOLLM_BAD_SHAPE; /* a counter's number is one word */
+    return check(args->N, args->n_decay);
+}
+
+int KERNEL_FN(adamw_bf16)(const struct adamw_bf16_args *args, const struct gollm_team *team) {
+    if (args->step[0] < 1) return GOLLM_BAD_VALUE;
+    const struct adamw_args numbers = {.lr = args->lr,
+                                       .step = args->step,
+                                       .grad_scale = args->grad_scale,
+                                       .beta1 = args->beta1,
+                                       .beta2 = args->beta2,
+                                       .eps = args->eps,
+                                       .weight_decay = args->weight_decay};
+    struct coefficients c = coefficients_of(&numbers);
+    const real keep = c.keep;
+    c.keep = 1; // decay is by element here
+    const struct generator generator = make_generator(args->seed, (uint32_t)STREAM_OF_ROUNDING, args->step[0]);
+    const struct range mine = thread_range(args->N, GROUP, team);
+    for (int64_t first = mine.begin; first < mine.end; first += GROUP) {
+        uint32_t words[GROUP / 2]; // word w of counter b at w * LANES + b
+        philox(&generator, (uint32_t)(first / GROUP * LANES), words);
+        for (int64_t i = first; i < min_i64(first + GROUP, mine.end); i += VL) {
+            const int64_t left = mine.end - i;
+            real w[VL], m[VL], v[VL], g[VL];
+            vec_store(w, load_as_n(BF16, args->w, i, left));
+            vec_store(m, vec_load_n(args->m + i, left));
+            vec_store(v, vec_load_n(args->v + i, left));
+            vec_store(g, vec_load_n(args->g + i, left));
+            for (int k = 0; k < VL; k++) w[k] *= i + k < args->n_decay ? keep : 1;
+            update(&c, w, m, v, g);
+            vec_store_n(args->m + i, vec_load(m), left);
+            vec_store_n(args->v + i, vec_load(v), left);
+            for (int k = 0; k < VL && k < left; k++) {
+                const int64_t at = i + k - first;
+                args->w[i + k] = bf16_with(w[k], words[at % 8 / 2 * LANES + at / 8] >> 16 * (at % 2) & 0xffff);
+            }
+        }
+    }
     return GOLLM_OK;
 }

@@ -27,8 +27,8 @@ enum {
     /* Gradients of norms' weights, and the gradient's norm: the rows are cut into this many parts, summed one by one. */
     ROW_BLOCKS = 64,
 
-    /* The gradient's norm: partial sums of a part. Dropout: counters of the random generator that decide over neighbouring
-     * elements. The same in all variants, whose results are therefore equal. */
+    /* The gradient's norm: partial sums of a part. Dropout and stochastic rounding: counters of the random generator that
+     * decide over neighbouring elements. The same in all variants, whose results are therefore equal. */
     LANES = 16
 };
 

@@ -449,6 +449,22 @@ def adamw(
     weight_decay: float,
     n_decay: int,
 ) -> None: ...
+def adamw_bf16(
+    *,
+    w: _Buffer,
+    m: _Buffer,
+    v: _Buffer,
+    g: _Buffer,
+    lr: _Buffer,
+    step: _Buffer,
+    grad_scale: _Buffer,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    n_decay: int,
+    seed: int,
+) -> None: ...
 def sgd(
     *,
     w: _Buffer,

@@ -79,12 +79,12 @@ class Decoder(Module):
         self.parameters.initialise(seed)
         return self
 
-    def to(self, kernels: Kernels, dtype: DType = dtypes.float32) -> Decoder:
+    def to(self, kernels: Kernels, dtype: DType = dtypes.float32, *, masters: bool = True) -> Decoder:
         """Moves the model to a device, before it is trained. With bfloat16 (not on the CPU) activations and the weights
-        that kernels read are that; those that are trained stay float32 beside them.
+        that kernels read are that; those that are trained stay float32 beside them, unless `masters` is False.
 
         Raises DTypeError for bfloat16 with quantised weights, which compute in float32."""
-        self.parameters.to(kernels, dtype)
+        self.parameters.to(kernels, dtype, masters=masters)
         if self.rotations is not None:
             self.rotations = Rotations(self.config, self.parameters.dtype, kernels, dtype)
         return self

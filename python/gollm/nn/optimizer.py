@@ -5,10 +5,13 @@ Learning rate and step count live in small buffers that the kernels read through
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
-from gollm.errors import GollmError
+from gollm.errors import DTypeError, GollmError
 from gollm.kernels import Array
+from gollm.nn.dtypes import bfloat16
 from gollm.nn.parameters import ParameterArena
 
 
@@ -62,7 +65,8 @@ class Optimizer:
 
 class AdamW(Optimizer):
     """Adam with decoupled weight decay on matrices (Loshchilov & Hutter 2019), with the arithmetic of
-    torch.optim.AdamW."""
+    torch.optim.AdamW. Weights that are bfloat16 alone are rounded stochastically, with bits that are a function of the
+    seed, the step and the position."""
 
     def __init__(
         self,
@@ -73,12 +77,15 @@ class AdamW(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.1,
         max_grad_norm: float = 1.0,
+        seed: int = 0,
     ) -> None:
         super().__init__(parameters, ("m", "v"), weight_decay=weight_decay, max_grad_norm=max_grad_norm)
-        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.beta1, self.beta2, self.eps, self.seed = beta1, beta2, eps, seed
 
     def _update(self) -> None:
-        self.kernels.adamw(
+        narrow = self.parameters.weights_dtype is bfloat16
+        kernel = partial(self.kernels.adamw_bf16, seed=self.seed) if narrow else self.kernels.adamw
+        kernel(
             w=self.parameters.trained_weights,
             m=self.moments["m"],
             v=self.moments["v"],
@@ -105,6 +112,8 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
     ) -> None:
+        if parameters.weights_dtype is bfloat16:
+            raise DTypeError("the weights are bfloat16 without float32 masters, which only AdamW can train; use AdamW")
         super().__init__(parameters, ("m",), weight_decay=weight_decay, max_grad_norm=max_grad_norm)
         self.momentum = momentum
 

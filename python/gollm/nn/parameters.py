@@ -114,6 +114,7 @@ class ParameterArena(Mapping[str, Parameter]):
 
     weights   (size,) zeros unless given (a file that has them in this layout, for one); made when first used, so that
               a model whose shapes alone are asked for takes no memory
+    weights_dtype  theirs: the arena's dtype, or on a device bfloat16 (see to)
     read_weights  what kernels read: the weights, or on a device their copy rounded to bfloat16 (see to)
     gradients (n_trained,) of the dtype that kernels read, made when first used; moments are as long
     n_decay   how many elements at the front weight decay applies to
@@ -129,6 +130,7 @@ class ParameterArena(Mapping[str, Parameter]):
         kernels: Kernels = cpu,
     ) -> None:
         self.dtype = np.dtype(dtype)
+        self.weights_dtype = self._own_dtype = dtype_of(np.empty(0, self.dtype))
         self.kernels = kernels
         self._parameters = dict(parameters)
         self._elsewhere: set[str] = set()  # frozen parameters that have memory of their own
@@ -159,7 +161,7 @@ class ParameterArena(Mapping[str, Parameter]):
                 self.n_decay = self.size if parameter.decays else self.n_decay
             parameter._storage = None
         if before:
-            self._weights = self.zeros(self.size)
+            self._weights = self.zeros(self.size, self.weights_dtype.array)
             for name in self.offsets:
                 self.kernels.write(self.view(self._weights, name), before[name])
         if self._rounded is not None:
@@ -173,7 +175,7 @@ class ParameterArena(Mapping[str, Parameter]):
     @property
     def weights(self) -> Array:
         if self._weights is None:
-            self._weights = self.zeros(self.size)
+            self._weights = self.zeros(self.size, self.weights_dtype.array)
             self.round_weights()
         return self._weights
 
@@ -184,10 +186,10 @@ class ParameterArena(Mapping[str, Parameter]):
     @property
     def read_dtype(self) -> DType:
         """The dtype of weights and gradients as kernels take them, and so of activations."""
-        return dtype_of(np.empty(0, self.dtype)) if self._rounded is None else bfloat16
+        return self.weights_dtype if self._rounded is None else bfloat16
 
     def round_weights(self) -> None:
-        """Rounds the weights for the kernels, where those read bfloat16: to be called when weights have changed."""
+        """Rounds the weights where kernels read a rounded copy: to be called when weights have changed."""
         if self._rounded is not None and self._weights is not None:
             for begin in range(0, self.size, MOST):
                 part = slice(begin, begin + MOST)
@@ -222,14 +224,15 @@ class ParameterArena(Mapping[str, Parameter]):
     def values_of(self, parameter: Parameter) -> Array:
         if parameter.name in self._elsewhere:
             return parameter.storage.host()
-        return self.kernels.to_host(self.view(self.weights, parameter.name))
+        return Storage(self.view(self.weights, parameter.name), self.weights_dtype, kernels=self.kernels).host()
 
-    def to(self, kernels: Kernels, dtype: DType | None = None) -> None:
+    def to(self, kernels: Kernels, dtype: DType | None = None, *, masters: bool = True) -> None:
         """Moves all to a device; before the first backward pass and before the optimiser is made, else GollmError.
 
-        With bfloat16 kernels read rounded weights, and gradients are bfloat16: the weights that are trained stay
-        float32 beside them, and frozen ones are rounded for good. Raises DTypeError for that with packed weights, whose
-        kernels compute in float32."""
+        With bfloat16 kernels read rounded weights, and gradients are bfloat16. The weights that are trained stay
+        float32 beside them; without such `masters` they are the rounded ones, which an optimiser has to round
+        stochastically (gollm.nn.optimizer.AdamW). Frozen ones are rounded for good. Raises DTypeError for bfloat16 with
+        packed weights, whose kernels compute in float32."""
         if self._gradients is not None:
             raise GollmError("a model cannot move to another device once there are gradients; move it before training")
         narrow = dtype is bfloat16
@@ -239,10 +242,16 @@ class ParameterArena(Mapping[str, Parameter]):
         frozen = {n: p for n, p in self._parameters.items() if not p.requires_grad and (narrow or n in self._elsewhere)}
         if frozen:
             self.let_go({name: parameter.storage.to(kernels, dtype) for name, parameter in frozen.items()})
-        weights = None if self._weights is None else kernels.from_host(self.kernels.to_host(self._weights))
-        self.kernels, self._weights = kernels, weights
-        self._rounded = kernels.empty((self.size,), bfloat16.array) if narrow else None
-        self.round_weights()
+        if self._weights is not None:
+            host = Storage(self._weights, self.weights_dtype, kernels=self.kernels).host()
+            self._weights = kernels.from_host(host)
+        self.kernels, self.weights_dtype, self._rounded = kernels, self._own_dtype, None
+        if narrow:
+            self._rounded = kernels.empty((self.size,), bfloat16.array)
+            self.round_weights()
+        if narrow and not masters:
+            self._weights, self._rounded = None if self._weights is None else self._rounded, None
+            self.weights_dtype = bfloat16
         for name in self.offsets:
             self._parameters[name]._storage = None
 
@@ -303,11 +312,16 @@ class ParameterArena(Mapping[str, Parameter]):
     @contextmanager
     def filling(self, name: str) -> Iterator[Array]:
         """An array in the CPU's memory whose contents are the parameter's afterwards."""
-        with self.kernels.filling(self.view(self.weights, name)) as values:
+        weights = self.view(self.weights, name)
+        if self.weights_dtype is bfloat16:
+            values = np.empty(weights.shape, self.dtype)
+            yield values
+            self.kernels.to_bf16(y=weights.reshape(-1), x=self.kernels.from_host(values).reshape(-1))
+            return
+        with self.kernels.filling(weights) as values:
             yield values
         if self._rounded is not None:
-            to, weights = (self.view(flat, name).reshape(-1) for flat in (self._rounded, self.weights))
-            self.kernels.to_bf16(y=to, x=weights)
+            self.kernels.to_bf16(y=self.view(self._rounded, name).reshape(-1), x=weights.reshape(-1))
 
     @property
     def n_parameters(self) -> int:

@@ -15,7 +15,6 @@ from gollm.formats import open_tokenizer
 from gollm.kernels import Kernels
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
-from gollm.nn import dtypes
 from gollm.nn.devices import kernels_of
 from gollm.system.strict_json import shorten
 from gollm.tokenizers import BPETokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
@@ -26,7 +25,7 @@ from gollm.training.options import MAX_EPOCHS, TrainOptions
 from gollm.training.recipes import recipe
 from gollm.training.resume import resumed_options
 from gollm.training.run_folder import RunFolder
-from gollm.training.trainer import Trainer
+from gollm.training.trainer import Trainer, move
 from gollm.training.training_data import MANY_TOKENS, of_tokens, sampler_of
 
 
@@ -92,8 +91,7 @@ class Job:
 
     def run(self, callbacks: Sequence[Callback] = ()) -> TrainResult:
         with self:
-            model = Decoder(self.config).initialise(self.options.seed)
-            model.to(self.kernels, getattr(dtypes, self.options.dtype))
+            model = move(Decoder(self.config).initialise(self.options.seed), self.kernels, self.options)
             data = of_tokens(self.dataset, self.tokenizer, self.options, self.config.context, self.batches)
             self.folder.write_files(self.source.files)
             return Trainer(model, self.tokenizer, self.options, callbacks).fit(data, self.folder)
@@ -159,7 +157,7 @@ def _workload(config: ModelConfig, options: TrainOptions, dataset: TokenDataset,
     B, T = options.batch_size, config.context
     windows = min(max(0, len(dataset.validation) - 1) // T, options.eval_batches * B)
     return Workload(
-        build=lambda: Decoder(config).to(kernels, getattr(dtypes, options.dtype)),
+        build=lambda: move(Decoder(config), kernels, options),
         batch=(blank(B, T), blank(B, T)),
         evaluation=[(blank(rows, T), blank(rows, T)) for rows in (min(windows, B), windows % B) if rows],
         prompt=max(1, len(options.sample_prompt)),

@@ -100,6 +100,13 @@ class LoopOptions(Given):
     resume: PathText | None = None  # the run folder of an interrupted run to go on with, under its own options
     cache_dir: PathText | None = None  # folder of tokenised data (default: $GOLLM_CACHE or ~/.cache/gollm)
 
+    device: DeviceName = "cpu"  # where to train; auto: on a GPU where there is one, else on the CPU
+    # dtype of activations, gradients and of the weights that kernels read, on a GPU
+    dtype: ModelDType = "float32"
+    # rounding of updated weights to bfloat16: to nearest, beside float32 master weights, or stochastic (AdamW only),
+    # without them, which saves 4 bytes a parameter
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+
     COMMAND: ClassVar[str] = "train"  # of gollm, which goes on with such a run
     DEFAULT_EPOCHS: ClassVar[float] = MAX_EPOCHS  # where neither steps nor epochs are given
     EITHER: ClassVar = (("steps", "epochs"),)
@@ -129,6 +136,16 @@ class LoopOptions(Given):
             raise ConfigError("--steps and --epochs cannot both be given: each says when training ends")
         if self.patience is not None and not self.eval_every:
             raise ConfigError("--patience counts evaluations, and --eval-every 0 makes none; give one above 0")
+        if self.rounding == "stochastic" and self.dtype != "bfloat16":
+            raise ConfigError(
+                f"--rounding is stochastic, which is for weights of bfloat16, and --dtype is {self.dtype}; use --dtype "
+                "bfloat16 or --rounding nearest"
+            )
+        if self.rounding == "stochastic" and self.optimizer != "adamw":
+            raise ConfigError(
+                f"--rounding is stochastic, which only AdamW has, and --optimizer is {self.optimizer}; use --optimizer "
+                "adamw or --rounding nearest"
+            )
 
     @property
     def default_steps(self) -> int:
@@ -209,10 +226,6 @@ def _recipes_defaults(preset: str) -> dict[str, str]:
 @dataclass(frozen=True)
 class TrainOptions(LoopOptions, ModelOptions, DataOptions):
     """Train a model from raw text, and keep everything in a run folder."""
-
-    device: DeviceName = "cpu"  # where to train; auto: on a GPU where there is one, else on the CPU
-    # dtype of activations, gradients and of the weights that kernels read, on a GPU; trained weights stay float32
-    dtype: ModelDType = "float32"
 
     HEADINGS: ClassVar[Mapping[str, str]] = {
         "data": "data",

@@ -16,6 +16,7 @@ CHANGEABLE = (
     "data",
     "device",
     "dtype",
+    "rounding",
     "recompute",
     "steps",
     "epochs",

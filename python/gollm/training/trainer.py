@@ -21,9 +21,10 @@ from gollm import tokenizers
 from gollm.data import DataSource, TokenDataset, open_source, prepare
 from gollm.errors import ConfigError, TrainingError
 from gollm.inference.engine import pieces
-from gollm.kernels import Array
+from gollm.kernels import Array, Kernels
 from gollm.language_model import LanguageModel
 from gollm.model.decoder import Decoder
+from gollm.nn import dtypes
 from gollm.nn.optimizer import SGD, AdamW, Optimizer
 from gollm.nn.plan import Plan
 from gollm.nn.schedule import learning_rate
@@ -316,6 +317,11 @@ def configure(model: Decoder, options: LoopOptions) -> None:
     model.compute_dtype = options.compute_dtype
 
 
+def move(model: Decoder, kernels: Kernels, options: LoopOptions) -> Decoder:
+    """The model on the device where it is trained, as the options ask for it."""
+    return model.to(kernels, getattr(dtypes, options.dtype), masters=options.rounding == "nearest")
+
+
 def make_optimizer(model: Decoder, options: LoopOptions) -> Optimizer:
     """The optimiser that the options ask for, its moments zero."""
     if options.optimizer == "sgd":
@@ -332,4 +338,5 @@ def make_optimizer(model: Decoder, options: LoopOptions) -> Optimizer:
         eps=options.eps,
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
+        seed=options.seed,
     )
