@@ -31,10 +31,11 @@ def model(tmp_path):
 
 
 @pytest.mark.parametrize("device", [["--device", "cuda"], ["--dtype", "bfloat16"]])
-@pytest.mark.parametrize("command", ["train", "generate", "chat", "eval"])
+@pytest.mark.parametrize("command", ["train", "finetune", "generate", "chat", "eval"])
 def test_what_is_not_there_is_one_line(model, command, device, capsys, tmp_path):
     words = {
         "train": [str(tmp_path / "text.txt"), "--tokenizer", "character", "--out", str(tmp_path / "run")],
+        "finetune": [str(model), str(tmp_path / "text.txt"), "--out", str(tmp_path / "run")],
         "generate": [str(model)],
         "chat": [str(model)],
         "eval": [str(model), "--data", str(tmp_path / "text.txt")],
@@ -45,6 +46,30 @@ def test_what_is_not_there_is_one_line(model, command, device, capsys, tmp_path)
     expected = REASON if device[0] == "--device" else "dtype is bfloat16, which models have on a GPU only"
     assert expected in said.err and "use " in said.err
     assert not (tmp_path / "run").exists()
+
+
+def test_gradcheck_without_a_gpu(capsys):
+    assert main(["gradcheck", "--device", "cuda"]) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and not said.out and REASON in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            [],
+            "--rounding is stochastic, which is for weights of bfloat16, and --dtype is float32; use --dtype bfloat16",
+        ),
+        (["--dtype", "bfloat16", "--optimizer", "sgd"], "--optimizer is sgd; use --optimizer adamw or"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_stochastic_rounding_where_there_is_none(model, tmp_path, command, words, message, capsys):
+    data = [str(tmp_path / "text.txt")] if command == "train" else [str(model), str(tmp_path / "text.txt")]
+    assert main([command, *data, "--rounding", "stochastic", *words]) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and not said.out and message in said.err
 
 
 def test_auto_takes_the_cpu(model, capsys):

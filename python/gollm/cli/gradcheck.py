@@ -7,7 +7,9 @@ import json
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gollm.cli.process import of_the_device
 from gollm.model.options import RARE, ModelOptions, defaults_of
+from gollm.nn.devices import DeviceName
 from gollm.options import NonNegativeInt, PositiveInt
 
 
@@ -21,6 +23,8 @@ class Options(ModelOptions):
     tokens: PositiveInt | None = None  # tokens in a sequence (default: the context, at most 32)
     samples: PositiveInt = 4  # elements of each parameter to check
     seed: NonNegativeInt = 0  # seed of the weights and the batch
+    # where the float32 gradients are computed; auto: on a GPU where there is one, else on the CPU
+    device: DeviceName = "cpu"
     json: bool = False  # print one JSON document
 
     DEFAULTS: ClassVar = defaults_of("tiny")
@@ -31,13 +35,15 @@ class Options(ModelOptions):
 def run(options: Options) -> int:
     from gollm.model.gradcheck import DIFFERENCE_TOLERANCE, FLOAT32_TOLERANCE, gradcheck
 
-    rows = gradcheck(
-        options.model_config(vocab_size=options.vocab_size),
-        batch_size=options.batch_size,
-        tokens=options.tokens,
-        samples=options.samples,
-        seed=options.seed,
-    )
+    with of_the_device():
+        rows = gradcheck(
+            options.model_config(vocab_size=options.vocab_size),
+            batch_size=options.batch_size,
+            tokens=options.tokens,
+            samples=options.samples,
+            seed=options.seed,
+            device=options.device,
+        )
     failed = [row.name for row in rows if not row.ok]
     if options.json:
         print(json.dumps({"ok": not failed, "parameters": [dataclasses.asdict(row) for row in rows]}, indent=2))

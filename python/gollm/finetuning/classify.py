@@ -19,8 +19,9 @@ from gollm.model.batch import Batch
 from gollm.model.decoder import Decoder
 from gollm.nn import ops
 from gollm.nn.ops import IGNORE_INDEX
+from gollm.nn.storage import Storage
 from gollm.nn.tape import activations_as, products_in
-from gollm.nn.tensor import Tensor, tensor
+from gollm.nn.tensor import Tensor
 from gollm.system.strict_json import shorten
 
 
@@ -64,6 +65,7 @@ class Labels:
 
     def loss(self, model: Decoder, batch: Sequence[Array], denominator: Array | None, each: Array | None) -> Tensor:
         inputs, targets, *of_label = batch
+        kernels = model.parameters.kernels
         if denominator is None:
             denominator = np.array([self.count(batch)])
         with products_in(model.compute_dtype):
@@ -71,11 +73,13 @@ class Labels:
                 x = model.hidden(Batch.of_sequences(inputs))
             if each is not None:
                 logits = ops.linear(x, model.head).storage
-                logits.kernels.copy(y=each.reshape(-1), x=logits.reshape(-1))
+                widen = kernels.from_bf16 if logits.is_plain_bfloat16 else kernels.copy
+                widen(y=each.reshape(-1), x=logits.reshape(-1))
             if not of_label:
                 return ops.cross_entropy(x, model.head, targets, denominator=denominator)
             parts = [ops.cross_entropy(x, model.head, one, denominator=denominator) for one in of_label]
-            return ops.linear(ops.stack(*parts, shape=(1, len(parts))), tensor(self.factors))
+            factors = Tensor(Storage(kernels.from_host(self.factors), kernels=kernels))
+            return ops.linear(ops.stack(*parts, shape=(1, len(parts))), factors)
 
     def metrics(self, batches: Sequence[Array], each: Array) -> dict[str, float]:
         targets = batches[1]

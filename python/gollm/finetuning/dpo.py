@@ -71,19 +71,18 @@ class Preference:
     def loss(self, model: Decoder, batch: Sequence[Array], denominator: Array | None, each: Array | None) -> Tensor:
         reference = batch[3]
         if denominator is None:
-            denominator = np.array([len(reference)], np.float64)
+            denominator = np.array(reference.shape[:1], np.float64)
         if each is None:
-            each = np.empty((2, len(reference)), np.float32)
+            each = model.parameters.kernels.from_host(np.empty((2, reference.shape[0]), np.float32))
         nll = answer_losses(model, *batch[:3])
-        losses, margins = each
         return ops.preference(
             nll,
             reference=reference,
             denominator=denominator,
             beta=self.beta,
             kind=self.kind,
-            losses=losses,
-            margins=margins,
+            losses=each[0],
+            margins=each[1],
         )
 
     def metrics(self, batches: Sequence[Array], each: Array) -> dict[str, float]:
@@ -99,9 +98,9 @@ def answer_losses(model: Decoder, inputs: Array, targets: Array, norms: Array) -
             x = model.hidden(Batch.of_sequences(inputs))
         rows = [
             ops.cross_entropy(ops.row(x, index=i), model.head, targets[i : i + 1], denominator=norms[i])
-            for i in range(len(inputs))
+            for i in range(inputs.shape[0])
         ]
-        return ops.stack(*rows, shape=(len(inputs) // 2, 2))
+        return ops.stack(*rows, shape=(inputs.shape[0] // 2, 2))
 
 
 class Pairs:

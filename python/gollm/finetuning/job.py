@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,16 @@ from gollm.finetuning.sft import sft
 from gollm.finetuning.task import Base, Task, new_parameters, with_new_head
 from gollm.formats import peft
 from gollm.formats.box import unboxed
+from gollm.kernels import Kernels
 from gollm.language_model import LanguageModel, load
-from gollm.model.decoder import Decoder
 from gollm.model.lora import attach
+from gollm.nn.devices import kernels_of
 from gollm.system.strict_json import shorten
 from gollm.training.callbacks import Callback, TrainResult
 from gollm.training.estimate import Estimate, Workload, estimate, refuse_unless_fits
 from gollm.training.resume import resumed_options
 from gollm.training.run_folder import RunFolder
-from gollm.training.trainer import Trainer
+from gollm.training.trainer import Trainer, move
 from gollm.training.training_data import FrozenWeights, TrainingData
 
 TASKS: dict[str, Callable[[FinetuneOptions, Base], Task]] = {"sft": sft, "dpo": dpo, "classify": classify}
@@ -41,6 +41,7 @@ class FinetuneJob:
     n_done        how many of them a resumed run has done"""
 
     options: FinetuneOptions
+    kernels: Kernels
     folder: RunFolder
     base: Base
     task: Task
@@ -66,17 +67,19 @@ class FinetuneJob:
         with self:
             assert self.options.model is not None
             lora = self.options.lora
-            decoder = load(self.options.model, dequantise=lora is None).decoder
+            decoder = load(self.options.model, dequantise=lora is None or not self.base.packed).decoder
             config = self.task.config or self.base.config
             if self.task.config is not None:
                 decoder = with_new_head(decoder, config, self.options.seed)
             if lora is not None:
                 attach(decoder, lora, self.options.seed, trained=new_parameters(config))
+            frozen = None if lora is None else FrozenWeights.of(decoder, str(self.options.model))
+            move(decoder, self.kernels, self.options)
             self.task.begin(decoder, self.folder.path)
             trainer = Trainer(decoder, self.base.tokenizer, self.options, callbacks, objective=self.task.objective)
-            return trainer.fit(self._data(decoder), self.folder)
+            return trainer.fit(self._data(frozen), self.folder)
 
-    def _data(self, decoder: Decoder) -> TrainingData:
+    def _data(self, frozen: FrozenWeights | None) -> TrainingData:
         task, lora, base = self.task, self.options.lora, os.path.abspath(unboxed(Path(self.options.model or "")))
 
         def save(model: LanguageModel, folder: RunFolder) -> None:
@@ -93,7 +96,7 @@ class FinetuneJob:
             prompt=task.prompt,
             shown=task.shown,
             defaults=task.defaults,
-            frozen=None if lora is None else FrozenWeights.of(decoder, str(self.options.model)),
+            frozen=frozen,
             each_checkpoint=lora is not None,  # whose checkpoints are no models by themselves
             save=save,
         )
@@ -108,8 +111,8 @@ class FinetuneJob:
 def finetune(options: FinetuneOptions, callbacks: Sequence[Callback] = ()) -> TrainResult:
     """Fine-tunes a model as `gollm finetune` does, and returns how it ended.
 
-    Raises ConfigError, DataError, FormatError, TrainingError and CheckpointError, each with a sentence that says what
-    to do."""
+    Raises ConfigError, DeviceError, DataError, FormatError, TrainingError and CheckpointError, each with a sentence
+    that says what to do."""
     return prepare_job(options).run(callbacks)
 
 
@@ -120,17 +123,18 @@ def prepare_job(options: FinetuneOptions) -> FinetuneJob:
     if options.resume is not None:
         options = resumed_options(options)
     assert options.model is not None
+    kernels = kernels_of(options.device, options.dtype)
     folder = RunFolder.claim(options, f"{Path(options.model).stem or 'model'}-{options.task}")
     try:
-        return _prepared(options.replace(out=str(folder.path)), folder)
+        return _prepared(options.replace(out=str(folder.path)), kernels, folder)
     except BaseException:
         folder.close()
         raise
 
 
-def _prepared(options: FinetuneOptions, folder: RunFolder) -> FinetuneJob:
+def _prepared(options: FinetuneOptions, kernels: Kernels, folder: RunFolder) -> FinetuneJob:
     assert options.model is not None
-    base = Base.of(options.model)
+    base = Base.of(options.model, options.dtype)
     task = TASKS[options.task](options, base)
     B, k = options.batch_size, options.grad_accumulation
     batches = PaddedBatches(
@@ -140,17 +144,19 @@ def _prepared(options: FinetuneOptions, folder: RunFolder) -> FinetuneJob:
 
     def estimate_of(batch_size: int) -> Estimate:
         longest = sorted(task.train, key=lambda item: item.length)[-batch_size:]
+        config = task.config or base.config
         work = Workload(
-            build=partial(base.blank_decoder, task.config or base.config, options.lora, options.seed),
+            build=lambda: move(base.blank_decoder(config, options.lora, options.seed), kernels, options),
             batch=task.collate(longest, batches.context),
             evaluation=_validation(options.replace(batch_size=batch_size), task),
             prompt=len(task.prompt),
             objective=task.objective,
+            kernels=kernels,
         )
         return estimate(work, options, total_steps - n_done)
 
     needs = refuse_unless_fits(estimate_of, options)
-    return FinetuneJob(options, folder, base, task, batches, total_steps, n_done, needs)
+    return FinetuneJob(options, kernels, folder, base, task, batches, total_steps, n_done, needs)
 
 
 def _validation(options: FinetuneOptions, task: Task) -> list[Any]:

@@ -71,6 +71,7 @@ class FinetuneOptions(LoopOptions, TaskOptions):
         "optimizer": "optimisation",
         "log_every": "logging and checkpoints",
         "out": "output",
+        "device": "device",
     }
 
     def __post_init__(self) -> None:

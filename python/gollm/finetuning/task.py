@@ -16,6 +16,8 @@ from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
 from gollm.model.lora import LoraConfig, attach
+from gollm.nn import dtypes
+from gollm.nn.devices import ModelDType
 from gollm.nn.dtypes import DType
 from gollm.nn.storage import PANELS, Storage
 from gollm.quantisation import packed_shape
@@ -32,18 +34,20 @@ class Base:
     config: ModelConfig
     tokenizer: Tokenizer
     defaults: GenerationDefaults
-    packed: Mapping[str, tuple[DType, int]]  # quantised parameters: dtype and group
+    packed: Mapping[str, tuple[DType, int]]  # parameters that stay as they are stored: dtype and group
 
     @classmethod
-    def of(cls, path: str) -> Base:
-        """Raises FormatError for what is no model, ConfigError for one without a tokenizer."""
+    def of(cls, path: str, dtype: ModelDType = "float32") -> Base:
+        """In a model of bfloat16, weights that are stored in 16 bits are rounded like the others. Raises FormatError
+        for what is no model, ConfigError for one without a tokenizer."""
         with formats.open_model(path) as source:
             if source.tokenizer is None:
                 why = f" ({source.without_tokenizer})" if source.without_tokenizer else ""
                 raise ConfigError(f"the model {path} has no tokenizer{why}, so it cannot read text")
             stored = source.as_stored()
             found = {name: stored.packed(name) for name in Decoder(source.config).parameters}
-            packed = {name: (one.dtype, one.group) for name, one in found.items() if one is not None}
+            plain = (dtypes.bfloat16, dtypes.float16) if dtype == "bfloat16" else ()
+            packed = {name: (one.dtype, one.group) for name, one in found.items() if one and one.dtype not in plain}
             return cls(source.config, source.tokenizer, source.defaults, packed)
 
     def blank_decoder(self, config: ModelConfig, lora: LoraConfig | None, seed: int) -> Decoder:

@@ -3,7 +3,7 @@
 The model is built twice, in float64 and in float32, from the same seed and with the same batch. The float64 build
 runs the same C sources compiled for double. For each parameter, some of its elements are moved by ±h and the change
 of the float64 loss (central difference) is compared with the float64 gradient; then the whole float32 gradient is
-compared with the float64 one.
+compared with the float64 one. The float32 build may be on a GPU; the float64 one is always the CPU's.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from gollm.errors import ConfigError
-from gollm.kernels import Array
+from gollm.kernels import Array, Kernels, cpu
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
+from gollm.nn.devices import DeviceName, kernels_of
 from gollm.nn.tape import no_grad
 from gollm.nn.tensor import FLOAT32, FLOAT64
 
@@ -43,18 +44,27 @@ class GradientRow:
 
 
 def gradcheck(
-    config: ModelConfig, *, batch_size: int = 2, tokens: int | None = None, samples: int = 4, seed: int = 0
+    config: ModelConfig,
+    *,
+    batch_size: int = 2,
+    tokens: int | None = None,
+    samples: int = 4,
+    seed: int = 0,
+    device: DeviceName = "cpu",
 ) -> list[GradientRow]:
     """Checks the gradient of every parameter of a model with this configuration (dropout included) on a random batch.
 
     `tokens` per sequence (default: the context, at most 32); `samples` elements of each parameter are moved: those
-    with the largest gradient and random ones. Raises ConfigError for more tokens than the context."""
+    with the largest gradient and random ones. `device` is where the float32 gradients are computed. Raises ConfigError
+    for more tokens than the context, DeviceError for a device that is not there."""
+    kernels = kernels_of(device)
     if tokens is not None and not 1 <= tokens <= config.context:
         raise ConfigError(f"tokens is {tokens}; it must be from 1 to the context ({config.context})")
     generator = np.random.Generator(np.random.Philox(seed))
     length = tokens or min(config.context, 32)
     batch = generator.integers(0, config.vocab_size, (2, batch_size, length)).astype(np.int32)
-    double, single = (_with_gradients(config, dtype, seed, batch) for dtype in (FLOAT64, FLOAT32))
+    double = _with_gradients(config, FLOAT64, seed, batch, cpu)
+    single = _with_gradients(config, FLOAT32, seed, batch, kernels)
     scale = max(float(np.abs(p.grad).max()) for p in double.parameters.values() if p.grad is not None)
     rows = []
     for name, parameter in double.parameters.items():
@@ -73,13 +83,15 @@ def gradcheck(
 
 
 def _with_gradients(
-    config: ModelConfig, dtype: np.dtype[np.float32] | np.dtype[np.float64], seed: int, batch: Array
+    config: ModelConfig, dtype: np.dtype[np.float32] | np.dtype[np.float64], seed: int, batch: Array, kernels: Kernels
 ) -> Decoder:
     model = Decoder(config, dtype).initialise(seed)
     # Biases start at zero and norms at one: move them, so that an error in how they enter cannot hide.
     generator = np.random.Generator(np.random.Philox(seed + 1))
     for parameter in model.parameters.values():
         parameter.data[...] += generator.standard_normal(parameter.shape).astype(np.float32) * np.float32(0.05)
+    if not kernels.is_cpu:
+        model.to(kernels)
     model.dropout.training = True
     model.loss(batch[0], batch[1]).backward()
     model.parameters.finish_gradients()

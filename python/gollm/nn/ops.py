@@ -438,6 +438,7 @@ class _Preference(Op):
         margins: Array,
     ) -> Storage:
         loss = nll.new(())
+        reference, denominator = map(self.kernels.from_host, (reference, denominator))
         self.kernels.preference_forward(
             loss=loss.reshape(1),
             losses=losses,
