@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gollm
+from gollm.cli.main import main
 from gollm.errors import GenerationError
 from gollm.inference.generation import prompt_ids
 from gollm.pictures.inspection import lens_rows, surprisal_rows
@@ -76,7 +77,7 @@ def test_histograms_count_all_weights(model: gollm.LanguageModel) -> None:
 
 def test_quantised_weights_are_counted_as_what_they_stand_for(model: gollm.LanguageModel, tmp_path) -> None:
     model.save(tmp_path / "m.golm")
-    gollm.formats.convert(tmp_path / "m.golm", tmp_path / "q.golm", dtype="int8")
+    assert main(["quantize", str(tmp_path / "m.golm"), str(tmp_path / "q.golm"), "--weights", "int8"]) == 0
     plain, quantised = (weight_histograms(gollm.load(tmp_path / name)) for name in ("m.golm", "q.golm"))
     name = "blocks.0.mlp.up.weight"
     assert quantised[name].std == pytest.approx(plain[name].std, rel=1e-2)
