@@ -1,5 +1,5 @@
 # The commands that everyone needs; CI runs the same ones.
-.PHONY: build test bench lint format docs site wheel
+.PHONY: build test bench lint format docs notebooks site wheel
 
 C_FILES = $(shell find csrc cuda tests/cuda_emulation docs/learn/matmul -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu')
 
@@ -25,6 +25,9 @@ format:
 
 docs:
 	python tools/run_docs.py
+
+notebooks: ## runs notebooks/*.py, and writes what they print and draw into the .ipynb files
+	python tools/run_notebooks.py --write
 
 site: ## the documentation as pages in site/
 	NO_MKDOCS_2_WARNING=1 mkdocs build -q

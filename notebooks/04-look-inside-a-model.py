@@ -1,0 +1,169 @@
+# %% [markdown]
+# # 4. Look inside a trained model
+#
+# This notebook trains a small model for a minute and then asks what it has learnt: which tokens it takes for alike,
+# where it is surprised, what each layer believes, where its heads look, and which heads it needs. The same pictures for
+# any model are drawn by `gollm visualize`, `gollm embeddings` and `gollm inspect`.
+
+# %%
+import os
+import subprocess
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+from IPython.display import Image
+
+import gollm
+from gollm.data import evaluation_batches, open_source, prepare
+from gollm.model import Batch
+
+alt.renderers.enable("png", scale_factor=1.5)
+TEXT = Path(os.environ.get("DATA", "."), "tinyshakespeare.txt")  # any text file of yours
+
+options = gollm.TrainOptions(
+    data=(str(TEXT),),
+    vocab_size=512,
+    n_layers=3,
+    n_heads=4,
+    d_model=96,
+    d_ff=256,
+    context=64,
+    position="rope",
+    norm="rmsnorm",
+    gated_mlp=True,
+    activation="silu",
+    bias=False,
+    batch_size=8,
+    lr=4e-3,
+    steps=500,
+    eval_every=250,
+    sample_tokens=0,
+    out="run",
+)
+gollm.train(options)
+language_model = gollm.load("run")
+model, tokenizer = language_model.decoder, language_model.tokenizer
+
+# %% [markdown]
+# ## Which tokens are alike
+#
+# Each token is a vector of 96 numbers, a row of the embedding. Nobody told the model what tokens mean. Tokens that
+# appear in like places have got like vectors. "␣" is a space:
+
+# %%
+table = model.token_embedding.data[: tokenizer.vocab_size]
+unit = table / np.linalg.norm(table, axis=1, keepdims=True)
+
+
+def piece(token):
+    return repr(tokenizer.decode([int(token)]).replace(" ", "␣"))[1:-1]
+
+
+for word in (" my", " he", " will", "?", "ing", "A"):
+    (token,) = tokenizer.encode(word)
+    nearest = np.argsort(-(unit @ unit[token]))[1:7]
+    print(f"{piece(token):6} {'  '.join(piece(t) for t in nearest)}")
+
+# %% [markdown]
+# ## Where it is surprised
+#
+# The surprisal of a token is −log₂ of its probability: 0 bits if it was certain, 9 bits if the model could only guess
+# among 512 tokens.
+
+# %%
+line = "ROMEO:\nWhat is the matter with the king of France?\n"
+ids = tokenizer.encode(line)
+logits = model.logits(ids[None])[0].astype(np.float64)
+log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+surprisal = -log_p[np.arange(len(ids) - 1), ids[1:]] / np.log(2)
+rows = [
+    {"place": i + 1, "token": f"{i + 1} {piece(t)}", "bits": float(b)}
+    for i, (t, b) in enumerate(zip(ids[1:], surprisal, strict=True))
+]
+alt.Chart(alt.Data(values=rows)).mark_bar(color="#0072b2").encode(
+    x=alt.X("token:N", sort=None, title=None, axis=alt.Axis(labelAngle=-60)), y=alt.Y("bits:Q", title="surprisal, bits")
+).properties(width=520, height=180)
+
+# %% [markdown]
+# A new line after the colon is certain, and so is one after the question mark. Most bits go to the beginnings of words.
+#
+# ## What each layer believes
+#
+# The blocks add to a stream of vectors, from the embedding to the last norm. The head turns the end of the stream into
+# logits. Nothing forbids us to show it the stream earlier; this is called the *logit lens*:
+
+# %%
+batch = Batch.of_sequences(ids[None])
+cells = []
+with gollm.no_grad():
+    for layer, stream in enumerate(model.residual_stream(batch)):
+        guesses = model.head_logits(model.norm(stream), range(len(ids))).data.astype(np.float64)
+        p = np.exp(guesses - guesses.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        for i in range(len(ids)):
+            best = int(p[i].argmax())
+            name = "embedding" if layer == 0 else f"block {layer}"
+            cells.append({"read": f"{i} {piece(ids[i])}", "after": name, "guess": piece(best), "p": float(p[i, best])})
+
+base = alt.Chart(alt.Data(values=cells)).encode(
+    x=alt.X("read:N", sort=None, title="token read", axis=alt.Axis(labelAngle=-60)),
+    y=alt.Y("after:N", sort=None, title=None),
+)
+(
+    base.mark_rect().encode(color=alt.Color("p:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), title="probability"))
+    + base.mark_text(fontSize=9).encode(
+        text="guess:N", color=alt.condition("datum.p > 0.6", alt.value("white"), alt.value("black"))
+    )
+).properties(width=760, height=120)
+
+# %% [markdown]
+# Read a column from top to bottom. The head of this model is its embedding, so the first guess is the token that was
+# just read. Block by block it turns into a guess at the token that follows: after "k" comes "ing".
+#
+# ## Where the heads look
+#
+# `gollm visualize` draws the attention weights of a prompt, as a page to click through or as an image. Brighter is more
+# weight. Rollout, at the right, follows attention through all layers up to this one.
+
+# %%
+command = ["gollm", "visualize", "run", "--prompt", line[:24], "--output", "attention.png", "--layer", "1"]
+print(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+Image("attention.png", width=760)
+
+# %% [markdown]
+# ## Which heads it needs
+#
+# Switch a head off, by making its columns of the output projection zero, and measure the validation loss:
+
+# %%
+validation = prepare(open_source(str(TEXT)), tokenizer).validation
+batches = list(evaluation_batches(validation, 8, 64, 12))
+
+
+def loss():
+    with gollm.no_grad():
+        return float(np.mean([model.loss(x, y).item() for x, y in batches]))
+
+
+whole, D, rows = loss(), model.config.head_dim, []
+for layer, block in enumerate(model.blocks):
+    weight = block.attention.output.weight.data
+    for h in range(model.config.n_heads):
+        columns = slice(h * D, (h + 1) * D)
+        kept = weight[:, columns].copy()
+        weight[:, columns] = 0
+        rows.append({"block": f"block {layer + 1}", "head": h + 1, "more loss": loss() - whole})
+        weight[:, columns] = kept
+print(f"loss {whole:.3f} with all heads; the most important one is worth {max(row['more loss'] for row in rows):.3f}")
+assert loss() == whole  # everything is as it was
+alt.Chart(alt.Data(values=rows)).mark_bar(color="#0072b2").encode(
+    x=alt.X("head:O"), y=alt.Y("more loss:Q", title="loss without it, more"), column=alt.Column("block:N", title=None)
+).properties(width=140, height=160)
+
+# %% [markdown]
+# Heads are not equal. In larger models many can be removed with hardly any loss, and a few do something that can be
+# named: one looks at the token before, another finds where the present token was seen last and looks at what followed
+# there.
+#
+# Next: [fine-tune and chat](05-fine-tune-and-chat.ipynb).
