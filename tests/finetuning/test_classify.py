@@ -100,6 +100,8 @@ def test_a_classifier_writes_no_text(tmp_path):
         convert(tmp_path / "labels.golm", tmp_path / "folder")
     with pytest.raises(EvaluationError, match="this model is no classifier; train one with"):
         classify(small_model(), ["Hi"])
+    with pytest.raises(EvaluationError, match="text 2: the character '\u20ac'"):
+        classify(small_model(labels=("a", "b")), ["Hi", "\u20ac"])
 
 
 def test_figures():
@@ -119,6 +121,7 @@ def test_figures():
         ([{"text": "Hi", "label": True}], "line 1: the label, field 'label', is True"),
         ([{"text": "", "label": "a"}, {"text": "b", "label": "b"}], "line 1: the text, field 'text', is ''"),
         ([{"text": "Hi", "label": 1}], "all texts have the label '1'; a classifier needs two labels or more"),
+        ([{"text": "1 \u20ac", "label": 1}, {"text": "b", "label": 2}], "line 1: the character '\u20ac' (U+20AC)"),
         ([{"text": "Hi" * 60, "label": 1}, {"text": "b", "label": 2}], "line 1 has 120 tokens, more than the longest"),
     ],
 )

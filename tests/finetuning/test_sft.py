@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 import gollm
-from gollm import FinetuneOptions, TrainOptions
+from gollm import Decoder, FinetuneOptions, LanguageModel, ModelConfig, TrainOptions
 from gollm.errors import ConfigError, DataError, TrainingError
 from gollm.finetuning.rendering import DEFAULT_TEMPLATE
+from gollm.tokenizers import CharacterTokenizer
 
-from .conftest import small_model, sums, write_lines
+from .conftest import SHAPE, small_model, sums, write_lines
 
 # Kills itself in the middle of a run, between a checkpoint and the next.
 SUICIDE = """
@@ -79,6 +80,19 @@ def test_data_that_is_too_long(finetune, options, tmp_path):
     assert finetune(data=data, too_long="truncate").steps == 6
     with pytest.raises(ConfigError, match="--context is 97, but this model reads at most 96 tokens"):
         finetune(context=97, out=str(tmp_path / "other"))
+
+
+def test_text_that_the_tokenizer_cannot_write(finetune, tmp_path):
+    data = (str(write_lines(tmp_path / "odd.jsonl", [*sums(3), {"prompt": "1 \u20ac", "completion": "2"}])),)
+    with pytest.raises(DataError, match=r"odd\.jsonl, line 4: the character '\u20ac' \(U\+20AC\) at position"):
+        finetune(data=data)
+    tokenizer = CharacterTokenizer.train(iter(["0123456789+=!"]), None, special_tokens=["<|endoftext|>"])
+    model = Decoder(ModelConfig(**{**SHAPE, "vocab_size": tokenizer.vocab_size}))
+    LanguageModel(model, tokenizer).save(tmp_path / "digits.golm")
+    with pytest.raises(
+        ConfigError, match=r"no chat template, and its tokenizer cannot write the plain one, which begins"
+    ):
+        finetune(model=str(tmp_path / "digits.golm"))
 
 
 def test_a_run_knows_its_command(finetune, tmp_path):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gollm.errors import EvaluationError
+from gollm.errors import EvaluationError, TokenizerError
 from gollm.evaluation.statistics import Figure
 from gollm.kernels import Array
 from gollm.language_model import LanguageModel
@@ -54,15 +54,21 @@ def classify(model: LanguageModel, texts: Sequence[str]) -> Array:
     -> (N, labels) float32
 
     A text is framed as in training. Raises EvaluationError for a model that is no classifier, or has no tokenizer, and
-    for a text without tokens."""
+    for a text without tokens or with a character that there is no token for."""
     config, tokenizer = model.config, model.tokenizer
     if not config.labels:
         raise EvaluationError("this model is no classifier; train one with: gollm finetune MODEL DATA --task classify")
     if tokenizer is None:
         raise EvaluationError(f"this model has no tokenizer ({model.without_tokenizer}), so it cannot read text")
-    rows = [[*tokenizer.framing.begin, *tokenizer.encode(text)][: config.context] for text in texts]
-    if [] in rows:
-        raise EvaluationError(f"text {rows.index([]) + 1} has no tokens")
+    rows = []
+    for number, text in enumerate(texts, 1):
+        try:
+            row = [*tokenizer.framing.begin, *tokenizer.encode(text)][: config.context]
+        except TokenizerError as error:
+            raise EvaluationError(f"text {number}: {error}") from None
+        if not row:
+            raise EvaluationError(f"text {number} has no tokens")
+        rows.append(row)
     found = np.empty((len(rows), len(config.labels)), np.float32)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     while order:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gollm.data.records import Record, read_records
-from gollm.errors import DataError
+from gollm.errors import DataError, TokenizerError
 from gollm.finetuning.options import FinetuneOptions
 from gollm.finetuning.padding import pair_of
 from gollm.finetuning.task import Base, Task, held_out, longest_allowed
@@ -159,7 +159,10 @@ def text_of(record: Record, field: str) -> str:
 
 
 def ids_of(base: Base, text: str, where: str) -> Array:
-    ids = np.array([*base.tokenizer.framing.begin, *base.tokenizer.encode(text)], np.int32)
+    try:
+        ids = np.array([*base.tokenizer.framing.begin, *base.tokenizer.encode(text)], np.int32)
+    except TokenizerError as error:
+        raise DataError(f"{where}: {error}") from None
     if not len(ids):
         raise DataError(f"{where}: the text has no tokens")
     return ids

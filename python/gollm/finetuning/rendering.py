@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from gollm.errors import DataError, GenerationError
+from gollm.errors import DataError, GenerationError, TokenizerError
 from gollm.finetuning.lessons import Lesson
 from gollm.inference.chat_template import ChatTemplate
 from gollm.kernels import Array
@@ -75,14 +75,15 @@ def rendered(
 ) -> list[TokenSequence]:
     """The sequences of a conversation; usually one. With the mask "none" all of their ids count.
 
-    Raises DataError, with file and line, for a conversation that the template refuses or cannot render."""
+    Raises DataError, with file and line, for a conversation that the template refuses or cannot render, and
+    text that the tokenizer has no tokens for."""
     messages, where = conversation.messages, conversation.where
     parts: list[tuple[list[int], list[bool]]] = []
     ids: list[int] = []
     for i in conversation.answers:
         try:
             prompt, answer = template.prompt_and_answer(messages[: i + 1], tools=conversation.tools)
-        except GenerationError as error:
+        except (GenerationError, TokenizerError) as error:
             raise DataError(f"{where}: {error}") from None
         n_learned = next((n for n, token in enumerate(answer, 1) if token in stop_tokens), len(answer))
         if ids and prompt[: len(ids)] == ids:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gollm.data.records import read_records
-from gollm.errors import ConfigError, DataError
+from gollm.errors import ConfigError, DataError, TokenizerError
 from gollm.finetuning.lessons import Lesson, lesson_of
 from gollm.finetuning.options import FinetuneOptions
 from gollm.finetuning.padding import pair_of
@@ -54,12 +54,20 @@ def sft(options: FinetuneOptions, base: Base) -> Task:
 
 def with_template(base: Base) -> GenerationDefaults:
     """What the model's file says about generating, with a chat template and a token that ends answers. Raises
-    ConfigError for a model that has no such token."""
+    ConfigError for a model that has no such token, or none for the characters of the plain template."""
     defaults, end = base.defaults, base.tokenizer.framing.end[:1]
     if not defaults.stop_tokens and not end:
         raise ConfigError(
             "this model's tokenizer has no end-of-text token, so an answer could not end; use a model that has one"
         )
+    if not defaults.chat_template:
+        try:
+            base.tokenizer.encode("### User:\n\n### Assistant:\n")
+        except TokenizerError as error:
+            raise ConfigError(
+                "this model has no chat template, and its tokenizer cannot write the plain one, which begins with "
+                f"'### User:' ({error}); use a model with a byte-level tokenizer"
+            ) from None
     return dataclasses.replace(
         defaults,
         stop_tokens=defaults.stop_tokens or tuple(end),
