@@ -181,7 +181,12 @@ def test_checkpoints_of_gollm_0_1_serve(train, tmp_path):
     rng = np.random.default_rng(0)
     write_shard(tmp_path / "shard.bin", rng.integers(0, 8, 9000))
     path = str(tmp_path / "shard.bin")
-    result = train(data=(path,), tokenizer=str(train().folder / "tokenizer.json"), out=str(tmp_path / "shards"))
+    result = train(
+        data=(path,),
+        tokenizer=str(train().folder / "tokenizer.json"),
+        out=str(tmp_path / "shards"),
+        validation_split="end",
+    )
     with open(path, "rb") as file:
         head = file.read(1024 + 4096)
     digest = hashlib.sha256(b"shards" + head + str(1024 + 2 * 9000).encode()).hexdigest()
