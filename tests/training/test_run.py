@@ -211,7 +211,8 @@ def test_a_program_with_a_model_of_its_own(options, corpus, tmp_path):
     assert loaded.config == config
     ids = tokenizer.encode(text[:8])[None]
     assert np.array_equal(loaded.logits(ids), model.logits(ids))
-    assert load_file(tmp_path / "mine" / "config.yaml")["d_model"] == 8
+    written = load_file(tmp_path / "mine" / "config.yaml")
+    assert (written["d_model"], written["vocab_size"]) == (8, None)  # a vocabulary that bpe could not have
 
 
 def test_a_trainer_fits_again_from_where_the_weights_are(options, corpus, tmp_path, monkeypatch):

@@ -193,7 +193,7 @@ class LoopOptions(Given):
         """Steps between samples."""
         return self.eval_every if self.sample_every is None else self.sample_every
 
-    def resolved(self: L, config: ModelConfig, total_steps: int) -> L:
+    def resolved(self: L, config: ModelConfig, total_steps: int, tokenizer: str) -> L:
         """With every value that was left open and follows from others."""
         return self.replace(
             steps=total_steps if self.epochs is None else None,
@@ -290,8 +290,9 @@ class TrainOptions(LoopOptions, ModelOptions, DataOptions):
     def default_steps(self) -> int:
         return recipe(self.preset).steps
 
-    def resolved(self, config: ModelConfig, total_steps: int) -> TrainOptions:
-        """With the model's shape, and the vocabulary of a tokenizer that was trained, too."""
+    def resolved(self, config: ModelConfig, total_steps: int, tokenizer: str) -> TrainOptions:
+        """With the model's shape, and the vocabulary of a tokenizer that was trained, too. `tokenizer` is the kind of
+        the one in use: a program may have given a trainer another than the options name."""
         shape = {name: getattr(config, name) for name in MODEL_FIELDS}
-        vocab_size = config.vocab_size if self.tokenizer in ("bpe", "word") else self.vocab_size
-        return super().resolved(config, total_steps).replace(**shape, vocab_size=vocab_size)
+        vocab_size = config.vocab_size if self.tokenizer == tokenizer != "character" else self.vocab_size
+        return super().resolved(config, total_steps, tokenizer).replace(**shape, vocab_size=vocab_size)

@@ -233,7 +233,7 @@ class Trainer:
                 self.state = read_newest_state(folder, self.model, self.optimizer, self.data)
             else:
                 folder.refuse_lost()  # killed before its first: it starts over
-        record = self.options.resolved(self.model.config, self.total_steps)
+        record = self.options.resolved(self.model.config, self.total_steps, self.tokenizer.kind)
         folder.write_config(record.replace(out=str(folder.path), resume=None).to_dict())
         if not folder.tokenizer_path.exists():
             tokenizers.save(self.tokenizer, folder.tokenizer_path)
