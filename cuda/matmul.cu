@@ -1,11 +1,11 @@
-/* Products of matrices, with their epilogue (gemm.h):
+/* Products of matrices, with their epilogue (gemm.h; few_rows.h has those with few rows):
  *
  *   matmul_nt    c (M, N) = a (M, K) b (N, K)^T      the forward pass of a linear layer
  *   matmul_nn    c (M, N) = a (M, K) b (K, N)        its gradient by the input
  *   matmul_tn    c (M, N) = a (K, M)^T b (K, N)      its gradient by the weight; a_sum (M), the bias', sums a over k
  */
 #include "column_sums.h"
-#include "gemm.h"
+#include "few_rows.h"
 
 namespace GOLLM_VARIANT {
 
@@ -13,7 +13,7 @@ int matmul_nt(const matmul_nt_args *args, const gollm_team *team) {
     const Product p = {args->a,       args->b, args->M, args->N, args->K,
                        args->compute, args->K, args->K, args->N, forward_epilogue(args),
                        nullptr};
-    return run_product<false, false>(p, team);
+    return p.M <= FEW_ROWS ? run_few_rows(p, team) : run_product<false, false>(p, team);
 }
 
 int matmul_nn(const matmul_nn_args *args, const gollm_team *team) {

@@ -222,13 +222,25 @@ PACKED = ["matmul_packed", "matmul_bf16", "matmul_f16", "matmul_int8", "matmul_i
 @pytest.mark.parametrize("name", PACKED)
 def test_rows_of_a_product_do_not_depend_on_the_batch(device, name, variant):
     """Few and many rows go different ways; over 290 steps of k, chunks of 128 are added."""
+    same_rows(name, f"cuda-{variant}", 290)
+
+
+@pytest.mark.parametrize("build", ["cuda-float32", "cuda-bfloat16", "hopper-bfloat16"])
+@pytest.mark.parametrize("K", [290, 296])
+@pytest.mark.parametrize("compute", [0, 2])
+def test_rows_of_a_plain_product_do_not_depend_on_the_batch(device, build, K, compute):
+    """Up to eight rows have kernels of their own; 16-byte copies where rows begin at multiples of that."""
+    same_rows("matmul_nt", build, K, compute)
+
+
+def same_rows(name, build, K, compute=0):
     row, without = ROWS[name], ("bias", "pre", "factor", "residual")
-    case = {"M": 40, "N": 70, "K": 290, "activation": 0, "compute": 0, "group": 64, "without": without}
-    inputs = harness.make_inputs(row, case, harness.real_of(variant))
-    whole = harness.run(row, f"cuda-{variant}", case, inputs)["c"]
-    for first, M in [(0, 1), (39, 1), (5, 3), (4, 9), (7, 33)]:
+    case = {"M": 40, "N": 70, "K": K, "activation": 0, "compute": compute, "group": 64, "without": without}
+    inputs = harness.make_inputs(row, case, harness.real_of(build))
+    whole = harness.run(row, build, case, inputs)["c"]
+    for first, M in [(0, 1), (39, 1), (5, 3), (7, 8), (4, 9), (7, 33)]:
         part = inputs | {"a": inputs["a"][first : first + M]}
-        got = harness.run(row, f"cuda-{variant}", case | {"M": M}, part)["c"]
+        got = harness.run(row, build, case | {"M": M}, part)["c"]
         assert got.tobytes() == whole[first : first + M].tobytes(), (first, M)
 
 

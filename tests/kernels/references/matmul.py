@@ -11,7 +11,7 @@ FLOAT32, BFLOAT16 = 0, 2  # enum gollm_dtype of gollm.h
 
 # M, N, K around the tiles (6, 8 or 12 rows, 4 to 32 columns), the blocks of k (256) and of c (384, 512)
 SMALL = [(1, 1, 1), (2, 3, 1), (3, 2, 5), (7, 13, 11), (5, 70, 257), (13, 33, 512), (61, 31, 300)]
-LARGE = [(1, 1100, 3), (97, 64, 768), (401, 530, 70), (7, 521, 259)]
+LARGE = [(1, 1100, 3), (97, 64, 768), (401, 530, 70), (7, 521, 259), (5, 35, 1304)]
 ALIGNED = [(8, 16, 24), (264, 8, 328), (56, 264, 72)]  # rows of operands at multiples of 16 bytes, as copies want them
 
 
