@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 6 steps with everything that a report can show."""
     folder = tmp_path_factory.mktemp("runs")
     rng = np.random.default_rng(0)
-    (folder / "words.txt").write_text(" ".join(rng.choice(["bako", "rinu", "sela", "<b>&"], 3000)))
+    (folder / "words.txt").write_text(" ".join(rng.choice(["bako", "rinu\n", "sela", "<b>&"], 3000)))
     options = TrainOptions(
         data=(str(folder / "words.txt"),),
         out=str(folder / "first"),

@@ -114,6 +114,15 @@ def test_a_page_is_drawn_and_its_control_changes_it(
     found.close()
 
 
+def test_losses_have_a_logarithmic_scale(opened: Callable[..., Opened], pages: dict[str, Path]) -> None:
+    found = opened(pages["report"].as_uri())
+    before, turn = found.picture("loss"), found.turn("loss")
+    found.page.select_option("#scale", "log")
+    found.page.wait_for_function(f"+place('loss').dataset.drawn > {turn}")
+    assert found.picture("loss") != before
+    found.close()
+
+
 def test_the_keyboard_is_enough(opened: Callable[..., Opened], pages: dict[str, Path]) -> None:
     """Tab reaches the layer; an arrow changes it and the picture."""
     found = opened(pages["attention"].as_uri())
@@ -143,8 +152,6 @@ def test_the_page_shows_the_weights(opened: Callable[..., Opened], pages: dict[s
 
 
 def test_a_token_is_searched_and_its_neighbours_shown(opened: Callable[..., Opened], pages: dict[str, Path]) -> None:
-    from gollm.pictures.token_map import token_map
-
     found = opened(pages["map"].as_uri())
     found.page.fill("#search", "k")
     found.page.press("#search", "Enter")
@@ -154,7 +161,6 @@ def test_a_token_is_searched_and_its_neighbours_shown(opened: Callable[..., Open
     found.page.locator("#neighbours button").first.click()
     assert found.page.inner_text("#chosen") != "Nearest neighbours of k"
     found.close()
-    assert token_map  # the numbers are tested in test_token_map.py
 
 
 def test_text_of_a_run_is_text(opened: Callable[..., Opened], run: Path, tmp_path: Path) -> None:

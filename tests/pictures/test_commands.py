@@ -41,12 +41,12 @@ def test_each_writes_a_page_and_images(command: str, run: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_mistakes_are_one_sentence(command: str, run: Path, tmp_path: Path, capsys) -> None:
-    for words in (
-        [command, str(tmp_path / "nothing"), *COMMANDS[command]],
-        [command, str(run), *COMMANDS[command], "--output", str(tmp_path / "a.pdf")],
-        [command, str(run), *COMMANDS[command], "--output", str(tmp_path / "no" / "a.html")],
+    for status, words in (
+        (1, [command, str(tmp_path / "nothing"), *COMMANDS[command]]),
+        (2, [command, str(run), *COMMANDS[command], "--output", str(tmp_path / "a.pdf")]),
+        (1, [command, str(run), *COMMANDS[command], "--output", str(tmp_path / "no" / "a.html")]),
     ):
-        assert main(words) == 2
+        assert main(words) == status
         said = capsys.readouterr().err
         assert said.startswith("gollm: ") and said.count("\n") == 1
 
@@ -76,11 +76,11 @@ def test_a_report_that_cannot_be_written_is_refused_before_training(tmp_path: Pa
 
 def test_a_missing_library_is_named(run: Path, monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "altair", None)
-    assert main(["report", str(run)]) == 2
+    assert main(["report", str(run)]) == 1
     said = "pictures need altair, which is not installed: pip install 'gollm[report]'"
     assert said in capsys.readouterr().err
     with pytest.raises(PictureError):
-        output.ending_of("a.html")
+        output.ready_for("a.html")
 
 
 def test_the_server_answers_this_machine_alone(run: Path) -> None:

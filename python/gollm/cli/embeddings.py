@@ -25,9 +25,13 @@ class Options:
 
 def run(options: Options) -> None:
     import gollm
+    from gollm.cli.process import of_the_words
     from gollm.data import open_source
     from gollm.pictures.map import write_embeddings
+    from gollm.pictures.output import ending_of
 
+    with of_the_words():
+        ending_of(options.output)
     text = None if options.data is None else "".join(open_source(options.data).iter_text())
     write_embeddings(
         gollm.load(options.model),

@@ -24,8 +24,12 @@ class Options:
 def run(options: Options) -> None:
     import gollm
     from gollm.cli.inputs import text_or_stdin
+    from gollm.cli.process import of_the_words
     from gollm.pictures.inspection import write_inspection
+    from gollm.pictures.output import ending_of
 
+    with of_the_words():
+        ending_of(options.output)
     folder = options.model if options.model.is_dir() else options.model.parent
     write_inspection(
         gollm.load(options.model),

@@ -25,8 +25,12 @@ class Options:
 
 def run(options: Options) -> None:
     if not options.live:
+        from gollm.cli.process import of_the_words
+        from gollm.pictures.output import ending_of
         from gollm.pictures.report import write_report
 
+        with of_the_words():
+            ending_of(options.output)
         write_report(options.runs, options.output)
         print(options.output)
         return

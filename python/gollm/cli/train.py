@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gollm.cli.process import of_the_options
+from gollm.cli.process import of_the_options, of_the_words
 from gollm.options import PathText, given
 from gollm.system.machine import fma_peak
 from gollm.training import Callback, Training, TrainResult
@@ -65,8 +65,11 @@ def reports(options: Followed) -> list[Callback]:
     wanted = ([None] if options.report else []) + ([options.metrics] if options.metrics else [])
     if not wanted:
         return []
+    from gollm.pictures.output import ending_of
     from gollm.pictures.report_callback import WriteReport
 
+    with of_the_words():
+        ending_of(options.metrics or "report.html")
     return [WriteReport(path) for path in wanted]
 
 

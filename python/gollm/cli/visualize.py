@@ -25,8 +25,12 @@ class Options:
 def run(options: Options) -> None:
     import gollm
     from gollm.cli.inputs import text_or_stdin
+    from gollm.cli.process import of_the_words
     from gollm.pictures.heads import write_attention
+    from gollm.pictures.output import ending_of
 
+    with of_the_words():
+        ending_of(options.output)
     write_attention(
         gollm.load(options.model),
         text_or_stdin(options.prompt),

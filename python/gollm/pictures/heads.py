@@ -32,7 +32,7 @@ def write_attention(
 
     Raises PictureError for a file that cannot be written and a layer or head that the model does not have, and what
     attention_weights raises."""
-    ending = output.ending_of(to)
+    ending = output.ready_for(to)
     for name, chosen, n in (("layer", layer, model.config.n_layers), ("head", head, model.config.n_heads)):
         if chosen not in range(n):
             raise PictureError(f"{name} is {chosen}; this model has {name}s 0 to {n - 1}")

@@ -23,7 +23,7 @@ def write_inspection(
     part. `run` is the run's folder whose recorded gradients and updates are shown.
 
     Raises PictureError for a file that cannot be written, and what prompt_layers raises."""
-    ending = output.ending_of(to)
+    ending = output.ready_for(to)
     found = prompt_layers(model, prompt, max_tokens=max_tokens)
     if ending == ".html":
         recorded = [] if run is None else recorded_sizes(run)
@@ -36,7 +36,12 @@ def inspection_page(
     found: PromptLayers, histograms: Mapping[str, Histogram], recorded: list[dict[str, Any]] | None = None
 ) -> str:
     """The page; without recorded gradients it has no charts of them."""
-    charts = {"lens": lens_chart(), "surprisal": surprisal_chart(), "norms": norms_chart(), "weights": weights_chart()}
+    charts = {
+        "lens": lens_chart(),
+        "surprisal": surprisal_chart(),
+        "norms": norms_chart(found),
+        "weights": weights_chart(),
+    }
     if recorded:
         charts |= {"ratios": recorded_chart("ratio", "update / weight"), "gradients": recorded_chart("gradient", "")}
     rows = [{**row, **dict(zip(("family", "block"), family(row["parameter"]), strict=True))} for row in recorded or []]
@@ -67,7 +72,7 @@ def inspection_image(found: PromptLayers) -> Spec:
     chart = alt.vconcat(
         lens_chart().properties(width=width, height=22 * len(found.guesses), title="logit lens"),
         surprisal_chart().properties(width=width, height=120, title="surprisal"),
-        norms_chart().properties(width=width, height=140, title="length of the residual stream"),
+        norms_chart(found).properties(width=width, height=140, title="length of the residual stream"),
     ).resolve_scale(color="independent")
     rows = {"lens": lens_rows(found), "surprisal": surprisal_rows(found), "norms": norm_rows(found)}
     return output.with_data(chart, **rows)
@@ -108,9 +113,9 @@ def norm_rows(found: PromptLayers) -> list[dict[str, Any]]:
         {
             "layer": layer,
             "after": "embedding" if layer == 0 else f"block {layer - 1}",
-            "mean": round(float(row.mean()), 4),
-            "least": round(float(row.min()), 4),
-            "largest": round(float(row.max()), 4),
+            "mean": float(f"{row.mean():.5g}"),
+            "least": float(f"{row.min():.5g}"),
+            "largest": float(f"{row.max():.5g}"),
         }
         for layer, row in enumerate(found.norms)
     ]
@@ -154,16 +159,18 @@ def surprisal_chart() -> Any:
     return alt.Chart(alt.NamedData("surprisal")).mark_bar().encode(x=x, y=y, tooltip=tooltip)
 
 
-def norms_chart() -> Any:
-    """The mean over the tokens as a line, from the least to the largest as a band."""
+def norms_chart(found: PromptLayers) -> Any:
+    """The mean over the tokens as a line, from the least to the largest as a band; a few tokens may be far longer
+    than the others, so the scale is logarithmic."""
     alt = output.library("altair")
-    base = alt.Chart(alt.NamedData("norms")).encode(
-        x=alt.X("layer:O", title="blocks", axis=alt.Axis(labelAngle=0), scale=alt.Scale(padding=0.1))
-    )
+    axis = alt.Axis(labelAngle=0, labelOverlap="greedy", labelSeparation=6)
+    x = alt.X("layer:O", title="blocks", axis=axis, scale=alt.Scale(padding=0.1))
+    scale = alt.Scale(type="log" if found.norms.min() > 0 else "symlog")
+    base = alt.Chart(alt.NamedData("norms")).encode(x=x)
     tooltip = [alt.Tooltip("after:N"), *(alt.Tooltip(f"{one}:Q", format=".3f") for one in ("least", "mean", "largest"))]
-    y = alt.Y("mean:Q", title="length")
+    y = alt.Y("mean:Q", title="length", scale=scale, axis=alt.Axis(format="~s", tickCount=5))
     return alt.layer(
-        base.mark_area(opacity=0.25).encode(y=alt.Y("least:Q", title="length"), y2="largest:Q"),
+        base.mark_area(opacity=0.25).encode(y=alt.Y("least:Q", title="length", scale=scale), y2="largest:Q"),
         base.mark_line(point=True).encode(y=y, tooltip=tooltip),
     )
 

@@ -26,7 +26,7 @@ class LiveReport(ThreadingHTTPServer):
 
     def __init__(self, paths: Sequence[str | Path], port: int = 0) -> None:
         """`port` 0 is any that is free."""
-        output.ending_of("report.html")
+        output.ready_for("report.html")
         self.paths = tuple(paths)
         all_curves(self.paths)
         try:

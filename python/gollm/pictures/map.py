@@ -29,7 +29,7 @@ def write_embeddings(
     """Draws the map of a model's token embeddings to an .html, .png or .svg file.
 
     Raises PictureError for a file that cannot be written, and what token_map raises."""
-    ending = output.ending_of(to)
+    ending = output.ready_for(to)
     found = token_map(model, method=method, max_tokens=max_tokens, text=text, seed=seed)
     output.save(to, map_page(found) if ending == ".html" else output.image(map_image(found), ending))
 
@@ -77,7 +77,7 @@ def map_chart(found: TokenMap, *, hover: bool = True) -> Any:
     shares = found.explained
     titles = [None if shares is None else f"axis {i + 1} ({shares[i]:.1%} of the variance)" for i in range(2)]
     quiet = shares is None  # the axes of t-SNE and UMAP mean nothing
-    axis = alt.Axis(labels=not quiet, ticks=not quiet, tickCount=6)
+    axis = alt.Axis(labels=not quiet, ticks=not quiet, grid=not quiet, tickCount=6)
     x = alt.X("x:Q", title=titles[0], axis=axis, scale=alt.Scale(zero=False))
     y = alt.Y("y:Q", title=titles[1], axis=axis, scale=alt.Scale(zero=False))
     present = [kind for kind in KINDS if kind in found.kinds]

@@ -35,11 +35,17 @@ def library(name: str) -> Any:
 
 
 def ending_of(path: str | Path) -> str:
-    """.html, .png or .svg, by which save() chooses. Raises PictureError for another ending, and where a library that
-    pictures need is missing."""
+    """.html, .png or .svg. Raises PictureError for another ending."""
     ending = Path(path).suffix.lower()
     if ending not in ENDINGS:
         raise PictureError(f"the picture's file is {str(path)!r}; its name must end with {', '.join(ENDINGS)}")
+    return ending
+
+
+def ready_for(path: str | Path) -> str:
+    """ending_of(path), before anything long is computed for it. Raises PictureError, too, where a library that pictures
+    need is missing."""
+    ending = ending_of(path)
     library("altair")
     library("vl_convert")
     return ending

@@ -27,7 +27,7 @@ def write_report(paths: Sequence[str | Path], to: str | Path) -> None:
     """Writes the report of runs to an .html, .png or .svg file.
 
     Raises TrainingError for a folder without a run or a step, PictureError for a file that cannot be written."""
-    ending = output.ending_of(to)
+    ending = output.ready_for(to)
     runs = all_curves(paths)
     output.save(to, report_page(runs) if ending == ".html" else output.image(report_image(runs), ending))
 

@@ -17,7 +17,7 @@ class WriteReport(Callback):
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = path
-        output.ending_of("report.html" if path is None else path)
+        output.ready_for("report.html" if path is None else path)
 
     def on_end(self, trainer: Training, result: TrainResult) -> None:
         if result.steps:
