@@ -168,7 +168,7 @@ def norms_chart(found: PromptLayers) -> Any:
     scale = alt.Scale(type="log" if found.norms.min() > 0 else "symlog")
     base = alt.Chart(alt.NamedData("norms")).encode(x=x)
     tooltip = [alt.Tooltip("after:N"), *(alt.Tooltip(f"{one}:Q", format=".3f") for one in ("least", "mean", "largest"))]
-    y = alt.Y("mean:Q", title="length", scale=scale, axis=alt.Axis(format="~s", tickCount=5))
+    y = alt.Y("mean:Q", title="length", scale=scale, axis=alt.Axis(format=",.3~r", tickCount=5))
     return alt.layer(
         base.mark_area(opacity=0.25).encode(y=alt.Y("least:Q", title="length", scale=scale), y2="largest:Q"),
         base.mark_line(point=True).encode(y=y, tooltip=tooltip),

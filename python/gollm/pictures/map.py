@@ -78,8 +78,8 @@ def map_chart(found: TokenMap, *, hover: bool = True) -> Any:
     titles = [None if shares is None else f"axis {i + 1} ({shares[i]:.1%} of the variance)" for i in range(2)]
     quiet = shares is None  # the axes of t-SNE and UMAP mean nothing
     axis = alt.Axis(labels=not quiet, ticks=not quiet, grid=not quiet, tickCount=6)
-    x = alt.X("x:Q", title=titles[0], axis=axis, scale=alt.Scale(zero=False))
-    y = alt.Y("y:Q", title=titles[1], axis=axis, scale=alt.Scale(zero=False))
+    x = alt.X("x:Q", title=titles[0], axis=axis, scale=alt.Scale(zero=False, padding=18))
+    y = alt.Y("y:Q", title=titles[1], axis=axis, scale=alt.Scale(zero=False, padding=18))
     present = [kind for kind in KINDS if kind in found.kinds]
     colors = alt.Scale(domain=present, range=[theme.CATEGORIES["light"][KINDS.index(kind)] for kind in present])
     color = alt.Color("kind:N", scale=colors, legend=alt.Legend(title=None, orient="top", columns=4, symbolOpacity=1))

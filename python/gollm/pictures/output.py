@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def html(
         data=dict(data),
         vega=_vega() if scripts else "",
         themes={scheme: theme.config(scheme) for scheme in ("light", "dark")},
-        version=importlib.metadata.version("gollm"),
+        version=metadata.version("gollm"),
         scripts=scripts,
         **context,
     )
