@@ -40,9 +40,9 @@ def test_printed_output_is_compared(shown: str, status: int, tmp_path: Path) -> 
     assert ("does not print what the page shows" in done.stderr) == (status == 1)
 
 
-def test_the_folder_of_the_docs_is_known_to_shell_blocks(tmp_path: Path) -> None:
+def test_files_have_the_names_of_a_checkout(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("```sh\ntest -f $DOCS/learn/README.md\n```\n")
+    page.write_text("```sh\ntest -f docs/learn/README.md && test -f csrc/gollm.h\n```\n")
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools" / "run_docs.py"), str(page)], capture_output=True, text=True
     )

@@ -3,11 +3,12 @@ docs/learn/notes/*.md, page by page, and the scripts that draw the figures of do
 
     python tools/run_docs.py [PAGE or SCRIPT ...]
 
-A page's blocks run in order, in one folder that has nothing but docs/ in it: shell blocks with `bash -e`, Python blocks each after the page's
-earlier Python blocks, which run again. A block below a comment `<!-- not run: REASON -->` is only counted, and so is
-one below `<!-- needs: MODULE, MODULE -->` where one of these is not installed. `pip install` lines are left to the
-caller, who has installed gollm already; `$DATA` stands for a folder with tinyshakespeare.txt where there is one, and a
-block that needs it is skipped elsewhere. `$DOCS` stands for the folder docs.
+A page's blocks run in order, in one folder with links to the checkout's docs, csrc, cuda and tests, so that files have
+the names that they have there: shell blocks with `bash -e`, Python blocks each after the page's earlier Python blocks,
+which run again. A block below a comment `<!-- not run: REASON -->` is only counted, and so is one below
+`<!-- needs: MODULE, MODULE -->` where one of these is not installed. `pip install` lines are left to the caller, who
+has installed gollm already; `$DATA` stands for a folder with tinyshakespeare.txt where there is one, and a block that
+needs it is skipped elsewhere.
 
 A ```text block right below a comment `<!-- prints -->` is compared with what the ```python block before it printed.
 
@@ -55,9 +56,10 @@ def run_page(page: Path) -> tuple[int, int]:
     """Runs a page's blocks; returns how many ran and how many did not."""
     python: list[str] = []
     run = skipped = 0
-    environment = {**os.environ, "DATA": str(DATA), "DOCS": str(ROOT / "docs")}
+    environment = {**os.environ, "DATA": str(DATA)}
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "docs").symlink_to(ROOT / "docs")  # programs are named as in a checkout
+        for name in ("docs", "csrc", "cuda", "tests"):
+            (Path(folder) / name).symlink_to(ROOT / name)
         for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
             code = match["code"]
             needs_data = "$DATA" in code or 'environ["DATA"]' in code
