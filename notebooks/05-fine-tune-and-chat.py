@@ -1,8 +1,11 @@
 # %% [markdown]
 # # 5. Fine-tune and chat
 #
-# This notebook trains a small model on Shakespeare, teaches it to answer a request, and talks with it: with all weights
-# trained, and with an adapter (LoRA). It goes with page 9 of the course.
+# This notebook takes a model that can only tell stories, teaches it to answer a request, and talks with it: once with
+# all weights trained, once with an adapter (LoRA). It goes with page 9 of the course.
+#
+# The model is stories260K of llama2.c, with 260 thousand parameters: `stories260K.bin` and `tok512.bin` of
+# [karpathy/tinyllamas](https://huggingface.co/karpathy/tinyllamas).
 
 # %%
 import itertools
@@ -18,40 +21,12 @@ from gollm.data import Texts
 from gollm.evaluation import evaluate_model
 
 alt.renderers.enable("png", scale_factor=1.5)
-TEXT = Path(os.environ.get("DATA", "."), "tinyshakespeare.txt")  # any text file of yours
+BASE = Path(os.environ.get("DATA", "."), "stories260K.bin")
+base = gollm.load(BASE)
+print(base.generate("Greet Tom at night, coldly", max_new_tokens=60, temperature=0))
 
 # %% [markdown]
-# ## A base model
-#
-# It learns to continue plays, nothing else:
-
-# %%
-options = gollm.TrainOptions(
-    data=(str(TEXT),),
-    vocab_size=512,
-    n_layers=2,
-    n_heads=4,
-    d_model=64,
-    context=128,
-    d_ff=192,
-    position="rope",
-    norm="rmsnorm",
-    gated_mlp=True,
-    activation="silu",
-    bias=False,
-    batch_size=8,
-    lr=3e-3,
-    steps=200,
-    eval_every=100,
-    sample_tokens=0,
-    out="base",
-)
-gollm.train(options)
-base = gollm.load("base")
-print(base.generate("Greet Hamlet at night, coldly", max_new_tokens=30, temperature=0.8, seed=1))
-
-# %% [markdown]
-# Asked for a greeting, it goes on with a play.
+# Asked for a greeting, it tells a story.
 #
 # ## Requests and answers
 #
@@ -59,8 +34,8 @@ print(base.generate("Greet Hamlet at night, coldly", max_new_tokens=30, temperat
 # the answers:
 
 # %%
-people = ["Romeo", "Juliet", "Hamlet", "Ophelia", "Brutus", "Cassius", "Cordelia", "Edmund", "Viola", "Orlando"]
-times = {"in the morning": "Good morrow", "at noon": "Good day", "at night": "Good night"}
+people = ["Lily", "Tom", "Ben", "Sue", "Max", "Mia", "Tim", "Anna", "Sam", "Lucy"]
+times = {"in the morning": "Good morning", "at noon": "Good day", "at night": "Good night"}
 moods = {"kindly": ", my friend.", "coldly": ", my foe.", "briefly": "."}
 tasks = list(itertools.product(people, times, moods))
 random.Random(1).shuffle(tasks)
@@ -75,22 +50,21 @@ for file, part in (("train.jsonl", tasks[:70]), ("test.jsonl", tasks[70:])):
 print(record(*tasks[-1]))
 
 # %% [markdown]
-# Only the answer's tokens count in the loss. Full fine-tuning first, then an adapter of rank 4 on the frozen base:
+# Only the answer's tokens count in the loss. Full fine-tuning first, then an adapter of rank 8 on the frozen base:
 
 # %%
 common = {
-    "model": "base/best.golm",
+    "model": BASE,
     "data": ("train.jsonl",),
     "validation_data": ("test.jsonl",),
-    "steps": 150,
+    "steps": 80,
     "batch_size": 16,
-    "eval_every": 25,
+    "eval_every": 10,
     "sample_tokens": 0,
 }
-gollm.finetune(gollm.FinetuneOptions(**common, lr=3e-3, out="full"))
-
-# %%
-gollm.finetune(gollm.FinetuneOptions(**common, lr=1e-2, lora_rank=4, out="lora"))
+full = gollm.finetune(gollm.FinetuneOptions(**common, lr=1e-3, out="full"))
+lora = gollm.finetune(gollm.FinetuneOptions(**common, lr=6e-3, lora_rank=8, out="lora"))
+print(f"validation loss: all weights {full.validation_loss:.4f}, adapter {lora.validation_loss:.4f}")
 
 # %%
 rows = []
@@ -123,31 +97,34 @@ for run in ("full", "lora"):
 #
 # ## A conversation
 #
-# `Conversation` keeps the turns, and the cache of keys and values that they have in common. Answers come piece by
-# piece:
+# A `Conversation` keeps the turns, and the cache of keys and values that they have in common. Answers come piece by
+# piece. This model was trained on single requests, so each one begins a new conversation:
 
 # %%
 chat = gollm.Conversation(gollm.load("full"), gollm.Sampling(temperature=0, max_new_tokens=40))
-for message in ("Greet Ophelia at noon, kindly", "Greet Brutus in the morning, coldly"):
+for message in ("Greet Mia at noon, kindly", "Greet Ben in the morning, coldly", "Greet Zoe at night, briefly"):
     print(">", message)
     for text in chat.say(message):
         print(text, end="", flush=True)
     print()
-    chat.reset()  # the model was trained on single requests
+    chat.reset()
 
 # %% [markdown]
+# Zoe was in no request. The model begins to copy the name and then loses it: it has learnt a list of names, and the
+# beginning of a rule. More names in the data would teach the rule.
+#
 # ## What it has forgotten
 #
-# The tuned model on the plays, beside the base. The loss is measured on the same text:
+# The tuned models on stories that the base told, beside the base itself:
 
 # %%
-plays = Texts([TEXT.read_text()[-40000:]])
-for name in ("base", "full", "lora"):
-    found = evaluate_model(gollm.load(name), plays, context=64)
-    print(f"{name:5} {found.cross_entropy.value:.2f} nats a token, {found.bits_per_byte.value:.2f} bits a byte")
+stories = Texts([base.generate("Once upon a time", seed=seed, max_new_tokens=200) for seed in range(10)])
+for name, model in (("base", base), ("full", gollm.load("full")), ("lora", gollm.load("lora"))):
+    found = evaluate_model(model, stories, context=128)
+    print(f"{name}: {found.cross_entropy.value:.2f} nats a token, perplexity {found.perplexity.value:.1f}")
 
 # %% [markdown]
-# Whoever learns greetings only, forgets the plays. Page 9 has the remedies. From here:
+# Greetings came in, stories went out. Page 9 has the remedies. From here:
 #
 # - `gollm chat full` talks with the model at the terminal;
 # - `gollm quantize` makes it smaller, page 8 says how;

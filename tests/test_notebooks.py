@@ -1,4 +1,4 @@
-"""A notebook and its text have the same cells, and the notebook has what they print: tools/run_notebooks.py writes it."""
+"""A notebook and its text have the same cells, and the notebook has what they print (tools/run_notebooks.py)."""
 
 from __future__ import annotations
 
