@@ -97,6 +97,27 @@ def test_ignored_rows_are_as_if_they_were_not_there(build, compute, N):
         assert forward(given)[1].tobytes() == losses.tobytes()
 
 
+def test_nan_reaches_the_rows_that_count(build):
+    given = problem(build, 20, 3, 7)
+    given["targets"][5] = -1
+    counted = given["targets"] >= 0
+    clean = given["w"].copy()
+    given["w"][2, 1] = np.nan
+    loss, losses, dx, dw = backward(given)
+    assert np.isnan(loss).all()
+    assert np.isnan(dw).all()
+    for array in (losses, dx):
+        assert np.isnan(array[counted]).all()
+        assert (array[~counted] == 0).all()
+    given["w"], given["x"][8, 0] = clean, np.nan
+    loss, losses, dx, dw = backward(given)
+    assert np.isnan(loss).all()
+    assert np.isnan(dw).all()
+    for array in (losses, dx):
+        assert np.isnan(array[8]).all()
+        assert np.isfinite(np.delete(array, 8, axis=0)).all()
+
+
 def test_where_no_row_counts_gradients_are_zero(build):
     given = problem(build, 20, 3, 7)
     given["targets"][:] = -1
