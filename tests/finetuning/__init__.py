@@ -1,0 +1,1 @@
+"""Before bench/finetuning.py, which has the same name."""
