@@ -66,7 +66,7 @@ class Preference:
         return batch[3].size // 2
 
     def each_shape(self, batch: Sequence[Array]) -> tuple[int, ...]:
-        return 2, len(batch[3])
+        return 2, batch[3].shape[0]
 
     def loss(self, model: Decoder, batch: Sequence[Array], denominator: Array | None, each: Array | None) -> Tensor:
         reference = batch[3]

@@ -120,7 +120,8 @@ def plain(w: Storage, like: Storage) -> Storage:
     if w.layout == ROW_MAJOR:
         return w
     rows = like.new(w.shape)
-    embedding_forward(rows, w, tokens=_numbers(w.shape[0]), positions=None, position_table=None)
+    tokens = w.kernels.from_host(_numbers(w.shape[0]))
+    embedding_forward(rows, w, tokens=tokens, positions=None, position_table=None)
     return rows
 
 
