@@ -8,9 +8,11 @@
  * The unit of work is a block of keys, for ROWS rows: pairs of a query and a head of a group, which share keys and values. More
  * than 8 rows do not fit into the registers of two blocks a multiprocessor.
  *
- *     1.  a thread a key: its scores with all rows, one chain over D each; neighbouring threads read neighbouring slots
+ *     1.  scores: a thread has PER keys side by side, the 16 bytes that it reads at once, and a part of D; four parts are added by
+ *         shuffles, and two (pages of 2 bytes) through shared memory
  *     2.  a warp a row: maximum, powers of two, and their sum
- *     3.  a thread a column of v: chains over the keys; where D leaves threads over, each `way` takes every n-th key
+ *     3.  o: a thread has PER columns of v, which it reads at once, and is one of `ways`, of which each takes every n-th key; the
+ *         ways of a column are added in order
  *
  * A key that a row does not see is left out by its index. With few rows, as in decoding, each unit is a block of its own, which
  * leaves its maximum, sum and o in the workspace, and a second kernel folds them (split-KV); with many rows, a block goes
@@ -56,20 +58,44 @@ struct Fold {
     }
 };
 
-template <int ROWS> struct PagedMemory {
+template <int ROWS, class Page> struct PagedMemory {
+    static constexpr int PER = 16 / sizeof(Page);
     float q[MAX_HEAD_DIM][ROWS];
-    float p[KEY_BLOCK][ROWS];                // scores, then powers
-    float ways[(PAGED_THREADS - 32) * ROWS]; // of o, but for the first
-    int64_t v[KEY_BLOCK];                    // where the key's values begin in v_pages
-    int begin[ROWS], end[ROWS];              // the keys of the block that a row sees
-    uint32_t seen_by[KEY_BLOCK];             // the same: a bit for each row
+    float p[KEY_BLOCK][ROWS]; // scores, then powers
+    union {
+        float half[KEY_BLOCK][ROWS];            // scores of the other part of D
+        float ways[PAGED_THREADS * PER * ROWS]; // of o: (ways, ROWS, D rounded up to PER)
+    };
+    int64_t k[KEY_BLOCK], v[KEY_BLOCK]; // where the key, Z apart, and its values begin in the pages
+    int begin[ROWS], end[ROWS];         // the keys of the block that a row sees
+    uint32_t seen_by[KEY_BLOCK];        // the same: a bit for each row
     Fold fold[ROWS];
 };
 
+/* 16 bytes of a page, widened. */
+template <class Page> struct PageVector {
+    static constexpr int PER = 16 / sizeof(Page);
+    float x[PER];
+
+    __device__ __forceinline__ static PageVector load(const Page *p) {
+        struct alignas(16) Bytes {
+            Page x[PER];
+        };
+        const Bytes bytes = *(const Bytes *)p;
+        PageVector v;
+#pragma unroll
+        for (int i = 0; i < PER; i++) v.x[i] = to_float(bytes.x[i]);
+        return v;
+    }
+};
+
 template <int ROWS, class Page>
-__global__ void __launch_bounds__(PAGED_THREADS, ROWS == 4 ? 3 : 2)
+__global__ void __launch_bounds__(PAGED_THREADS, ROWS == 4 && sizeof(Page) == 4 ? 3 : 2)
     attention_paged_kernel(PagedAttention a, const Page *k_pages, const Page *v_pages) {
-    PagedMemory<ROWS> &memory = shared_memory<PagedMemory<ROWS>>();
+    using Memory = PagedMemory<ROWS, Page>;
+    using Vector = PageVector<Page>;
+    constexpr int PER = Memory::PER;
+    Memory &memory = shared_memory<Memory>();
     const Pages &p = a.pages;
     const int t = threadIdx.x, lane = t % 32, warp = t / 32;
     const int D = (int)p.D, group = (int)p.H / (int)p.G;
@@ -111,8 +137,13 @@ __global__ void __launch_bounds__(PAGED_THREADS, ROWS == 4 ? 3 : 2)
         memory.q[d][r] = r < rows ? rotated(p.row(row_of(r)) + head_of(r) * D, p.rotation(position_of(r)), d) : 0;
     }
     if (t < ROWS) memory.fold[t] = {0, 0, 0, 0, false};
-    const int columns = (D + 31) / 32 * 32, n_ways = PAGED_THREADS / columns, d = t % columns, way = t / columns;
-    float o[ROWS] = {}; // of column d, folded: of the first way
+    // Scores: 8 groups of keys side by side in a warp, four parts of D; warps go on with the keys, then with the parts of D.
+    constexpr int WARP_KEYS = 8 * PER, KEY_WARPS = KEY_BLOCK / WARP_KEYS, PARTS = 4 * PAGED_WARPS / KEY_WARPS;
+    const int own_keys = warp % KEY_WARPS * WARP_KEYS + lane % 8 * PER, part_of_d = warp / KEY_WARPS * 4 + lane / 8;
+    const bool wide_keys = is_aligned(k_pages) && Z % PER == 0, wide_values = is_aligned(v_pages) && D % PER == 0;
+    // o
+    const int groups = (D + PER - 1) / PER, n_ways = PAGED_THREADS / groups, way = t / groups, own = t % groups * PER;
+    float o[ROWS] = {}; // folded: of elements t, t + PAGED_THREADS, ... of (ROWS, D)
 
     for (; block <= last; block++) {
         const int key0 = block * KEY_BLOCK, key = key0 + t;
@@ -125,24 +156,47 @@ __global__ void __launch_bounds__(PAGED_THREADS, ROWS == 4 ? 3 : 2)
         const bool seen = key >= lowest && key <= newest;
         const Slot slot = seen ? slot_of(p, s.index, g, key) : Slot{0, 0};
         if (slot.page < 0) *p.error = GOLLM_BAD_INDEX;
+        memory.k[t] = slot.page + slot.slot;
         memory.v[t] = slot.page + slot.slot * D;
         if (__syncthreads_or(slot.page < 0)) return;
 
-        float score[ROWS] = {};
-        if (seen) {
-            const Page *k = k_pages + slot.page + slot.slot; // (D), Z apart
-#pragma unroll(ROWS == 4 ? 8 : 4)
-            for (int i = 0; i < D; i++) {
-                const float x = to_float(k[i * Z]);
+        float score[PER][ROWS] = {};
+        const int seen_from = lowest - key0 - own_keys, seen_to = newest - key0 - own_keys; // of the thread's keys
+        if (seen_from < PER && seen_to >= 0) {
+            const int some = seen_from > 0 ? seen_from : 0; // a key that is seen, whose neighbours are in its page
+            const Page *k = k_pages + memory.k[own_keys + some] - some;
+#pragma unroll 4
+            for (int i = part_of_d; i < D; i += PARTS) {
+                Vector x;
+                if (wide_keys)
+                    x = Vector::load(k + i * Z);
+                else
 #pragma unroll
-                for (int r = 0; r < ROWS; r++) score[r] = fmaf(memory.q[i][r], x, score[r]);
+                    for (int j = 0; j < PER; j++)
+                        x.x[j] = j >= seen_from && j <= seen_to ? to_float(k_pages[memory.k[own_keys + j] + i * Z]) : 0;
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) {
+                    const float q = memory.q[i][r];
+#pragma unroll
+                    for (int j = 0; j < PER; j++) score[j][r] = fmaf(q, x.x[j], score[j][r]);
+                }
             }
         }
+#pragma unroll
+        for (int j = 0; j < PER; j++)
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                score[j][r] += __shfl_xor_sync(0xffffffffu, score[j][r], 8);
+                score[j][r] += __shfl_xor_sync(0xffffffffu, score[j][r], 16);
+                if (lane / 8 == j % 4) (part_of_d < 4 ? memory.p : memory.half)[own_keys + j][r] = score[j][r];
+            }
+        __syncthreads();
         uint32_t seen_by = 0;
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             const bool sees = t >= memory.begin[r] && t < memory.end[r];
-            memory.p[t][r] = sees ? score[r] * a.factor : -INFINITY;
+            const float sum = PARTS == 4 ? memory.p[t][r] : memory.p[t][r] + memory.half[t][r];
+            memory.p[t][r] = sees ? sum * a.factor : -INFINITY;
             seen_by |= (uint32_t)sees << r;
         }
         memory.seen_by[t] = seen_by;
@@ -164,57 +218,65 @@ __global__ void __launch_bounds__(PAGED_THREADS, ROWS == 4 ? 3 : 2)
         __syncthreads();
 
         // From `begin` to `end` all rows see all keys.
-        float x[ROWS] = {};
+        float x[ROWS][PER] = {};
         const int begin = memory.begin[rows - 1], end = memory.end[0];
         const int from = memory.begin[0], to = memory.end[rows - 1];
         auto add_keys = [&](int j, int until, bool all) {
 #pragma unroll 4
             for (j += (way + n_ways - j % n_ways) % n_ways; j < until; j += n_ways) {
-                const float v = to_float(v_pages[memory.v[j] + d]);
+                const Page *values = v_pages + memory.v[j] + own;
+                Vector v;
+                if (wide_values)
+                    v = Vector::load(values);
+                else
+#pragma unroll
+                    for (int i = 0; i < PER; i++) v.x[i] = own + i < D ? to_float(values[i]) : 0;
                 const uint32_t seen_by = all ? 0 : memory.seen_by[j];
 #pragma unroll
                 for (int r = 0; r < ROWS; r++)
-                    if (all || seen_by >> r & 1) x[r] = fmaf(memory.p[j][r], v, x[r]);
+                    if (all || seen_by >> r & 1) {
+                        const float weight = memory.p[j][r];
+#pragma unroll
+                        for (int i = 0; i < PER; i++) x[r][i] = fmaf(weight, v.x[i], x[r][i]);
+                    }
             }
         };
-        if (d < D && way < n_ways) {
+        const int width = groups * PER;
+        if (way < n_ways) {
             const bool some = begin < end;
             add_keys(from, some ? begin : to, false);
             if (some) {
                 add_keys(begin, end, true);
                 add_keys(end, to, false);
             }
-        }
-        auto at = [&](int w, int r) { return ((w - 1) * ROWS + r) * columns + d; };
-        if (way > 0 && way < n_ways) {
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) memory.ways[at(way, r)] = x[r];
-        }
-        __syncthreads();
-        if (way == 0) {
-#pragma unroll 1
-            for (int w = 1; w < n_ways; w++) {
-#pragma unroll
-                for (int r = 0; r < ROWS; r++) x[r] += memory.ways[at(w, r)];
-            }
 #pragma unroll
             for (int r = 0; r < ROWS; r++)
-                if (a.states) // a part
-                    o[r] = x[r];
-                else if (memory.begin[r] < memory.end[r])
-                    o[r] = fmaf(o[r], memory.fold[r].keep, x[r] * memory.fold[r].add);
+#pragma unroll
+                for (int i = 0; i < PER; i++) memory.ways[(way * ROWS + r) * width + own + i] = x[r][i];
+        }
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            const int element = t + i * PAGED_THREADS, r = element / D, d = element % D;
+            if (r >= rows) break;
+            float sum = 0;
+            for (int w = 0; w < n_ways; w++) sum += memory.ways[(w * ROWS + r) * width + d];
+            if (a.states) // a part
+                o[i] = sum;
+            else if (memory.begin[r] < memory.end[r])
+                o[i] = fmaf(o[i], memory.fold[r].keep, sum * memory.fold[r].add);
         }
     }
 
-    if (way != 0 || d >= D) return;
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) {
+    for (int i = 0; i < ROWS; i++) {
+        const int element = t + i * PAGED_THREADS, r = element / D, d = element % D;
         if (r >= rows) break;
         const int64_t row = (int64_t)row_of(r) * p.H + head_of(r), part = row * a.n_blocks + last;
         if (!a.states)
-            put(a.y + row * D + d, o[r] * (1 / memory.fold[r].sum));
+            put(a.y + row * D + d, o[i] * (1 / memory.fold[r].sum));
         else if (memory.begin[r] < memory.end[r]) {
-            a.parts[part * D + d] = o[r];
+            a.parts[part * D + d] = o[i];
             if (d == 0) a.states[part] = {memory.fold[r].max, memory.fold[r].sum};
         }
     }
@@ -278,10 +340,10 @@ static int attend(const Args *args, const Page *k_pages, const Page *v_pages, co
         a.parts = (float *)(a.states + plan.parts);
     }
     const dim3 units((unsigned)plan.tiles, (unsigned)args->G, plan.parts ? (unsigned)plan.n_blocks : 1);
-    int status = plan.rows == 4 ? launch(attention_paged_kernel<4, Page>, units, PAGED_THREADS, sizeof(PagedMemory<4>),
-                                         team, a, k_pages, v_pages)
-                                : launch(attention_paged_kernel<8, Page>, units, PAGED_THREADS, sizeof(PagedMemory<8>),
-                                         team, a, k_pages, v_pages);
+    int status = plan.rows == 4 ? launch(attention_paged_kernel<4, Page>, units, PAGED_THREADS,
+                                         sizeof(PagedMemory<4, Page>), team, a, k_pages, v_pages)
+                                : launch(attention_paged_kernel<8, Page>, units, PAGED_THREADS,
+                                         sizeof(PagedMemory<8, Page>), team, a, k_pages, v_pages);
     if (status == GOLLM_OK && plan.parts)
         status = launch(fold_parts_kernel, dim3((unsigned)ceil_div(args->N * args->H, FOLD_WARPS)), FOLD_WARPS * 32, 0,
                         team, a);
