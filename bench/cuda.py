@@ -23,8 +23,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")  # Linux; WSL
-PARTS = ("tests", "sanitizer", "products", "attention", "memory", "decoding", "training")
+PARTS = ("tests", "sanitizer", "products", "few-rows", "attention", "paged", "memory", "decoding", "training")
 SANITIZED = ("matmul_nt", "layernorm_backward", "head_backward", "attention_forward", "attention_backward", "adamw")
+SANITIZED += ("adamw_bf16", "attention_paged_bf16")
 Rows = Iterator[tuple[str, str, str]]  # what, gollm, PyTorch
 
 
@@ -61,7 +62,9 @@ def main() -> int:
                 part,
                 {
                     "products": products,
+                    "few-rows": few_rows,
                     "attention": attention,
+                    "paged": paged,
                     "memory": memory,
                     "decoding": decoding,
                     "training": training,
@@ -174,10 +177,16 @@ def seconds_of(work: Callable[[], object], finish: Callable[[], object], at_leas
 
 def kernel_seconds(name: str, **arguments: Any) -> float:
     """Of a kernel, replayed by a plan, so that Python takes no part."""
+    return calls_seconds(name, [arguments])
+
+
+def calls_seconds(name: str, arguments: list[dict[str, Any]]) -> float:
+    """The same of several calls, one after the other."""
     kernels = _kernels()
     plan = kernels.Plan()
     plan.begin()
-    getattr(kernels, name)(**arguments)
+    for one in arguments:
+        getattr(kernels, name)(**one)
     plan.end()
     calls = 20
     return seconds_of(lambda: plan.run(calls), kernels.native.finish) / calls
@@ -238,6 +247,69 @@ def products() -> Rows:
                 f"{name} {kind} {M} x {N} x {K}",
                 *both(ours, theirs, lambda s, f=2.0 * M * N * K: f / s / 1e12, "TFLOP/s"),
             )
+
+
+def few_rows() -> Rows:
+    """TB/s at which products with few rows read a plain weight, as in decoding; weights rotate through more than L2."""
+    import numpy as np
+
+    torch, copies = torch_or_none(), 4
+    for dtype in ("bfloat16", "float32"):
+        for M, N, K in ((1, 768, 768), (1, 50304, 768), (1, 14336, 4096), (8, 14336, 4096), (1, 4096, 14336)):
+            size = 2 if dtype == "bfloat16" else 4
+
+            def array(*shape: int, narrow: bool = dtype == "bfloat16") -> Any:
+                return random_bf16(*shape) if narrow else _kernels().empty(shape, np.dtype(np.float32))
+
+            weights, a, c, bias = [array(N, K) for _ in range(copies)], array(M, K), array(M, N), array(N)
+            if dtype == "float32":
+                for flat in (a, bias, *weights):
+                    _kernels().fill(y=flat.reshape(-1), value=0.5)
+            calls = [{"c": c, "a": a, "b": b, "bias": bias, "activation": 0, "compute": 0} for b in weights]
+            ours = calls_seconds("matmul_nt", calls) / copies
+            theirs = None
+            if torch is not None:
+                kind = getattr(torch, dtype)
+                x = torch.randn(M, K, dtype=kind, device="cuda")
+                ws = [torch.randn(N, K, dtype=kind, device="cuda") for _ in range(copies)]
+                b = torch.randn(N, dtype=kind, device="cuda")
+
+                def linears(x: Any = x, ws: Any = ws, b: Any = b) -> None:
+                    for w in ws:
+                        torch.nn.functional.linear(x, w, b)
+
+                theirs = torch_seconds(linears) / copies
+            yield (
+                f"{M} x {N} x {K}, {dtype}",
+                *both(ours, theirs, lambda s, n=size * N * K: n / s / 1e12, "TB/s"),
+            )
+
+
+def paged() -> Rows:
+    """TB/s at which a new token's attention reads keys and values in pages, and TFLOP/s of a prompt's."""
+    import numpy as np
+
+    kernels, Z, H, G, D = _kernels(), 64, 32, 8, 128
+    heads = {"H": H, "G": G, "D": D, "scale": D**-0.5, "window": 0}
+    for texts, rows, past in ((1, 1, 8191), (32, 1, 2047), (1, 2048, 0)):
+        length = rows + past
+        L = length // Z
+        pages = {
+            "k_pages": random_bf16(texts * L, G, D, Z),
+            "v_pages": random_bf16(texts * L, G, Z, D),
+            "page_table": kernels.from_host(np.arange(texts * L, dtype=np.int32).reshape(texts, L)),
+            "lengths": kernels.from_host(np.full(texts, length, np.int32)),
+            "query_offsets": kernels.from_host(np.arange(texts + 1, dtype=np.int32) * rows),
+        }
+        qkv, y = random_bf16(texts * rows, (H + 2 * G) * D), empty_bf16(texts * rows, H * D)
+        seconds = kernel_seconds("attention_paged", y=y, qkv=qkv, rotations=None, **pages, **heads)
+        what = f"{texts} texts, {rows} new tokens after {past}, bfloat16"
+        if rows == 1:
+            n_bytes = 2.0 * 2 * texts * length * G * D
+            yield what, *both(seconds, None, lambda s, n=n_bytes: n / s / 1e12, "TB/s")
+        else:
+            flops = 2.0 * rows * rows * H * D
+            yield what, *both(seconds, None, lambda s, f=flops: f / s / 1e12, "TFLOP/s")
 
 
 def both(ours: float, theirs: float | None, value: Callable[[float], float], unit: str) -> tuple[str, str]:
@@ -303,26 +375,16 @@ def memory() -> Rows:
     )
     yield "layernorm, backward", *both(seconds, None, lambda s: 6 * N * C / s / 1e12, "TB/s")
     P = 124_000_000
-    masters, m, v, g = f32((P,)), f32((P,)), f32((P,)), empty_bf16(P)
-    for flat in (masters, m, v, g):
+    masters, weights, m, v, g = f32((P,)), empty_bf16(P), f32((P,)), f32((P,)), empty_bf16(P)
+    for flat in (masters, weights, m, v, g):
         kernels.fill(y=flat, value=0.0)
     step = kernels.from_host(np.ones(1, np.int64))
-    seconds = kernel_seconds(
-        "adamw",
-        w=masters,
-        m=m,
-        v=v,
-        g=g,
-        lr=one,
-        step=step,
-        grad_scale=one,
-        beta1=0.9,
-        beta2=0.99,
-        eps=1e-8,
-        weight_decay=0.1,
-        n_decay=P,
-    )
+    state = {"m": m, "v": v, "g": g, "lr": one, "step": step, "grad_scale": one}
+    numbers = {"beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "n_decay": P}
+    seconds = kernel_seconds("adamw", w=masters, **state, **numbers)
     yield "AdamW, 124M parameters", *both(seconds, None, lambda s: 26 * P / s / 1e12, "TB/s")
+    seconds = kernel_seconds("adamw_bf16", w=weights, **state, **numbers, seed=1)
+    yield "AdamW, without masters", *both(seconds, None, lambda s: 22 * P / s / 1e12, "TB/s")
 
 
 def decoding() -> Rows:

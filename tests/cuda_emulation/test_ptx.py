@@ -35,8 +35,28 @@ def test_vectors_of_16_bytes_are_moved_at_once(ptx):
 
 
 def test_products_of_bfloat16_run_on_tensor_cores(ptx):
-    for instruction in ("mma.sync.aligned.m16n8k16", "ldmatrix.sync.aligned.m8n8.x4", "cp.async.cg.shared.global"):
+    for instruction in ("mma.sync.aligned.m16n8k16", "ldmatrix.sync.aligned.m8n8.x4"):
         assert (instruction in ptx[1]) == (ptx[0] == "bfloat16"), instruction
+
+
+def code_of(ptx, kernel):
+    """The bodies of all kernels whose names end so."""
+    return re.findall(rf"\.entry \S*\d{kernel}\S*\(.*?\n}}", ptx[1], re.DOTALL)
+
+
+def test_products_with_few_rows_copy_16_bytes_at_a_time(ptx):
+    kernels = code_of(ptx, "few_rows_kernel")
+    assert len(kernels) == (1 if ptx[0] == "bfloat16" else 2)
+    for code in kernels:
+        assert "cp.async.cg.shared.global" in code
+        assert ("mma.sync.aligned.m16n8k16" in code) == (ptx[0] == "bfloat16")
+
+
+def test_pages_are_read_16_bytes_at_a_time(ptx):
+    kernels = code_of(ptx, "attention_paged_kernel")
+    assert len(kernels) == (2 * 2 if ptx[0] == "bfloat16" else 2 * 3)  # rows, and dtypes of pages
+    for code in kernels:
+        assert re.search(r"\bld\.global(?:\.nc)?\.v4\.\w32", code)
 
 
 def test_products_of_a_hopper_are_not_serialised(tmp_path):

@@ -73,6 +73,14 @@ def test_products_of_bfloat16_are_the_tensor_cores(functions):
             assert having(code, instruction), (key, instruction)
 
 
+def test_products_with_few_rows_are_the_tensor_cores(functions):
+    chosen = named(functions, r"bfloat16\d\dfew_rows_kernel")
+    assert len(chosen) == 2
+    for key, code in chosen.items():
+        for instruction in ("HMMA.16816.F32.BF16", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128"):
+            assert having(code, instruction), (key, instruction)
+
+
 def test_products_of_a_hopper_are_its_own(functions):
     chosen = named(functions, "hopper_product_kernel")
     assert len(chosen) == 2 * 3
