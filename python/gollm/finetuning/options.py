@@ -60,7 +60,10 @@ class FinetuneOptions(LoopOptions, TaskOptions):
 
     COMMAND: ClassVar[str] = "finetune"
     DEFAULT_EPOCHS: ClassVar[float] = 3.0
-    RARE: ClassVar[tuple[str, ...]] = (*LoopOptions.RARE, "mask", "dpo_normalize", "lora_dropout")
+    RARE: ClassVar[tuple[str, ...]] = (
+        *("validation_fraction", "mask", "dpo_normalize", "class_weights", "lora_alpha", "lora_dropout", "dtype"),
+        *LoopOptions.RARE,
+    )
     HEADINGS: ClassVar[Mapping[str, str]] = {
         "model": "model and data",
         "context": "sequences",

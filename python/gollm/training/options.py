@@ -114,7 +114,7 @@ class LoopOptions(Given):
     RARE: ClassVar[tuple[str, ...]] = (
         *("recompute", "activation_dtype", "compute_dtype", "optimizer", "min_lr", "beta1", "beta2", "eps"),
         *("max_grad_norm", "eval_batches", "sample_every", "sample_tokens", "keep_checkpoints", "statistics_every"),
-        "cache_dir",
+        *("sample_prompt", "cache_dir", "rounding"),
     )
     ALIASES: ClassVar[Mapping[str, str]] = {
         "learning_rate": "lr",
