@@ -6,7 +6,7 @@
  * KEY_BLOCK, the first at position 0, and blocks are folded one by one, in ascending order (`fold`).
  *
  * The unit of work is a block of keys, for ROWS rows: pairs of a query and a head of a group, which share keys and values. More
- * than 8 rows do not fit into the registers of two blocks a multiprocessor.
+ * than 8 rows do not fit into the registers of two blocks a multiprocessor; of pages of 2 bytes, 8 rows fill those of one.
  *
  *     1.  scores: a thread has PER keys side by side, the 16 bytes that it reads at once, and a part of D; four parts are added by
  *         shuffles, and two (pages of 2 bytes) through shared memory
@@ -90,7 +90,7 @@ template <class Page> struct PageVector {
 };
 
 template <int ROWS, class Page>
-__global__ void __launch_bounds__(PAGED_THREADS, ROWS == 4 && sizeof(Page) == 4 ? 3 : 2)
+__global__ void __launch_bounds__(PAGED_THREADS, (ROWS == 4 ? 2 : 1) + (sizeof(Page) == 4))
     attention_paged_kernel(PagedAttention a, const Page *k_pages, const Page *v_pages) {
     using Memory = PagedMemory<ROWS, Page>;
     using Vector = PageVector<Page>;
