@@ -181,7 +181,7 @@ class LoopOptions(Given):
     @property
     def try_it(self) -> str:
         """What to do with the model afterwards, with {} for its path."""
-        return 'gollm generate --model {} --prompt "..."'
+        return 'gollm generate {} "..."'
 
     @property
     def resolved_min_lr(self) -> float:
