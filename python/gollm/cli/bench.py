@@ -15,13 +15,13 @@ Group = Literal["matmul", "attention", "training", "bfloat16", "memory-bound", "
 
 @dataclass(frozen=True)
 class Options:
-    """Measure how fast gollm is here: against PyTorch, where it is installed, and against the machine's own limits.
-    They take turns, each in a process of its own. Nothing else should run meanwhile."""
+    """Measure gollm's speed on this machine and compare it with PyTorch, if installed, and with the machine's peak.
+    The contestants take turns in separate processes. Run nothing else at the same time."""
 
-    groups: Annotated[tuple[Group, ...], Positional] = ()  # groups of cases to measure (default: all)
-    filter: str = ""  # only cases whose name contains this text, such as "NT 256 tokens" or "124M"
-    turns: PositiveInt = 7  # turns of each contestant in a case; the median is reported
-    compile: bool = False  # measure torch.compile in training steps, too
+    groups: Annotated[tuple[Group, ...], Positional] = ()  # benchmark groups (default: all)
+    filter: str = ""  # run only cases whose name contains this text, such as "NT 256 tokens" or "124M"
+    turns: PositiveInt = 7  # repetitions per contestant and case; the median is reported
+    compile: bool = False  # also measure torch.compile in training steps
     list: bool = False  # print the names of the cases without measuring
     json: bool = False  # print one JSON document
 

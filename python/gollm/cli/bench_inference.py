@@ -13,18 +13,18 @@ from gollm.options import NonNegativeInt, Positional, PositiveInt
 
 @dataclass(frozen=True)
 class Options:
-    """Measure a model's prefill and decoding speed: tokens per second, the bytes read for each token, the share of what
-    the machine can do, and llama.cpp's speed where it is installed and the model is a GGUF file. They take turns, each
-    in a process of its own. Nothing else should run meanwhile."""
+    """Measure a model's prefill and decoding speed: tokens per second, bytes read per token, and the fraction of the
+    machine's peak. For GGUF files, llama.cpp is measured as well, if installed. The contestants take turns in separate
+    processes. Run nothing else at the same time."""
 
-    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
-    prompts: tuple[PositiveInt, ...] | None = None  # lengths of prompts (default: 512, at most the context)
-    new_tokens: PositiveInt = 32  # tokens that each sequence grows by in decoding before it starts over
-    threads: tuple[PositiveInt, ...] | None = None  # numbers of threads (default: the one that gollm uses)
-    batch_sizes: tuple[PositiveInt, ...] = (1, 8, 32)  # sequences that are decoded together
-    # tokens that sequences have before (default: 0, and 2048 where the model's context has room for it)
+    model: Annotated[Path, Positional]  # model in any format, or a run folder (best checkpoint)
+    prompts: tuple[PositiveInt, ...] | None = None  # prompt lengths (default: 512, at most the context)
+    new_tokens: PositiveInt = 32  # tokens to decode per sequence before it starts over
+    threads: tuple[PositiveInt, ...] | None = None  # numbers of threads (default: gollm's default)
+    batch_sizes: tuple[PositiveInt, ...] = (1, 8, 32)  # batch sizes for decoding
+    # tokens already in the cache (default: 0, and 2048 if the model's context allows it)
     depths: tuple[NonNegativeInt, ...] | None = None
-    turns: PositiveInt = 7  # turns of each contestant in a row; the median is reported
+    turns: PositiveInt = 7  # repetitions per contestant and row; the median is reported
     json: bool = False  # print one JSON document
 
 

@@ -30,13 +30,13 @@ _MAX_TEMPLATE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SamplingFlags, ModelFlags):
-    """Talk with a model that has a chat template. /help lists the commands; Ctrl-C stops an answer, Ctrl-D ends. What
-    does not fit into the context any more is left out from the oldest turn on, and the program says so."""
+    """Chat with a model that has a chat template. /help lists the commands; Ctrl-C stops an answer, Ctrl-D exits. When
+    the conversation outgrows the context, the oldest turns are dropped and the program reports it."""
 
-    system: str | None = None  # the system message
-    # the name of one of the model's chat templates, or a file with a Jinja template (default: the model's template)
+    system: str | None = None  # system message
+    # name of one of the model's chat templates, or a Jinja template file (default: the model's template)
     template: str | None = None
-    # for scripts: read one JSON object a line, {"content": "..."} or {"command": "/..."}, and print one for each
+    # for scripts: read one JSON object per line, {"content": "..."} or {"command": "/..."}, and print one for each
     json: bool = False
 
     HEADINGS: ClassVar[Mapping[str, str]] = {"model": "model", "max_new_tokens": "sampling", "system": "conversation"}

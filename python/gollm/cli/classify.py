@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Tell the labels of texts. Where the records have labels, accuracy, F1 and a confusion matrix follow."""
+    """Classify texts. If the records have labels, also print accuracy, F1 and a confusion matrix."""
 
-    model: Annotated[Path, Positional]  # a classifier that gollm finetune --task classify has trained
-    # records: files of JSON lines, a JSON array or CSV, folders, wildcards, or - for standard input
+    model: Annotated[Path, Positional]  # classifier trained by gollm finetune --task classify
+    # records: JSON Lines, JSON or CSV files, folders, wildcards, or - for standard input
     data: Annotated[tuple[PathText, ...], Positional] = ()
     text: str | None = None  # a single text, instead of records
-    text_field: str = "text"  # the field of the text
-    label_field: str = "label"  # the field of its true label, where records have it
-    json: bool = False  # print JSON lines: each text's label and probabilities, then the figures
+    text_field: str = "text"  # field with the text
+    label_field: str = "label"  # field with the true label, if there is one
+    json: bool = False  # print JSON lines: the label and probabilities of each text, then the metrics
 
     ALIASES: ClassVar[Mapping[str, str]] = {"corpus": "data"}
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Show runs beside each other: the options that differ, training losses at equal numbers of tokens, the lowest
-    validation loss, speed, and what gollm eval has measured."""
+    """Compare training runs: options that differ, training losses at equal numbers of tokens, lowest validation loss,
+    speed, and results of gollm eval."""
 
-    runs: Annotated[tuple[PathText, ...], Positional]  # folders of training runs
+    runs: Annotated[tuple[PathText, ...], Positional]  # run folders
     json: bool = False  # print one JSON document
 
 

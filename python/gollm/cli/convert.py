@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Turn a model into another format. The source's format is detected from its content."""
+    """Convert a model to another format. The source format is detected from its content."""
 
-    # a model in any format: a checkpoint, a run's folder, a Hugging Face folder, GGUF, llama2.c, llm.c, JSON
+    # model in any format: a checkpoint, run folder, Hugging Face folder, GGUF, llama2.c, llm.c or JSON
     source: Annotated[Path, Positional]
-    target: Annotated[Path, Positional]  # the new file, or folder for Hugging Face
-    # format of the target (default: from its ending, .golm, .gguf or .json; a folder for huggingface without one)
+    target: Annotated[Path, Positional]  # output file, or output folder for huggingface
+    # target format (default: from the suffix .golm, .gguf or .json; huggingface if there is no suffix)
     to: Literal["golm", "huggingface", "gguf", "llama2.c", "llm.c", "json"] | None = None
-    # dtype of the matrices, where the format has it (default: the format's usual one, for most float32)
+    # dtype of the matrices, if the format supports it (default: the format's usual dtype, mostly float32)
     dtype: Literal["f32", "bf16", "f16", "q8_0", "q4_0"] | None = None
-    merge: Path | None = None  # the folder of an adapter (peft's LoRA) that is added to the weights
-    tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
-    overwrite: bool = False  # replace a target that exists
+    merge: Path | None = None  # folder of a LoRA adapter (peft format) to merge into the weights
+    tokenizer: Path | None = None  # tokenizer file or folder, for a model without a tokenizer
+    overwrite: bool = False  # overwrite an existing target
 
 
 def run(options: Options) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Options:
-    """List the corpora that have a name: gollm train NAME. Those of the hub are fetched on their first use."""
+    """List the named datasets for gollm train NAME. Datasets on the Hub are downloaded at first use."""
 
 
 def run(_: Options) -> None:

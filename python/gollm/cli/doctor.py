@@ -16,7 +16,7 @@ from gollm.system import threads
 
 @dataclass(frozen=True)
 class Options:
-    """Show how gollm was built, what it uses of this machine, and how fast that is (measured for three seconds)."""
+    """Show how gollm was built, the hardware that it uses, and its measured speed (takes three seconds)."""
 
     measure: bool = True  # measure peak FLOP/s (FMA), bfloat16 products and read bandwidth
     json: bool = False  # print one JSON document

@@ -12,14 +12,14 @@ from gollm.options.types import Range
 
 @dataclass(frozen=True)
 class Options:
-    """Draw a map of a model's token embeddings, to search and to colour, with each token's nearest neighbours. Needs
+    """Plot a map of a model's token embeddings, with search, colours and nearest neighbours. Requires
     pip install 'gollm[report]'."""
 
-    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
-    method: Literal["pca", "tsne", "umap"] = "pca"  # PCA, t-SNE, or UMAP, which needs pip install umap-learn
-    output: PathText = "embeddings.html"  # the file to write: a page (.html), or an image (.png, .svg)
-    max_tokens: Annotated[int, Range(at_least=4)] = 2000  # tokens in the map, the first of the vocabulary
-    data: PathText | None = None  # a text in which the tokens are counted, to colour them by frequency
+    model: Annotated[Path, Positional]  # model in any format, or a run folder (best checkpoint)
+    method: Literal["pca", "tsne", "umap"] = "pca"  # projection: PCA, t-SNE, or UMAP (requires pip install umap-learn)
+    output: PathText = "embeddings.html"  # output file: a page (.html) or an image (.png, .svg)
+    max_tokens: Annotated[int, Range(at_least=4)] = 2000  # number of tokens to plot, from the start of the vocabulary
+    data: PathText | None = None  # text for token counts, to colour tokens by frequency
     seed: Annotated[NonNegativeInt, Range(below=2**32)] = 0  # seed of t-SNE and UMAP
 
 

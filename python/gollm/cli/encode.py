@@ -14,13 +14,13 @@ from gollm.options import Positional
 
 @dataclass(frozen=True)
 class Options:
-    """Turn text into token ids, separated by spaces."""
+    """Convert text to token ids, separated by spaces."""
 
-    # a tokenizer's file or folder (gollm's, GPT-2's vocab.json with merges.txt, tokenizer.json), or any model
+    # tokenizer file or folder (gollm's, GPT-2's vocab.json with merges.txt, tokenizer.json), or any model
     tokenizer: Path
     text: Annotated[str, Positional]  # the text, or - for standard input
     special: bool = False  # recognise special tokens, such as <|endoftext|>, in the text
-    json: bool = False  # print one JSON document with the ids and the piece of text that each stands for
+    json: bool = False  # print one JSON document with the token ids and the text of each token
 
     ALIASES: ClassVar[Mapping[str, str]] = {"model": "tokenizer"}
 

@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Measure a model on a text: its perplexity, and with --against how far its predictions are from those of the full
-    model, such as the one that it was quantised from. Figures come with their standard errors."""
+    """Compute the perplexity of a model on a text. With --against, also compare its predictions with those of a
+    reference model, for example the model before quantisation. Results have standard errors."""
 
-    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
+    model: Annotated[Path, Positional]  # model in any format, or a run folder (best checkpoint)
     data: tuple[PathText, ...]  # files, folders, wildcards, token shards, or - for standard input
-    against: Path | None = None  # the full model, with the same vocabulary
-    # tokens of a window: what the model sees at once (default: the model's context, at most 512)
+    against: Path | None = None  # reference model with the same vocabulary
+    # window size, in tokens (default: the model's context, at most 512)
     context: PositiveInt | None = None
-    # tokens from one window to the next; a window scores the tokens that no earlier one has scored (default: --context,
-    # windows without overlap)
+    # distance between window starts, in tokens; each window scores only tokens that were not scored before (default:
+    # --context, windows without overlap)
     stride: PositiveInt | None = None
     max_tokens: PositiveInt | None = None  # maximum number of tokens to score (default: all)
-    tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
-    pattern: tuple[str, ...] = ()  # which files of a folder, for example '*.py'
-    field: str | None = None  # the field of JSON lines that holds the text
-    encoding: str = "utf-8"  # encoding of text files: any that Python knows
+    tokenizer: Path | None = None  # tokenizer file or folder, for a model without a tokenizer
+    pattern: tuple[str, ...] = ()  # patterns of the files to read in a folder, for example '*.py'
+    field: str | None = None  # JSON Lines field with the text
+    encoding: str = "utf-8"  # encoding of text files: any Python codec
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # how to handle invalid bytes
-    device: DeviceName = "cpu"  # where to compute; auto: on a GPU where there is one, else on the CPU
-    dtype: ModelDType = "float32"  # dtype of the models' weights and activations on a GPU
-    per_file: bool = False  # measure each file by itself
-    by_position: bool = False  # show the cross-entropy by how many tokens of its window a token follows, too
+    device: DeviceName = "cpu"  # device; auto: the GPU if one is available, otherwise the CPU
+    dtype: ModelDType = "float32"  # on a GPU: dtype of weights and activations
+    per_file: bool = False  # evaluate each file separately
+    by_position: bool = False  # also show the cross-entropy by token position in the window
     json: bool = False  # print one JSON document
 
     ALIASES: ClassVar[Mapping[str, str]] = {"corpus": "data"}

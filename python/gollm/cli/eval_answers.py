@@ -14,16 +14,16 @@ from gollm.options import PathText, Positional, PositiveInt
 
 @dataclass(frozen=True)
 class Options:
-    """Generate the answers of a data set of conversations and compare them with its own: exact match, BLEU and chrF (by
-    sacrebleu), and how varied they are."""
+    """Generate answers for a dataset of conversations and compare them with the references: exact match, BLEU and chrF
+    (by sacrebleu), and measures of diversity."""
 
-    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
-    # conversations in the formats of gollm finetune, whose last answer is the reference
+    model: Annotated[Path, Positional]  # model in any format, or a run folder (best checkpoint)
+    # conversations in the formats of gollm finetune; the last answer is the reference
     data: Annotated[tuple[PathText, ...], Positional]
     limit: PositiveInt | None = None  # maximum number of conversations (default: all)
-    max_new_tokens: PositiveInt = 256  # maximum number of tokens of an answer
-    tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
-    out: PathText | None = None  # a file that gets a JSON line for each answer
+    max_new_tokens: PositiveInt = 256  # maximum number of tokens per answer
+    tokenizer: Path | None = None  # tokenizer file or folder, for a model without a tokenizer
+    out: PathText | None = None  # output file, with a JSON line for each answer
     json: bool = False  # print one JSON document
 
     ALIASES: ClassVar[Mapping[str, str]] = {"corpus": "data"}

@@ -14,15 +14,15 @@ from gollm.options import NonNegativeInt, PathText, Positional, PositiveInt
 
 @dataclass(frozen=True)
 class Options:
-    """Measure how often a model answers multiple-choice questions rightly. Its answer is the choice with the largest
-    log-probability, as a whole and by its length in bytes."""
+    """Compute a model's accuracy on multiple-choice questions. The model's answer is the choice with the highest
+    log-probability, with and without normalisation by length in bytes."""
 
-    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
-    # files of JSON lines with "question", "choices" and "answer", folders, or wildcards
+    model: Annotated[Path, Positional]  # model in any format, or a run folder (best checkpoint)
+    # JSON Lines files with "question", "choices" and "answer", folders, or wildcards
     data: Annotated[tuple[PathText, ...], Positional]
-    few_shot: NonNegativeInt = 0  # how many questions of each file are solved before each of the others
-    limit: PositiveInt | None = None  # maximum number of questions of a file (default: all)
-    tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
+    few_shot: NonNegativeInt = 0  # number of solved examples before each question, from the same file
+    limit: PositiveInt | None = None  # maximum number of questions per file (default: all)
+    tokenizer: Path | None = None  # tokenizer file or folder, for a model without a tokenizer
     json: bool = False  # print one JSON document
 
     ALIASES: ClassVar[Mapping[str, str]] = {"corpus": "data"}

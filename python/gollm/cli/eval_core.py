@@ -13,13 +13,13 @@ from gollm.options import Positional, PositiveInt
 
 @dataclass(frozen=True)
 class Options:
-    """Compute the CORE metric of a model: the mean over a set of tasks of the centred accuracy, which is 0 for guessing
-    and 1 for no mistake. The tasks are local files, in the layout of DataComp-LM and nanochat."""
+    """Compute the CORE metric of a model: the centred accuracy, averaged over a set of tasks. Random guessing gives 0,
+    a perfect score 1. The tasks are local files in the layout of DataComp-LM and nanochat."""
 
-    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
-    folder: Annotated[Path, Positional]  # core.yaml, eval_data/ and eval_meta_data.csv
-    limit: PositiveInt | None = None  # maximum number of items of a task, drawn at random (default: all)
-    tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
+    model: Annotated[Path, Positional]  # model in any format, or a run folder (best checkpoint)
+    folder: Annotated[Path, Positional]  # folder with core.yaml, eval_data/ and eval_meta_data.csv
+    limit: PositiveInt | None = None  # maximum number of items per task, sampled at random (default: all)
+    tokenizer: Path | None = None  # tokenizer file or folder, for a model without a tokenizer
     json: bool = False  # print one JSON document
 
 

@@ -14,17 +14,17 @@ from gollm.options import PathText, Positional, PositiveInt
 
 @dataclass(frozen=True)
 class Options:
-    """Measure how much of a text a model recites: how often it continues a part of it, taken from anywhere, with
-    exactly the tokens that follow there. Compare its training data with text that it has not seen."""
+    """Measure how much of a text a model has memorised: how often it continues a passage with exactly the tokens of the
+    text. Compare training data with text that the model has not seen."""
 
-    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
+    model: Annotated[Path, Positional]  # model in any format, or a run folder (best checkpoint)
     data: Annotated[tuple[PathText, ...], Positional]  # files, folders, wildcards, token shards, or -
-    places: PositiveInt = 100  # maximum number of places, spread evenly over the text
-    prefix: PositiveInt = 50  # tokens that the model reads
-    length: PositiveInt = 50  # tokens that it has to recite
-    pattern: tuple[str, ...] = ()  # which files of a folder, for example '*.py'
-    field: str | None = None  # the field of JSON lines that holds the text
-    tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
+    places: PositiveInt = 100  # maximum number of passages, spread evenly over the text
+    prefix: PositiveInt = 50  # prompt length, in tokens
+    length: PositiveInt = 50  # continuation length, in tokens
+    pattern: tuple[str, ...] = ()  # patterns of the files to read in a folder, for example '*.py'
+    field: str | None = None  # JSON Lines field with the text
+    tokenizer: Path | None = None  # tokenizer file or folder, for a model without a tokenizer
     json: bool = False  # print one JSON document
 
     ALIASES: ClassVar[Mapping[str, str]] = {"corpus": "data"}

@@ -12,7 +12,7 @@ from gollm.options import PathText, given
 
 @dataclass(frozen=True)
 class Options(FinetuneOptions):
-    """Fine-tune a model, and keep everything in a run folder."""
+    """Fine-tune a model. All results are saved in a run folder."""
 
     json: bool = False  # print JSON lines: the metrics of each step, then the result
     report: bool = False  # write report.html in the run folder when training ends

@@ -24,29 +24,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SamplingFlags, ModelFlags):
-    """Continue a prompt with a trained model of any format, or each prompt of a file. The text of one prompt is printed
-    as it is generated; how many tokens it has, the speed and the seed follow on standard error."""
+    """Generate text from a prompt, or from each prompt of a file. A single text is printed as it is generated. The
+    number of tokens, the speed and the seed are printed to standard error."""
 
-    # text to continue, or - for standard input; an empty prompt starts from the model's BOS or end-of-text token
+    # prompt, or - for standard input; an empty prompt starts from the BOS or end-of-text token
     prompt: Annotated[str, Positional] = ""
-    # a file of prompts instead, one a line, or in JSON lines (*.jsonl) the field "prompt"; blank lines are skipped; -
-    # for standard input
+    # file of prompts, one per line or in the field "prompt" of JSON lines (*.jsonl); blank lines are skipped; - for
+    # standard input
     prompts: Path | None = None
-    # the JSON lines file for the texts of --prompts, in their order; a rerun goes on where it ends (default: standard
-    # output)
+    # JSON Lines output file for --prompts, in the order of the prompts; the same command resumes an interrupted run
+    # (default: standard output)
     output: Path | None = None
-    n: PositiveInt = 1  # number of texts for each prompt
-    beams: PositiveInt = 1  # beam search with so many beams, which draws nothing; 1: none
-    length_penalty: float = 1.0  # beam search divides the log-probability of a text by its length to this power
-    logprobs: NonNegativeInt | None = None  # with JSON: also log-probabilities, with those of so many likeliest tokens
-    # when the context is full: forget its oldest half and go on, or stop
+    n: PositiveInt = 1  # number of texts per prompt
+    beams: PositiveInt = 1  # number of beams for beam search; 1: no beam search
+    length_penalty: float = 1.0  # beam search: divide the log-probability of a text by length ** length_penalty
+    logprobs: NonNegativeInt | None = None  # with --json: log-probabilities, with this many alternatives per token
+    # when the context is full: forget (drop the oldest half and continue) or stop
     context_full: Literal["forget", "stop"] = "forget"
-    echo: bool = True  # print the prompt before its continuation
+    echo: bool = True  # print the prompt before the generated text
     json: bool = False  # print one JSON document when done
 
     DEFAULTS: ClassVar[Mapping[str, str]] = {
         **SamplingFlags.DEFAULTS,
-        "seed": "a random one, which is printed; with --prompts 0, so that a rerun goes on",
+        "seed": "a random seed, which is printed; 0 with --prompts, so that a run can be resumed",
     }
     RARE: ClassVar = (*SamplingFlags.RARE, "beams", "length_penalty", "logprobs", "context_full")
     SHORT: ClassVar[Mapping[str, str]] = {**SamplingFlags.SHORT, "p": "prompt"}

@@ -17,13 +17,13 @@ from gollm.options import NonNegativeInt, PositiveInt
 class Options(ModelOptions):
     """Compare a model's gradients with finite differences, parameter by parameter."""
 
-    preset: str = "tiny"  # the model's shape, as gollm train has it
+    preset: str = "tiny"  # model shape, as in gollm train
     vocab_size: PositiveInt | None = None  # vocabulary size (default: the preset's)
-    batch_size: PositiveInt = 2  # sequences in the random batch
-    tokens: PositiveInt | None = None  # tokens in a sequence (default: the context, at most 32)
-    samples: PositiveInt = 4  # elements of each parameter to check
-    seed: NonNegativeInt = 0  # seed of the weights and the batch
-    # where the float32 gradients are computed; auto: on a GPU where there is one, else on the CPU
+    batch_size: PositiveInt = 2  # sequences per batch
+    tokens: PositiveInt | None = None  # tokens per sequence (default: the context, at most 32)
+    samples: PositiveInt = 4  # number of elements to check per parameter
+    seed: NonNegativeInt = 0  # random seed of weights and batch
+    # device of the float32 gradients; auto: the GPU if one is available, otherwise the CPU
     device: DeviceName = "cpu"
     json: bool = False  # print one JSON document
 

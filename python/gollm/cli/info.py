@@ -16,13 +16,13 @@ from gollm.system.strict_json import shorten
 
 @dataclass(frozen=True)
 class Options:
-    """Show what a model's file or folder contains, in any format, without reading its weights; of a training run's
-    folder also how the model was trained. Or show a tokenizer."""
+    """Show the contents of a model file or folder in any format, without reading the weights. For a run folder, also
+    show how the model was trained. Tokenizers can be shown, too."""
 
-    # a model in any format, or a tokenizer; of a training run's folder the best checkpoint
+    # model in any format, run folder (best checkpoint), or tokenizer
     model: Annotated[Path, Positional]
-    tensors: bool = False  # list every tensor with its type and shape
-    json: bool = False  # print one JSON document, tensors included
+    tensors: bool = False  # list all tensors with dtype and shape
+    json: bool = False  # print one JSON document, including the tensors
 
 
 def run(options: Options) -> None:

@@ -11,14 +11,14 @@ from gollm.options import PathText, Positional, PositiveInt
 
 @dataclass(frozen=True)
 class Options:
-    """Draw what a model makes of a prompt: its tokens, the surprise at each, each layer's best guesses (the logit
-    lens), activation norms, and histograms of the weights; of a run that has recorded them (gollm train
-    --statistics-every) gradients and updates, too. Needs pip install 'gollm[report]'."""
+    """Plot how a model processes a prompt: tokens and their surprisal, the predictions of each layer (logit lens),
+    activation norms, and weight histograms. For a run trained with --statistics-every, also plot gradients and updates.
+    Requires pip install 'gollm[report]'."""
 
-    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
-    prompt: str  # the text that the model reads; - for standard input
-    output: PathText = "inspect.html"  # the file to write: a page (.html), or an image (.png, .svg)
-    max_tokens: PositiveInt = 32  # tokens of the prompt that are drawn; the rest is left out
+    model: Annotated[Path, Positional]  # model in any format, or a run folder (best checkpoint)
+    prompt: str  # prompt, or - for standard input
+    output: PathText = "inspect.html"  # output file: a page (.html) or an image (.png, .svg)
+    max_tokens: PositiveInt = 32  # maximum number of prompt tokens to plot
 
 
 def run(options: Options) -> None:

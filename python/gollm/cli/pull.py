@@ -12,12 +12,12 @@ from gollm.options import Positional
 
 @dataclass(frozen=True)
 class Options:
-    """Fetch a model from the Hugging Face hub; needs pip install 'gollm[hub]'."""
+    """Download a model from the Hugging Face Hub. Requires pip install 'gollm[hub]'."""
 
-    model: Annotated[str, Positional]  # name on the hub: ORG/NAME
-    out: Path | None = None  # folder to create (default: NAME in the current folder)
+    model: Annotated[str, Positional]  # model name on the Hub: ORG/NAME
+    out: Path | None = None  # output folder (default: NAME in the current folder)
     revision: str | None = None  # branch, tag or commit (default: the newest)
-    file: tuple[str, ...] = ()  # files to fetch, such as a .gguf (default: those that gollm reads)
+    file: tuple[str, ...] = ()  # files to download, for example a .gguf (default: all files that gollm reads)
 
 
 def run(options: Options) -> None:

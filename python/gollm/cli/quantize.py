@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Store a model's matrices in few bits each: a file of a half to an eighth of the size, and faster generation.
-    Norms, biases and learned positions stay as they are."""
+    """Quantise the matrices of a model. The file shrinks to between a half and an eighth of its size, and generation is
+    faster. Norms, biases and learned position embeddings are not quantised."""
 
-    # a model in any format: a checkpoint, a run's folder, a Hugging Face folder, GGUF, llama2.c, llm.c, JSON
+    # model in any format: a checkpoint, run folder, Hugging Face folder, GGUF, llama2.c, llm.c or JSON
     model: Annotated[Path, Positional]
-    target: Annotated[Path, Positional]  # the new file: .golm, or .gguf for groups of 32
-    # what a number is stored as; int4_min has a minimum for each group as well as a scale
+    target: Annotated[Path, Positional]  # output file: .golm, or .gguf (groups of 32)
+    # storage format of the weights; int4_min stores a minimum per group in addition to the scale
     weights: Literal["int8", "int4", "int4_min", "bf16", "fp16"] = "int8"
-    group: Literal[32, 64, 128] | None = None  # numbers of a row that share a scale (default: 32; others for int8 only)
-    keep: tuple[Literal["head", "embedding"], ...] = ()  # what is not quantised; a tied head is the embedding
-    tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
-    overwrite: bool = False  # replace a target that exists
+    group: Literal[32, 64, 128] | None = None  # group size: weights per scale (default: 32; others for int8 only)
+    keep: tuple[Literal["head", "embedding"], ...] = ()  # matrices to leave unquantised; a tied head is the embedding
+    tokenizer: Path | None = None  # tokenizer file or folder, for a model without a tokenizer
+    overwrite: bool = False  # overwrite an existing target
 
 
 def run(options: Options) -> None:

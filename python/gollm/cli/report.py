@@ -14,13 +14,13 @@ Port = Annotated[int, Range(at_least=0, at_most=65535)]
 
 @dataclass(frozen=True)
 class Options:
-    """Draw the training report of one run or several: losses, learning rate, gradient norm, speed, memory, samples, and
-    the options that differ. Needs pip install 'gollm[report]'."""
+    """Plot one or more training runs: losses, learning rate, gradient norm, speed, memory, samples, and the options
+    that differ. Requires pip install 'gollm[report]'."""
 
-    runs: Annotated[tuple[PathText, ...], Positional]  # folders of training runs
-    output: PathText = "report.html"  # the file to write: a page (.html), or an image (.png, .svg)
-    live: bool = False  # serve a page that follows the runs while they train, instead of writing a file
-    port: Port = 8321  # port of --live on this machine; 0: any that is free
+    runs: Annotated[tuple[PathText, ...], Positional]  # run folders
+    output: PathText = "report.html"  # output file: a page (.html) or an image (.png, .svg)
+    live: bool = False  # serve a live page that follows the runs during training, instead of writing a file
+    port: Port = 8321  # port of --live; 0: any free port
 
 
 def run(options: Options) -> None:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """List training runs: their settings, how far they are, their lowest validation loss, and their speed."""
+    """List training runs with their settings, progress, lowest validation loss and speed."""
 
-    folders: Annotated[tuple[PathText, ...], Positional] = ("runs",)  # folders that hold run folders
+    folders: Annotated[tuple[PathText, ...], Positional] = ("runs",)  # parent folders of run folders
     json: bool = False  # print one JSON document
 
 

@@ -23,17 +23,17 @@ _MAX_FILE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFlags:
-    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
-    tokenizer: Path | None = None  # a tokenizer's file or folder, for a model that has none with it
-    force: bool = False  # take a tokenizer that has far fewer tokens than the model
+    model: Annotated[Path, Positional]  # model in any format, or a run folder (best checkpoint)
+    tokenizer: Path | None = None  # tokenizer file or folder, for a model without a tokenizer
+    force: bool = False  # accept a tokenizer with far fewer tokens than the model
     context: PositiveInt | None = None  # maximum length in tokens, prompt included (default: the model's context)
-    # how rotary positions beyond the model's context are scaled; required for a longer context
+    # RoPE scaling for positions beyond the model's context; required for a longer context
     rope_scaling: Literal["linear", "llama3", "none"] | None = None
-    # speculation: a small model with the same tokenizer that guesses ahead; the text stays the same, and often comes
-    # sooner
+    # draft model for speculative decoding: a small model with the same tokenizer; the text stays the same, and
+    # generation is often faster
     draft: Path | None = None
-    device: DeviceName = "cpu"  # where to compute; auto: on a GPU where there is one, else on the CPU
-    dtype: ModelDType = "float32"  # dtype of the model's weights and activations on a GPU
+    device: DeviceName = "cpu"  # device; auto: the GPU if one is available, otherwise the CPU
+    dtype: ModelDType = "float32"  # on a GPU: dtype of weights and activations
 
     def __post_init__(self) -> None:
         if self.rope_scaling is not None and self.context is None:
@@ -68,28 +68,28 @@ class SamplingFlags:
     """Fields of gollm.Sampling; None leaves the choice to Sampling, or to what the model's file recommends."""
 
     max_new_tokens: NonNegativeInt | None = None  # maximum number of tokens to generate
-    # sampling temperature; 0 always takes the likeliest token (default: the model's recommendation, or 0.8)
+    # sampling temperature; 0: greedy decoding (default: the model's recommendation, or 0.8)
     temperature: NonNegativeFloat | None = None
-    # sample from the k likeliest tokens; 0: from all (default: the model's recommendation, or 0)
+    # sample from the k most likely tokens; 0: all (default: the model's recommendation, or 0)
     top_k: NonNegativeInt | None = None
-    # nucleus sampling threshold: sample from the fewest tokens whose probabilities sum to this; 1: from all (default:
-    # the model's recommendation, or 1)
+    # nucleus sampling: sample from the smallest set of tokens with this total probability; 1: all (default: the model's
+    # recommendation, or 1)
     top_p: Annotated[float, Range(above=0, at_most=1)] | None = None
-    # leave out tokens less likely than this fraction of the likeliest one's probability (default: the model's
-    # recommendation, or 0)
+    # remove tokens less likely than this fraction of the largest probability (default: the model's recommendation, or
+    # 0)
     min_p: Annotated[float, Range(at_least=0, at_most=1)] | None = None
-    # divide the logits of tokens that the text has already by this, above 0 (default: the model's recommendation, or 1)
+    # penalty for tokens in the prompt or the text; 1: none (default: the model's recommendation, or 1)
     repetition_penalty: PositiveFloat | None = None
-    # subtract this from the logits of tokens that were generated before (default: 0)
+    # subtracted from the logits of tokens generated before (default: 0)
     presence_penalty: float | None = None
-    # subtract this from the logits of tokens for each time that they were generated (default: 0)
+    # subtracted from the logits of tokens once per earlier occurrence in the text (default: 0)
     frequency_penalty: float | None = None
-    seed: NonNegativeInt | None = None  # the same seed gives the same text (default: 0)
-    stop: tuple[str, ...] = ()  # strings that end the text; they are left out of it
-    logit_bias: tuple[str, ...] = ()  # numbers to add to the logits of tokens: ID=NUMBER, by token id
-    json_schema: Path | None = None  # a file with the JSON schema that the text must follow
-    regex: str | None = None  # the regular expression that the whole text must match
-    grammar: Path | None = None  # a file with the grammar that the text must follow, in Lark's format
+    seed: NonNegativeInt | None = None  # random seed; the same seed gives the same text (default: 0)
+    stop: tuple[str, ...] = ()  # stop strings, which end the text and are removed from it
+    logit_bias: tuple[str, ...] = ()  # values added to the logits of tokens, as ID=NUMBER
+    json_schema: Path | None = None  # JSON schema file that constrains the text
+    regex: str | None = None  # regular expression that the whole text must match
+    grammar: Path | None = None  # grammar file (Lark format) that constrains the text
 
     # What --help leaves to --help-all.
     RARE: ClassVar[tuple[str, ...]] = (

@@ -17,12 +17,12 @@ from gollm.options import Positional
 
 @dataclass(frozen=True)
 class Options:
-    """Turn token ids into text: the very bytes that they stand for."""
+    """Convert token ids to text. The output is byte-exact."""
 
-    # a tokenizer's file or folder (gollm's, GPT-2's vocab.json with merges.txt, tokenizer.json), or any model
+    # tokenizer file or folder (gollm's, GPT-2's vocab.json with merges.txt, tokenizer.json), or any model
     tokenizer: Path
-    ids: Annotated[tuple[str, ...], Positional]  # the ids, or - for standard input
-    json: bool = False  # print one JSON document; bytes that are no UTF-8 become U+FFFD in it
+    ids: Annotated[tuple[str, ...], Positional]  # token ids, or - for standard input
+    json: bool = False  # print one JSON document; invalid UTF-8 becomes U+FFFD
 
     ALIASES: ClassVar[Mapping[str, str]] = {"model": "tokenizer"}
 

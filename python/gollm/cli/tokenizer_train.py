@@ -16,23 +16,23 @@ from gollm.options import Positional, PositiveInt
 
 @dataclass(frozen=True)
 class Options:
-    """Train a tokenizer from text, and write it to a JSON file."""
+    """Train a tokenizer from text and save it as a JSON file."""
 
     # files, folders, wildcards, or - for standard input (default: the Python standard library's source)
     corpus: Annotated[tuple[str, ...], Positional] = ()
-    pattern: tuple[str, ...] = ()  # which files of a folder, for example '*.py'; '!*.min.js' leaves files out
-    field: str | None = None  # the field of JSON lines that holds the text
-    encoding: str = "utf-8"  # encoding of text files: any that Python knows
+    pattern: tuple[str, ...] = ()  # patterns of the files to read, for example '*.py'; '!*.min.js' excludes files
+    field: str | None = None  # JSON Lines field with the text
+    encoding: str = "utf-8"  # encoding of text files: any Python codec
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # how to handle invalid bytes
-    # byte-level BPE, one token per character or word, or WordPiece like BERT's (lower case, its special tokens)
+    # byte-level BPE, one token per character or word, or WordPiece as in BERT (lower case, BERT's special tokens)
     kind: Literal["bpe", "character", "word", "wordpiece"] = "bpe"
-    # pre-tokenization of bpe: that of gpt2, cl100k, o200k, llama3, qwen2 or smollm, or a regular expression
+    # pre-tokenization of bpe: gpt2, cl100k, o200k, llama3, qwen2, smollm, or a regular expression
     split: str = "gpt2"
     # vocabulary size, special tokens included (default: 4096 for bpe and wordpiece, all of the text for the others)
     vocab_size: PositiveInt | None = None
     special_tokens: tuple[str, ...] = ("<|endoftext|>",)  # special tokens (never produced from plain text)
-    out: Path = Path("tokenizer.json")  # the file to write
-    overwrite: bool = False  # replace a file that exists
+    out: Path = Path("tokenizer.json")  # output file
+    overwrite: bool = False  # overwrite an existing file
     json: bool = False  # print one JSON document about the result
 
     ALIASES: ClassVar[Mapping[str, str]] = {"data": "corpus", "output": "out"}

@@ -22,7 +22,7 @@ SIGNAL_STATUS = 128  # a shell's status of a process that a signal ended, less t
 
 @dataclass(frozen=True)
 class Options(TrainOptions):
-    """Train a model from raw text, and keep everything in a run folder."""
+    """Train a model from raw text. All results are saved in a run folder."""
 
     json: bool = False  # print JSON lines: the metrics of each step, then the result
     report: bool = False  # write report.html in the run folder when training ends

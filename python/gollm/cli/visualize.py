@@ -11,15 +11,15 @@ from gollm.options import NonNegativeInt, PathText, Positional, PositiveInt
 
 @dataclass(frozen=True)
 class Options:
-    """Draw the attention weights of a prompt: each layer and head, all heads of a layer, and attention rollout. Needs
-    pip install 'gollm[report]'."""
+    """Plot the attention weights of a prompt: each layer and head, all heads of a layer, and attention rollout.
+    Requires pip install 'gollm[report]'."""
 
-    model: Annotated[Path, Positional]  # a model in any format; of a training run's folder the best checkpoint
-    prompt: str  # the text whose tokens attend to each other; - for standard input
-    output: PathText = "attention.html"  # the file to write: a page (.html), or an image (.png, .svg)
-    layer: NonNegativeInt = 0  # the layer that is shown first, and in an image
-    head: NonNegativeInt = 0  # the head that is shown first, and in an image
-    max_tokens: PositiveInt = 64  # tokens of the prompt that are drawn; the rest is left out
+    model: Annotated[Path, Positional]  # model in any format, or a run folder (best checkpoint)
+    prompt: str  # prompt, or - for standard input
+    output: PathText = "attention.html"  # output file: a page (.html) or an image (.png, .svg)
+    layer: NonNegativeInt = 0  # layer to show first, or to plot in an image
+    head: NonNegativeInt = 0  # head to show first, or to plot in an image
+    max_tokens: PositiveInt = 64  # maximum number of prompt tokens to plot
 
 
 def run(options: Options) -> None:

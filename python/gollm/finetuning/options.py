@@ -15,45 +15,45 @@ from gollm.training.options import LoopOptions
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What is learned by which model, and from what."""
+    """The model, the data and the task."""
 
-    model: Annotated[PathText | None, Positional] = None  # the model to start from, in any format
-    # records: files of JSON lines, a JSON array or CSV, folders, wildcards, or - for standard input
+    model: Annotated[PathText | None, Positional] = None  # base model, in any format
+    # training records: JSON Lines, JSON or CSV files, folders, wildcards, or - for standard input
     data: Annotated[tuple[PathText, ...], Positional] = ()
-    # sft: answers in conversations; dpo: preferring one answer to another; classify: labels of texts
+    # sft: supervised fine-tuning on conversations; dpo: preference optimisation; classify: text classification
     task: Literal["sft", "dpo", "classify"] = "sft"
     validation_data: tuple[PathText, ...] = ()  # validation data (default: the --validation-fraction of the data)
-    validation_fraction: BelowOne = 0.05  # fraction of the data held out for validation, spread evenly over it
+    validation_fraction: BelowOne = 0.05  # fraction of the data held out for validation, evenly spread
 
-    # the longest sequence, in tokens (default: the model's context)
+    # maximum sequence length, in tokens (default: the model's context)
     context: PositiveInt | None = None
-    too_long: Literal["refuse", "truncate"] = "refuse"  # what to do with longer sequences
-    mask: Literal["assistant", "none"] = "assistant"  # which tokens count: the assistant's, or all of them
+    too_long: Literal["refuse", "truncate"] = "refuse"  # how to handle longer sequences
+    mask: Literal["assistant", "none"] = "assistant"  # tokens that count in the loss: the assistant's, or all (none)
 
-    dpo_loss: Literal["dpo", "ipo"] = "dpo"  # the loss of a pair
-    dpo_beta: PositiveFloat = 0.1  # how far the model is held to the one that it starts from
-    dpo_normalize: bool = False  # divide an answer's log-probability by the number of its tokens
+    dpo_loss: Literal["dpo", "ipo"] = "dpo"  # loss function of preference pairs
+    dpo_beta: PositiveFloat = 0.1  # beta: how strongly the model is kept close to the base model
+    dpo_normalize: bool = False  # divide the log-probability of an answer by its number of tokens
 
-    text_field: str = "text"  # the field of a text that has a label
-    label_field: str = "label"  # the field of its label
-    # weights of labels in the loss: all the same, or in inverse proportion to how often they occur
+    text_field: str = "text"  # field with the text
+    label_field: str = "label"  # field with the label
+    # class weights in the loss: all equal, or inversely proportional to class frequency
     class_weights: Literal["none", "balanced"] = "none"
 
-    # rank of LoRA adapters, which are trained in place of the model's weights (default: all weights are trained)
+    # rank of LoRA adapters, trained instead of the model's weights (default: train all weights)
     lora_rank: PositiveInt | None = None
-    lora_alpha: PositiveFloat | None = None  # what an adapter adds is scaled by alpha / rank (default: twice the rank)
-    # layers with adapters (default: all of them)
+    lora_alpha: PositiveFloat | None = None  # the adapters' output is scaled by alpha / rank (default: twice the rank)
+    # layers with adapters (default: all)
     lora_targets: tuple[Literal["q", "k", "v", "qkv", "output", "gate", "up", "down"], ...] = ()
-    lora_dropout: BelowOne = 0.0  # dropout probability of the adapters' inputs
+    lora_dropout: BelowOne = 0.0  # dropout probability of adapter inputs
 
 
 @dataclass(frozen=True)
 class FinetuneOptions(LoopOptions, TaskOptions):
-    """Fine-tune a model, and keep everything in a run folder."""
+    """Fine-tune a model. All results are saved in a run folder."""
 
-    steps: PositiveInt | None = None  # optimiser steps (default: what --epochs takes)
-    epochs: PositiveFloat | None = None  # passes over the data, instead of steps (default: 3)
-    lr: NonNegativeFloat = 1e-4  # the peak learning rate
+    steps: PositiveInt | None = None  # optimiser steps (default: set by --epochs)
+    epochs: PositiveFloat | None = None  # number of passes over the training data, instead of --steps (default: 3)
+    lr: NonNegativeFloat = 1e-4  # peak learning rate
     weight_decay: NonNegativeFloat = 0.0  # weight decay, applied to matrices only
     beta2: BelowOne = 0.999  # beta2 of AdamW
     eval_every: NonNegativeInt = 100  # steps between evaluations; 0: only at the end

@@ -38,21 +38,21 @@ L = TypeVar("L", bound="LoopOptions")
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What to train on, and how text becomes tokens."""
+    """The training data and the tokenizer."""
 
     # files, folders, wildcards, token shards, or - for standard input (default: the Python standard library's source)
     data: Annotated[tuple[PathText, ...], Positional] = ()
-    pattern: tuple[str, ...] = ()  # which files of a folder, for example '*.py'
-    field: str | None = None  # the field of JSON lines that holds the text
-    encoding: str = "utf-8"  # encoding of text files: any that Python knows
+    pattern: tuple[str, ...] = ()  # patterns of the files to read in a folder, for example '*.py'
+    field: str | None = None  # JSON Lines field with the text
+    encoding: str = "utf-8"  # encoding of text files: any Python codec
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"  # how to handle invalid bytes
     validation_data: tuple[PathText, ...] = ()  # validation text (default: the --validation-fraction of the data)
     validation_fraction: BelowOne = 0.1  # fraction of the data held out for validation
-    # which part that is: blocks spread over all of the data, or its end
+    # where the validation data is taken from: blocks spread over the data, or its end
     validation_split: Literal["blocks", "end"] = "blocks"
 
-    tokenizer: PathText = "bpe"  # bpe, character or word (trained on the data), or a tokenizer's file or folder
-    vocab_size: PositiveInt | None = None  # vocabulary size of a tokenizer that is trained (default: the preset's)
+    tokenizer: PathText = "bpe"  # bpe, character or word (trained on the data), or a tokenizer file or folder
+    vocab_size: PositiveInt | None = None  # vocabulary size of a newly trained tokenizer (default: the preset's)
 
 
 @dataclass(frozen=True)
@@ -60,51 +60,51 @@ class LoopOptions(Given):
     """How a trainer runs, whatever it trains: steps, optimiser and schedule, what is reported and kept."""
 
     steps: PositiveInt | None = None  # optimiser steps
-    epochs: PositiveFloat | None = None  # passes over the data, instead of steps
-    # end the run after so many evaluations without a lower validation loss (default: no limit)
+    epochs: PositiveFloat | None = None  # number of passes over the training data, instead of --steps
+    # early stopping: number of evaluations without a lower validation loss (default: no limit)
     patience: PositiveInt | None = None
-    batch_size: PositiveInt = 8  # sequences in a micro-batch
-    grad_accumulation: PositiveInt = 1  # micro-batches in a step
-    # activation recomputation: which activations to recompute in the backward pass, those of norms and MLPs, or all
-    # but the inputs of blocks (default: none, or what the resumed run does)
+    batch_size: PositiveInt = 8  # sequences per micro-batch
+    grad_accumulation: PositiveInt = 1  # micro-batches per optimiser step
+    # activation recomputation in the backward pass; mlp: norms and MLPs, block: everything except block inputs
+    # (default: none, or the setting of the resumed run)
     recompute: Literal["none", "mlp", "block"] | None = None
     # dtype in which activations are stored for the backward pass
     activation_dtype: Literal["float32", "bfloat16"] = "float32"
-    # dtype of the operands of matrix multiplications, whose sums stay float32; `gollm doctor` measures what is gained
+    # dtype of matrix-multiplication operands; sums stay float32; `gollm doctor` measures the speed-up
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     optimizer: Literal["adamw", "sgd"] = "adamw"  # AdamW, or SGD with momentum
-    lr: NonNegativeFloat = 2e-3  # the peak learning rate
-    min_lr: NonNegativeFloat | None = None  # the last step's learning rate (default: a tenth of the peak)
+    lr: NonNegativeFloat = 2e-3  # peak learning rate
+    min_lr: NonNegativeFloat | None = None  # learning rate of the last step (default: a tenth of the peak)
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"  # learning-rate schedule after the warm-up
-    # steps in which the learning rate rises to its peak (default: a tenth of all, 100 at most)
+    # number of warm-up steps (default: a tenth of all steps, at most 100)
     warmup_steps: NonNegativeInt | None = None
     weight_decay: NonNegativeFloat = 0.1  # weight decay, applied to matrices only
     beta1: BelowOne = 0.9  # beta1 of AdamW, or momentum of SGD
     beta2: BelowOne = 0.99  # beta2 of AdamW
     eps: BelowOne = 1e-8  # epsilon of AdamW
     max_grad_norm: NonNegativeFloat = 1.0  # clip the global gradient norm to this value (0 disables clipping)
-    seed: NonNegativeInt = 1337  # seed of the starting weights, the order of the data, and dropout
-    force: bool = False  # train even if the memory is not expected to suffice
+    seed: NonNegativeInt = 1337  # random seed of initialisation, data order and dropout
+    force: bool = False  # train even if the run is expected to exceed free memory
 
     log_every: PositiveInt = 10  # steps between log lines
     eval_every: NonNegativeInt = 250  # steps between evaluations; 0: only at the end
-    eval_batches: PositiveInt = 20  # batches of an evaluation, always the same
-    sample_every: NonNegativeInt | None = None  # steps between samples (default: as --eval-every; 0: only at the end)
+    eval_batches: PositiveInt = 20  # number of evaluation batches (always the same batches)
+    sample_every: NonNegativeInt | None = None  # steps between samples; 0: only at the end (default: --eval-every)
     sample_tokens: NonNegativeInt = 100  # length of a sample, in tokens; 0: no samples
     sample_prompt: str = ""  # prompt of the samples (default: a new line, or validation text)
     checkpoint_every: NonNegativeInt = 250  # steps between checkpoints; 0: only at the end
     keep_checkpoints: PositiveInt = 2  # number of checkpoints to keep
-    statistics_every: NonNegativeInt = 0  # steps between records of gradient and update sizes; 0: none
+    statistics_every: NonNegativeInt = 0  # steps between records of gradient and update statistics; 0: none
 
-    out: PathText | None = None  # the run folder (default: runs/NAME-N)
-    resume: PathText | None = None  # the run folder of an interrupted run to go on with, under its own options
-    cache_dir: PathText | None = None  # folder of tokenised data (default: $GOLLM_CACHE or ~/.cache/gollm)
+    out: PathText | None = None  # run folder (default: runs/NAME-N)
+    resume: PathText | None = None  # run folder of an interrupted run to resume with its own options
+    cache_dir: PathText | None = None  # cache folder for tokenised data (default: $GOLLM_CACHE or ~/.cache/gollm)
 
-    device: DeviceName = "cpu"  # where to train; auto: on a GPU where there is one, else on the CPU
-    # dtype of activations, gradients and of the weights that kernels read, on a GPU
+    device: DeviceName = "cpu"  # training device; auto: the GPU if one is available, otherwise the CPU
+    # on a GPU: dtype of activations, gradients and the working copy of the weights
     dtype: ModelDType = "float32"
-    # rounding of updated weights to bfloat16: to nearest, beside float32 master weights, or stochastic (AdamW only),
-    # without them, which saves 4 bytes a parameter
+    # rounding of updated weights to bfloat16: nearest keeps float32 master weights; stochastic (AdamW only) needs none
+    # and saves 4 bytes per parameter
     rounding: Literal["nearest", "stochastic"] = "nearest"
 
     COMMAND: ClassVar[str] = "train"  # of gollm, which goes on with such a run
@@ -225,7 +225,7 @@ def _recipes_defaults(preset: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class TrainOptions(LoopOptions, ModelOptions, DataOptions):
-    """Train a model from raw text, and keep everything in a run folder."""
+    """Train a model from raw text. All results are saved in a run folder."""
 
     HEADINGS: ClassVar[Mapping[str, str]] = {
         "data": "data",
