@@ -52,7 +52,7 @@ class FinetuneOptions(LoopOptions, TaskOptions):
     """Fine-tune a model. All results are saved in a run folder."""
 
     steps: PositiveInt | None = None  # optimiser steps (default: set by --epochs)
-    epochs: PositiveFloat | None = None  # number of passes over the training data, instead of --steps (default: 3)
+    epochs: PositiveFloat | None = None  # passes over the training data, instead of --steps (default: 3)
     lr: NonNegativeFloat = 1e-4  # peak learning rate
     weight_decay: NonNegativeFloat = 0.0  # weight decay, applied to matrices only
     beta2: BelowOne = 0.999  # beta2 of AdamW

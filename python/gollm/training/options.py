@@ -60,7 +60,7 @@ class LoopOptions(Given):
     """How a trainer runs, whatever it trains: steps, optimiser and schedule, what is reported and kept."""
 
     steps: PositiveInt | None = None  # optimiser steps
-    epochs: PositiveFloat | None = None  # number of passes over the training data, instead of --steps
+    epochs: PositiveFloat | None = None  # passes over the training data, instead of --steps
     # early stopping: number of evaluations without a lower validation loss (default: no limit)
     patience: PositiveInt | None = None
     batch_size: PositiveInt = 8  # sequences per micro-batch
@@ -84,7 +84,7 @@ class LoopOptions(Given):
     eps: BelowOne = 1e-8  # epsilon of AdamW
     max_grad_norm: NonNegativeFloat = 1.0  # clip the global gradient norm to this value (0 disables clipping)
     seed: NonNegativeInt = 1337  # random seed of initialisation, data order and dropout
-    force: bool = False  # train even if the run is expected to exceed free memory
+    force: bool = False  # train even if free memory is expected to run out
 
     log_every: PositiveInt = 10  # steps between log lines
     eval_every: NonNegativeInt = 250  # steps between evaluations; 0: only at the end
