@@ -20,25 +20,25 @@ INTRODUCTION = """\
 
 <!-- written by tools/reference.py from the dataclasses of the options; edit those -->
 
-This page lists every command with every option, its default, and what is allowed. `gollm COMMAND --help-all` shows the
-same; `gollm COMMAND --help` shows the options that people use most, and `gollm train --preset d12 --help` the defaults
-of that preset.
+This page lists all commands with their options, defaults and allowed values. `gollm COMMAND --help-all` shows the same.
+`gollm COMMAND --help` shows the most common options; `gollm train --preset d12 --help` shows the defaults of that
+preset.
 
-- Flags are `--kebab-case`; `--snake_case` and `--name=value` mean the same. A switch is `--name` or `--no-name`.
-- A list takes several values behind one flag: `--data a.txt b.txt`. A value that begins with a hyphen goes behind an
-  equals sign: `--prompt=-hello`.
-- Where a flag "may be left out", its value can stand alone: `gollm info FILE`.
-- A whole number may have an exponent: `--steps 1e3`.
-- `--threads N` sets the number of threads of the kernels. Without it `GOLLM_NUM_THREADS` in the environment does, else
-  `OMP_NUM_THREADS`; the default is one thread for each physical core that the process may use. `gollm doctor` shows
-  which it is. The results do not depend on it.
-- `--config FILE` reads options from a `.yaml`, `.yml` or `.json` file, by their names with underscores or hyphens;
-  flags override it. YAML is read by the rules of version 1.2: `1e-3` is a number, `no` is text. A name that appears
-  twice is an error.
-- `--json` prints one JSON document on standard output, and nothing else. Progress and errors go to standard error.
-- A mistake is one line, `gollm: ...`; `--debug` adds Python's traceback.
-- Exit status: 0 success, 1 something went wrong, 2 a mistake in the command line, 130 interrupted.
-- From Python the same options are the fields of a dataclass, with the same checks.
+- Flags are `--kebab-case`; `--snake_case` and `--name=value` are accepted, too. Boolean options are `--name` and
+  `--no-name`.
+- A list option takes several values: `--data a.txt b.txt`. If a value starts with a hyphen, use an equals sign:
+  `--prompt=-hello`.
+- A positional argument does not need its flag: `gollm info FILE`.
+- Integers may have an exponent: `--steps 1e3`.
+- `--threads N` sets the number of threads of the kernels. The default is `GOLLM_NUM_THREADS` or `OMP_NUM_THREADS` from
+  the environment, otherwise one thread per physical core available to the process. `gollm doctor` shows the value.
+  Results do not depend on it.
+- `--config FILE` reads options from a `.yaml`, `.yml` or `.json` file, by their names with underscores or hyphens.
+  Flags override the file. YAML follows version 1.2: `1e-3` is a number, `no` is text. Duplicate names are an error.
+- `--json` prints one JSON document to standard output and nothing else. Progress and errors go to standard error.
+- Errors are printed in one line, `gollm: ...`; `--debug` adds the Python traceback.
+- Exit status: 0 success, 1 failure, 2 invalid command line, 130 interrupted.
+- In Python, the same options are the fields of a dataclass, with the same checks.
 """
 
 
@@ -62,7 +62,7 @@ def row(option: Option, letter: str | None) -> str:
     default = "required" if option.default_text is None else code(option.default_text)
     words = option.help
     if option.type.positional:
-        words += f" (`{option.flag}` may be left out)"
+        words += " (positional argument)"
     others = [f"--{alias.replace('_', '-')}" for alias in option.aliases] + ([f"-{letter}"] if letter else [])
     if others:
         words += " · also " + ", ".join(f"`{other}`" for other in others)

@@ -106,7 +106,7 @@ def test_mistakes(tmp_path: Path, run: Run) -> None:
         result = run("info", path)
         assert (result.status, result.out, result.err.count("\n")) == (1, "", 1)
         assert result.err.startswith("gollm: ") and str(path) in result.err and "inside of gollm" not in result.err
-    assert run("info").err.startswith("gollm: --model is needed: a model")
+    assert run("info").err.startswith("gollm: --model is needed: model")
 
 
 def test_a_run_folder_stands_for_its_best_checkpoint(checkpoint: Path, run: Run) -> None:

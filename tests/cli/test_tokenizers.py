@@ -145,8 +145,8 @@ def test_the_tokenizer_inside_of_a_checkpoint(bpe: Path, tmp_path: Path, run: Ru
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["encode", "text"], 2, "--tokenizer is needed: a tokenizer's file or folder"),
-        (["encode", "--tokenizer", "T"], 2, "--text is needed: the text, or - for standard input"),
+        (["encode", "text"], 2, "--tokenizer is needed: tokenizer file or folder"),
+        (["encode", "--tokenizer", "T"], 2, "--text is needed: text, or - for standard input"),
         (["encode", "--tokenizer", "T", "two", "words"], 2, "'words' is one value too many for --text"),
         (["encode", "--tokenizer", "none.json", "x"], 1, "none.json"),
         (["encode", "--tokenizer", "none.golm", "x"], 1, "none.golm"),

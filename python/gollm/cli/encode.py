@@ -18,7 +18,7 @@ class Options:
 
     # tokenizer file or folder (gollm's, GPT-2's vocab.json with merges.txt, tokenizer.json), or any model
     tokenizer: Path
-    text: Annotated[str, Positional]  # the text, or - for standard input
+    text: Annotated[str, Positional]  # text, or - for standard input
     special: bool = False  # recognise special tokens, such as <|endoftext|>, in the text
     json: bool = False  # print one JSON document with the token ids and the text of each token
 

@@ -41,7 +41,7 @@ def _with_model_fields(cls: type[T]) -> type[T]:
 class ModelOptions:
     """A preset and changes to it: every field of ModelConfig but the vocabulary's size."""
 
-    # the model's shape: tiny, small, medium, large, GPT-2's d12, d24, d36, d48, or of the LLaMA family gollm-85m,
+    # model preset: tiny, small, medium, large; GPT-2: d12, d24, d36, d48; LLaMA family: gollm-85m,
     # llama-3.2-1b, llama-3.2-3b, llama-3-8b, tinyllama-1.1b, smollm-135m, smollm-360m, qwen-2.5-0.5b
     preset: str = "small"
 
