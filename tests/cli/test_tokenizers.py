@@ -147,7 +147,7 @@ def test_the_tokenizer_inside_of_a_checkpoint(bpe: Path, tmp_path: Path, run: Ru
     [
         (["encode", "text"], 2, "--tokenizer is needed: tokenizer file or folder"),
         (["encode", "--tokenizer", "T"], 2, "--text is needed: text, or - for standard input"),
-        (["encode", "--tokenizer", "T", "two", "words"], 2, "'words' is one value too many for --text"),
+        (["encode", "--tokenizer", "T", "two", "words"], 2, "unexpected argument 'words'; --text has its value"),
         (["encode", "--tokenizer", "none.json", "x"], 1, "none.json"),
         (["encode", "--tokenizer", "none.golm", "x"], 1, "none.golm"),
         (["encode", "--tokenizer", "corpus.txt", "x"], 1, "corpus.txt"),
@@ -160,7 +160,7 @@ def test_the_tokenizer_inside_of_a_checkpoint(bpe: Path, tmp_path: Path, run: Ru
         (["tokenizer", "train", "--corpus", "empty.txt"], 1, "no text"),
         (["tokenizer", "train", "--corpus", "latin1.txt"], 1, "latin1.txt"),
         (["tokenizer", "train", "--corpus", "corpus.txt", "--vocab-size", "0"], 2, "--vocab-size is 0; it must be"),
-        (["tokenizer", "train", "--corpus", "corpus.txt", "--vocab-size", "100"], 1, "100"),
+        (["tokenizer", "train", "--corpus", "corpus.txt", "--vocab-size", "100"], 2, "100"),
         (
             ["tokenizer", "train", "--corpus", "corpus.txt", "--kind", "unigram"],
             2,
