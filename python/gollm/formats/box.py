@@ -11,4 +11,4 @@ BOX = Path(__file__).resolve().parent.parent / "box"
 def unboxed(path: Path) -> Path:
     """The file of the model in the box that a path names, or the path itself."""
     inside = BOX / f"{path.name}.golm"
-    return inside if path.parts == (path.name,) and inside.is_file() and not os.path.lexists(path) else path
+    return inside if path.parts == (path.name,) and os.path.isfile(inside) and not os.path.lexists(path) else path
