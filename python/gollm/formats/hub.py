@@ -49,7 +49,7 @@ def on_the_hub(path: Path) -> str:
     """What to say of a path that is not there but could be a model's name on the hub: ORG/NAME where there is no folder
     ORG, or one word; else nothing."""
     name = str(path)
-    known = path.parent.is_dir() if path.parent != Path() else path.suffix.lower() in _ENDINGS
+    known = os.path.isdir(path.parent) if path.parent != Path() else path.suffix.lower() in _ENDINGS
     if known or not _NAME.fullmatch(name):
         return ""
     return f"; a model on the Hugging Face hub is fetched with: gollm pull {name}"
