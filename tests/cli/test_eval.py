@@ -98,7 +98,7 @@ def test_mistakes(run: Run, files: Path) -> None:
     result = run("eval", model, "--data", files / "short.txt")
     assert (result.status, result.err.count("\n")) == (1, 1) and "has 1 token, and the first" in result.err
     result = run("eval", model, "--data", text, "--context", "17")
-    assert result == (1, "", "gollm: context is 17; it must be from 1 to the model's context (16)\n")
+    assert result == (2, "", "gollm: context is 17; it must be from 1 to the model's context (16)\n")
     assert "nothing" in run("eval", model, "--data", text, "--against", files / "nothing").err
 
 

@@ -47,7 +47,7 @@ def test_json_lines(folder: Path, run: Run) -> None:
     [
         (["base.golm"], 2, "--model and --data are needed: gollm finetune MODEL DATA"),
         (["base.golm", "sums.jsonl", "--too-long", "drop"], 2, "--too-long is 'drop'; it must be one of"),
-        (["base.golm", "sums.jsonl", "--context", "97"], 1, "this model reads at most 96 tokens; use 96 or less"),
+        (["base.golm", "sums.jsonl", "--context", "97"], 2, "this model reads at most 96 tokens; use 96 or less"),
         (["nothing.golm", "sums.jsonl"], 1, "there is no file or folder nothing.golm"),
         (["base.golm", "wrong.jsonl"], 1, "wrong.jsonl, line 2: its fields are 'text'; a conversation has messages,"),
         (["--resume", "nowhere"], 1, "nowhere"),

@@ -47,13 +47,14 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, descrip
     words = list(sys.argv[1:] if argv is None else argv)
     own = describe(cls)
     flags = words[: words.index("--")] if "--" in words else words
-    options = {option.name: option for option in (*own.values(), *COMMON)}
+    common = [option for option in COMMON if option.name not in own]  # bench inference has several --threads
+    options = {option.name: option for option in (*own.values(), *common)}
     if asked := {"-h", "--help", "--help-all"} & set(flags):
         own = _with_presets_defaults(cls, own, flags)
-        print(help_text(cls, own, COMMON, prog=prog, description=description, everything="--help-all" in asked))
+        print(help_text(cls, own, common, prog=prog, description=description, everything="--help-all" in asked))
         raise SystemExit(0)
     given, loose = _split(words, options, getattr(cls, "SHORT", {}))
-    if "threads" in given:
+    if "threads" in given and "threads" not in own:
         set_num_threads(_converted(THREADS, given["threads"]))
     values: dict[str, Any] = {}
     if "config" in given:

@@ -153,9 +153,10 @@ class LoopOptions(Given):
         return MAX_STEPS
 
     def total_steps(self, batches: Batches) -> int:
-        """The number of the last step. Raises ConfigError for a warm-up that is longer."""
+        """The number of the last step. Raises ConfigError for a warm-up that is longer, of a new run: a resumed one has
+        the number that was chosen for its steps at first."""
         n_steps = self._total_steps(batches)
-        if self.warmup_steps is not None and self.warmup_steps > n_steps:
+        if self.resume is None and self.warmup_steps is not None and self.warmup_steps > n_steps:
             raise ConfigError(
                 f"--warmup-steps is {self.warmup_steps:,}, but the run has only {n_steps:,} steps; use fewer warm-up "
                 "steps, or more --steps"
