@@ -42,7 +42,8 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
 def test_closed_streams(command: str, status: int, closed: str) -> None:
     result = shell(f"gollm {command} {closed}")
     assert result.returncode == status
-    said = "gollm: there is no file or folder nothing; a model on the Hugging Face hub is fetched with: gollm pull nothing\n"
+    said = "gollm: there is no file or folder nothing; a model on the Hugging Face hub is fetched with: "
+    said += "gollm pull nothing\n"
     assert result.stderr == (said if status and "2>" not in closed else "")
     assert command != TRAIN or len(Path("mine/metrics.jsonl").read_text().splitlines()) == 4
 

@@ -199,4 +199,5 @@ def test_a_planted_bug_is_found(name, tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
     assert run.returncode != 0, f"{name} was not found"
     signs = ("emulation:", "are wrong", "differ", "bytes")
-    assert any(sign in run.stderr for sign in signs), run.stderr[-2000:]
+    crashed = run.returncode < 0  # a load of 16 bytes from an odd address, say
+    assert crashed or any(sign in run.stderr for sign in signs), run.stderr[-2000:]

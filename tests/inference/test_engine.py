@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import subprocess
 import sys
@@ -407,7 +408,8 @@ def test_asyncio(engine: gollm.Engine) -> None:
 
 def test_a_time_limit_ends_a_text_whose_stream_is_kept(engine: gollm.Engine) -> None:
     async def main() -> None:
-        streams = [engine.submit("hello", max_new_tokens=10**6) for _ in range(2)]
+        endless = {TOKENIZER.special_tokens["<|endoftext|>"]: -math.inf}
+        streams = [engine.submit("hello", max_new_tokens=10**6, logit_bias=endless) for _ in range(2)]
 
         async def read() -> None:
             async for _ in streams[1]:

@@ -18,6 +18,7 @@ MILLIONS = {
     "shakespeare-char-10m": (65, 10.8),
     "stories-30m": (8192, 29.7),
     "gollm-85m": (32768, 86.5),
+    "shakespeare-box": (1024, 1.8),
     "smollm-135m": (49152, 134.5),
     "smollm-360m": (49152, 361.8),
     "qwen-2.5-0.5b": (151936, 494.0),
