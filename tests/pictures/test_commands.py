@@ -109,3 +109,6 @@ def test_the_server_answers_this_machine_alone(run: Path) -> None:
         server.server_close()
     with pytest.raises(TrainingError, match="there is no run"):
         LiveReport([run / "nothing"])
+    for port in (-1, 70_000, "80"):
+        with pytest.raises(PictureError, match=f"port is {port!r}; it must be from 0 to 65535"):
+            LiveReport([run], port)

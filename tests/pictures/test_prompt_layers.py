@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -10,11 +11,13 @@ import pytest
 
 import gollm
 from gollm.cli.main import main
-from gollm.errors import GenerationError
+from gollm.errors import GenerationError, PictureError
 from gollm.inference.generation import prompt_ids
+from gollm.pictures.attention import attention_weights
 from gollm.pictures.inspection import lens_rows, surprisal_rows
 from gollm.pictures.parameter_sizes import BINS, recorded_sizes, weight_histograms
 from gollm.pictures.prompt_layers import prompt_layers
+from gollm.pictures.token_map import token_map
 
 PROMPT = "the quick brown fox\njumps"
 
@@ -98,3 +101,25 @@ def test_recorded_sizes_are_those_of_the_run(run) -> None:
 def test_odd_counts(model: gollm.LanguageModel, change: dict) -> None:
     with pytest.raises(GenerationError, match="must be at least 1"):
         prompt_layers(model, PROMPT, **change)
+
+
+def test_a_model_with_more_rows_than_its_tokenizer_has_tokens(model: gollm.LanguageModel) -> None:
+    """Rows that pad the embedding may be among the guesses."""
+    config = dataclasses.replace(model.config, vocab_size=model.config.vocab_size + 5)
+    padded = gollm.LanguageModel(gollm.Decoder(config).initialise(5), model.tokenizer)
+    found = prompt_layers(padded, "the", n_guesses=config.vocab_size)
+    tokens = {guess.token for guess in found.guesses[0][0]}
+    assert {f"#{token}" for token in range(model.config.vocab_size, config.vocab_size)} < tokens
+
+
+def test_weights_that_are_not_finite(model: gollm.LanguageModel) -> None:
+    broken = gollm.LanguageModel(gollm.Decoder(model.config).initialise(5), model.tokenizer)
+    broken.decoder.parameters["token_embedding"].data[3, 1] = np.inf
+    for draw, what in (
+        (lambda: weight_histograms(broken), "the values of token_embedding"),
+        (lambda: prompt_layers(broken, "abc"), "the model's logits"),
+        (lambda: attention_weights(broken, "abc"), "the attention weights"),
+        (lambda: token_map(broken), "the token embeddings"),
+    ):
+        with pytest.raises(PictureError, match=f"{what} are not finite"):
+            draw()

@@ -6,12 +6,19 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gollm.cli.compare import in_table as compare_table
+from gollm.cli.runs import in_table as runs_table
 from gollm.errors import PictureError, TrainingError
+from gollm.pictures.parameter_sizes import recorded_sizes
+from gollm.pictures.report import report_page
 from gollm.pictures.run_curves import MOST_POINTS, all_curves, different_options, run_curves, smoothed, thinned
+from gollm.training.comparison import compare
 from gollm.training.run import Run
+from gollm.training.run_list import list_runs
+from gollm.training.state import BITS_PER_BYTE, METRICS, RESOURCES
 
 NUMBERS = st.lists(st.floats(-100, 100), min_size=1, max_size=60)
 
@@ -65,6 +72,30 @@ def test_a_long_and_old_run(made_run) -> None:
     assert len(curves.points) == MOST_POINTS and curves.points[-1]["step"] == lines[-1]["step"]
     assert curves.points[0]["percent_of_peak"] is None and curves.points[0]["memory_mb"] is None
     assert "peak memory" not in curves.summary and curves.summary["time"] == "6.0 s"
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from([10**400, -(10**18), 1e308, "x"]),
+    lambda inside: st.lists(inside, max_size=2) | st.dictionaries(st.text(max_size=2), inside, max_size=2),
+)
+NAMES = [*METRICS, *RESOURCES, "validation_loss", BITS_PER_BYTE, "sample", "peak_flops", "flops_per_token"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMES), ODD), st.recursive(ODD, lambda x: st.fixed_dictionaries({"a": x})))
+def test_odd_values_in_a_runs_files(made_run, tmp_path, odd, sizes) -> None:
+    """What cannot be drawn or added up is left out, and a step that has no loss or speed."""
+    step = {"step": 1, "loss": 2.0, "ms": 1.0, "tokens_per_second": 1e3}
+    shape = dict.fromkeys(("batch_size", "grad_accumulation", "n_layers", "d_model", "context"), 1)
+    path = made_run(f"run-{len(list(tmp_path.iterdir()))}", [step, {**step, **odd}], **shape, lr=0.1, steps=2)
+    (path / "machine.json").write_text(json.dumps(odd))
+    (path / "statistics.jsonl").write_text(json.dumps({"step": 1, "parameters": sizes}) + "\n")
+    curves = run_curves(path)
+    assert curves.points[0]["loss"] == 2.0 and len(curves.points) in (1, 2)
+    assert report_page([curves], scripts=False)
+    (line,) = list_runs([path])
+    assert compare_table(compare([path])) and runs_table([line]) and line.steps == len(curves.points)
+    json.dumps(recorded_sizes(path), allow_nan=False)
 
 
 def test_runs_differ_in_their_options(made_run) -> None:

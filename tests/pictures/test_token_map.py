@@ -25,6 +25,14 @@ def test_pca_is_that_of_the_covariance(shape: tuple[int, int]) -> None:
         assert shares[i] == pytest.approx(values[-1 - i] / values.sum())
 
 
+def test_pca_of_numbers() -> None:
+    """A model one wide has one axis."""
+    x = np.array([[1.0], [2.0], [3.0], [6.0]])
+    places, shares = pca(x)
+    np.testing.assert_allclose(places, np.hstack([x - 3, np.zeros((4, 1))]), atol=1e-12)
+    assert shares == (1.0, 0.0)
+
+
 def test_pca_is_scikit_learns() -> None:
     decomposition = pytest.importorskip("sklearn.decomposition")
     x = np.random.default_rng(1).standard_normal((50, 20))

@@ -1,6 +1,7 @@
 """gollm runs: a line for each run folder."""
 
 import json
+import re
 import statistics
 
 import pytest
@@ -50,6 +51,17 @@ def test_what_is_no_run(two_runs, tmp_path):
     (tmp_path / "runs" / "b" / "config.yaml").write_text("lr: [")
     with pytest.warns(GollmWarning, match="b is left out"):
         assert len(list_runs([tmp_path / "runs"])) == 1
+    for line, said in (
+        ("lr: null", "lr is None"),
+        ("d_model: wide", "d_model is 'wide'"),
+        ("steps: [1]", r"steps is \[1\]"),
+    ):
+        name = line.partition(":")[0]
+        config = (tmp_path / "runs" / "a" / "config.yaml").read_text()
+        changed = re.sub(rf"(?m)^{name}: .*$", line, config)
+        (tmp_path / "runs" / "b" / "config.yaml").write_text(changed)
+        with pytest.warns(GollmWarning, match=f"b is left out: {said} in its config.yaml; it must be a number"):
+            assert len(list_runs([tmp_path / "runs"])) == 1
     (tmp_path / "empty").mkdir()
     with pytest.raises(TrainingError, match=r"there are no runs in .*empty"):
         list_runs([tmp_path / "empty"])

@@ -21,6 +21,7 @@ def provenance(checkpoint: Path, step: int | None) -> dict[str, Any] | None:
         options = load_file(run.config_path)
     except ConfigError:
         return None
+    data = options.get("data")
     lines: list[dict[str, Any]] = []
     with contextlib.suppress(OSError):
         lines = [line for line in run.metrics() if isinstance(line.get("step"), int)]
@@ -33,7 +34,7 @@ def provenance(checkpoint: Path, step: int | None) -> dict[str, Any] | None:
     return {
         "command": f"gollm {command} --config {shlex.quote(str(run.config_path))} --out NEW_FOLDER",
         "model": options.get("model"),
-        "data": options.get("data") or ["the Python standard library's source"],
+        "data": data if isinstance(data, list) and data else ["the Python standard library's source"],
         "step": at.get("step"),
         "last_step": lines[-1]["step"] if lines else None,
         "loss": at.get("loss"),

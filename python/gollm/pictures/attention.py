@@ -24,6 +24,7 @@ from gollm.nn import ops
 from gollm.nn.storage import Storage
 from gollm.nn.tape import no_grad, products_in
 from gollm.nn.tensor import Tensor
+from gollm.pictures.finite import finite
 from gollm.pictures.tokens import labels, prompt_tokens
 
 __all__ = ["AttentionWeights", "attention_weights"]
@@ -53,7 +54,7 @@ def attention_weights(model: LanguageModel, prompt: str, *, max_tokens: int = 64
     """The attention weights of every layer and head for the first max_tokens tokens of a prompt.
 
     Raises GenerationError for a prompt that is empty or longer than the context, max_tokens below 1, and a model
-    without a tokenizer."""
+    without a tokenizer; PictureError for weights that are not finite."""
     if type(max_tokens) is not int or max_tokens < 1:
         raise GenerationError(f"max_tokens is {max_tokens!r}; it must be at least 1")
     ids = prompt_tokens(model, prompt, max_tokens)
@@ -82,6 +83,6 @@ def _of_block(block: Block, x: Tensor, rotations: Array | None) -> Array:
         qkv[:, H + G :] = 0
         qkv[begin : begin + n, H + G :, :n] = np.eye(n)[:, None]
         storage = Storage(qkv.reshape(1, T, -1)).to(kernels, x.storage.dtype)
-        y = ops.attention(Tensor(storage), rotations=rotations, heads=heads).data
+        y = finite(ops.attention(Tensor(storage), rotations=rotations, heads=heads).data, "the attention weights")
         weights[:, :, begin : begin + n] = y.reshape(T, H, D)[:, :, :n].transpose(1, 0, 2)
     return weights

@@ -11,6 +11,7 @@ from gollm.pictures import output
 from gollm.pictures.report import report_page
 from gollm.pictures.run_curves import all_curves
 from gollm.system.files import reason
+from gollm.system.strict_json import shorten
 
 __all__ = ["LiveReport"]
 
@@ -26,6 +27,8 @@ class LiveReport(ThreadingHTTPServer):
 
     def __init__(self, paths: Sequence[str | Path], port: int = 0) -> None:
         """`port` 0 is any that is free."""
+        if type(port) is not int or not 0 <= port < 1 << 16:
+            raise PictureError(f"port is {shorten(port)}; it must be from 0 to {(1 << 16) - 1}")
         output.ready_for("report.html")
         self.paths = tuple(paths)
         all_curves(self.paths)

@@ -3,6 +3,7 @@ and updates (gollm.training.parameter_statistics)."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from gollm.language_model import LanguageModel
+from gollm.pictures.finite import finite
 from gollm.quantisation import plain_values
 from gollm.system.files import open_regular
-from gollm.training.run import Run, parsed
+from gollm.training.run import LARGEST, Run, is_measured, parsed
 
 __all__ = ["Histogram", "recorded_sizes", "weight_histograms"]
 
 BINS = 48
+_OF_A_BLOCK = re.compile(r"blocks\.(\d{1,9})\.(.+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,11 @@ class Histogram:
 
 
 def weight_histograms(model: LanguageModel) -> dict[str, Histogram]:
-    """One for each parameter, by its name; quantised ones as what they stand for."""
+    """One for each parameter, by its name; quantised ones as what they stand for. Raises PictureError for values that
+    are not finite."""
     found = {}
     for name, parameter in model.decoder.parameters.items():
-        values = plain_values(parameter)
+        values = finite(plain_values(parameter), f"the values of {name}")
         counts, edges = np.histogram(values, bins=BINS)
         mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
         found[name] = Histogram(parameter.shape, edges.tolist(), counts.tolist(), mean, std)
@@ -44,7 +48,8 @@ def weight_histograms(model: LanguageModel) -> dict[str, Histogram]:
 
 def recorded_sizes(path: str | Path) -> list[dict[str, Any]]:
     """A row for each recorded step and parameter of a run: step, parameter, weight, gradient and update (root mean
-    squares) and ratio = update / weight. [] for what is no run's folder, or a run that has recorded none."""
+    squares) and ratio = update / weight. Damaged lines are left out. [] for what is no run's folder, or a run that has
+    recorded none."""
     rows = []
     try:
         with open_regular(Run(path).statistics_path, buffering=-1) as file:
@@ -52,10 +57,15 @@ def recorded_sizes(path: str | Path) -> list[dict[str, Any]]:
     except OSError:
         return []
     for line in lines:
-        for name, (weight, gradient, update) in line.get("parameters", {}).items():
-            ratio = update / weight if weight else None
-            values = {"weight": weight, "gradient": gradient, "update": update, "ratio": ratio}
-            rows.append({"step": line["step"], "parameter": name, **values})
+        step, parameters = line.get("step"), line.get("parameters")
+        if not is_measured(step) or not isinstance(parameters, dict):
+            continue
+        for name, sizes in parameters.items():
+            if isinstance(sizes, list) and len(sizes) == 3 and all(map(is_measured, sizes)):
+                weight, gradient, update = sizes
+                ratio = update / weight if abs(weight) > 1 / LARGEST else None
+                values = {"weight": weight, "gradient": gradient, "update": update, "ratio": ratio}
+                rows.append({"step": step, "parameter": name, **values})
     return rows
 
 
@@ -65,5 +75,5 @@ def family(parameter: str) -> tuple[str, int | None]:
     >>> family("blocks.3.mlp.up.weight"), family("norm.weight")
     (('mlp.up.weight', 3), ('norm.weight', None))
     """
-    parts = parameter.split(".")
-    return (".".join(parts[2:]), int(parts[1])) if parts[0] == "blocks" else (parameter, None)
+    found = _OF_A_BLOCK.fullmatch(parameter)
+    return (parameter, None) if found is None else (found[2], int(found[1]))

@@ -18,6 +18,7 @@ from gollm.kernels import Array
 from gollm.language_model import LanguageModel
 from gollm.model.batch import Batch
 from gollm.nn.tape import no_grad, products_in
+from gollm.pictures.finite import finite
 from gollm.pictures.tokens import label, labels, prompt_tokens
 
 __all__ = ["Guess", "PromptLayers", "prompt_layers"]
@@ -52,7 +53,7 @@ def prompt_layers(model: LanguageModel, prompt: str, *, max_tokens: int = 32, n_
     """What each layer makes of the first max_tokens tokens of a prompt.
 
     Raises GenerationError for a prompt that is empty or longer than the context, for counts below 1, and for a model
-    without a tokenizer."""
+    without a tokenizer; PictureError for logits that are not finite."""
     for name, n in (("max_tokens", max_tokens), ("n_guesses", n_guesses)):
         if type(n) is not int or n < 1:
             raise GenerationError(f"{name} is {n!r}; it must be at least 1")
@@ -71,7 +72,7 @@ def _layers(model: LanguageModel, ids: list[int]) -> Any:
     decoder, rows = model.decoder, range(len(ids))
     with no_grad(), products_in(decoder.compute_dtype):
         for x in decoder.residual_stream(Batch.of_sequences(np.array([ids], np.int32))):
-            logits = decoder.head_logits(decoder.norm(x), rows).data.astype(np.float64)
+            logits = finite(decoder.head_logits(decoder.norm(x), rows).data, "the model's logits").astype(np.float64)
             shifted = logits - logits.max(axis=-1, keepdims=True)
             yield x.data[0].astype(np.float64), shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 

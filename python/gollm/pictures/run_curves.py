@@ -16,7 +16,7 @@ from gollm.errors import PictureError
 from gollm.options import load_file
 from gollm.system.files import read_regular
 from gollm.training.comparison import differences, steps_of, tokens_after
-from gollm.training.run import Run, parsed
+from gollm.training.run import Run, is_measured, parsed
 
 __all__ = ["RunCurves", "run_curves"]
 
@@ -79,7 +79,7 @@ def run_curves(path: str | Path) -> RunCurves:
         validation=[
             {**place, "loss": line["validation_loss"]}
             for place, line in zip(places, lines, strict=True)
-            if line.get("validation_loss") is not None
+            if "validation_loss" in line
         ],
         samples=[
             (place["step"], line["sample"]) for place, line in zip(places, lines, strict=True) if "sample" in line
@@ -148,14 +148,14 @@ def _machine(run: Run) -> dict[str, Any]:
 
 def _percent_of_peak(line: dict[str, Any], machine: dict[str, Any]) -> float | None:
     peak, flops = machine.get("peak_flops"), machine.get("flops_per_token")
-    if not isinstance(peak, int | float) or not isinstance(flops, int | float) or peak <= 0:
+    if not is_measured(peak) or not is_measured(flops) or peak < 1:
         return None
     return 100.0 * float(line["tokens_per_second"]) * flops / peak
 
 
 def _summary(lines: Sequence[dict[str, Any]], tokens: int, minutes: float, columns: dict[str, Any]) -> dict[str, str]:
     losses = np.array(columns["loss"])
-    validation = [line["validation_loss"] for line in lines if line.get("validation_loss") is not None]
+    validation = [line["validation_loss"] for line in lines if "validation_loss" in line]
     peaks = [x for x in columns["percent_of_peak"] if x is not None]
     memory = [x for x in columns["memory_mb"] if x is not None]
     return {

@@ -16,6 +16,7 @@ import numpy as np
 from gollm.errors import PictureError
 from gollm.kernels import Array
 from gollm.language_model import LanguageModel
+from gollm.pictures.finite import finite
 from gollm.pictures.output import library
 from gollm.pictures.tokens import label
 from gollm.quantisation import plain_values
@@ -61,7 +62,8 @@ def token_map(
     """The map of the first max_tokens tokens of the vocabulary: of BPE they are the most frequent ones. `text` is where
     frequencies are counted; `seed` is for tsne and umap.
 
-    Raises PictureError for an unknown method, one whose library is missing, and fewer than 4 tokens."""
+    Raises PictureError for an unknown method, one whose library is missing, fewer than 4 tokens, and
+    embeddings that are not finite."""
     if method not in get_args(Method):
         raise PictureError(f"method is {shorten(method)}; it must be one of {', '.join(get_args(Method))}")
     for name, n, least in (("max_tokens", max_tokens, 4), ("n_neighbours", n_neighbours, 1)):
@@ -69,7 +71,7 @@ def token_map(
             raise PictureError(f"{name} is {shorten(n)}; it must be at least {least}")
     if type(seed) is not int or not 0 <= seed < 1 << 32:
         raise PictureError(f"seed is {shorten(seed)}; it must be from 0 to {(1 << 32) - 1}")
-    vectors = plain_values(model.decoder.token_embedding).astype(np.float64)
+    vectors = finite(plain_values(model.decoder.token_embedding), "the token embeddings").astype(np.float64)
     n, tokenizer = min(max_tokens, len(vectors)), model.tokenizer
     if n < 4:
         raise PictureError(f"this model has {n} tokens; a map needs at least 4")
@@ -80,11 +82,11 @@ def token_map(
         counts = np.bincount(tokenizer.encode(text), minlength=n)[:n].tolist()
     places, explained = in_two_dimensions(vectors[:n], method, seed)
     return TokenMap(
-        tokens=[_label(tokenizer, token) for token in range(n)],
+        tokens=[label(tokenizer, token) for token in range(n)],
         kinds=[kind_of(tokenizer, token) for token in range(n)],
         places=places,
         neighbours=[
-            [(i, _label(tokenizer, i), cosine) for i, cosine in near] for near in nearest(vectors, n, n_neighbours)
+            [(i, label(tokenizer, i), cosine) for i, cosine in near] for near in nearest(vectors, n, n_neighbours)
         ],
         counts=counts,
         method=method,
@@ -113,6 +115,8 @@ def pca(vectors: Array) -> tuple[Array, tuple[float, float]]:
     """The projections on the two principal axes (n, 2), and the share of the variance that each explains. An axis
     points to where its largest entry is positive."""
     centred = vectors - vectors.mean(axis=0)
+    if centred.shape[1] < 2:
+        centred = np.pad(centred, ((0, 0), (0, 1)))
     left, sizes, axes = np.linalg.svd(centred, full_matrices=False)
     signs = np.sign(np.take_along_axis(axes[:2], np.abs(axes[:2]).argmax(axis=1)[:, None], axis=1))[:, 0]
     shares = np.square(sizes) / max(np.square(sizes).sum(), np.finfo(np.float64).tiny)
@@ -136,8 +140,8 @@ def nearest(vectors: Array, n: int, k: int) -> list[list[tuple[int, float]]]:
 
 
 def kind_of(tokenizer: Tokenizer | None, token: int) -> str:
-    """One of KINDS, spaces around a token left out; "mixed" without a tokenizer."""
-    if tokenizer is None or not _known(tokenizer, token):
+    """One of KINDS, spaces around a token left out; "mixed" where no tokenizer knows it."""
+    if tokenizer is None or token >= tokenizer.vocab_size:
         return "mixed"
     if token in tokenizer.special_tokens.values():
         return "special"
@@ -164,12 +168,3 @@ def kind_of_text(text: str) -> str:
     if bare.isalpha():
         return "letters"
     return "mixed" if any(map(str.isalnum, bare)) else "punctuation"
-
-
-def _label(tokenizer: Tokenizer | None, token: int) -> str:
-    return label(tokenizer if _known(tokenizer, token) else None, token)
-
-
-def _known(tokenizer: Tokenizer | None, token: int) -> bool:
-    """A model may have more rows than its tokenizer has tokens."""
-    return tokenizer is not None and token < tokenizer.vocab_size

@@ -17,12 +17,13 @@ def prompt_tokens(model: LanguageModel, prompt: str, max_tokens: int) -> list[in
 
 
 def label(tokenizer: Tokenizer | None, token: int) -> str:
-    """A token in print: spaces and line ends have signs, bytes that are not UTF-8 are in hexadecimal.
+    """A token in print: spaces and line ends have signs, bytes that are not UTF-8 are in hexadecimal. One that the
+    tokenizer does not know, since models may have more rows than it has tokens, is a number.
 
     >>> _printed(b" the"), _printed(b"\\n"), _printed("é".encode()), _printed(b"\\xc3")
     ('·the', '⏎', 'é', '‹c3›')
     """
-    return f"#{token}" if tokenizer is None else _printed(tokenizer.vocabulary[token])
+    return _printed(tokenizer.vocabulary[token]) if tokenizer and token < tokenizer.vocab_size else f"#{token}"
 
 
 def labels(tokenizer: Tokenizer | None, ids: list[int]) -> list[str]:

@@ -13,7 +13,7 @@ from gollm.errors import TrainingError
 from gollm.options import load_file
 from gollm.options.types import shown
 from gollm.system.files import open_regular
-from gollm.training.run import Run, parsed
+from gollm.training.run import Run, is_measured, parsed
 
 POINTS = (0.25, 0.5, 0.75, 1.0)  # of the tokens that all runs have trained on
 SMOOTHED = 10  # steps whose mean loss is shown
@@ -46,7 +46,7 @@ def compare(paths: Sequence[str | Path]) -> list[RunSummary]:
             last = sum(count <= common * point for count in tokens[name])
             part = lines[max(0, last - SMOOTHED) : max(1, last)]
             losses.append(statistics.fmean(line["loss"] for line in part))
-        validation = [line["validation_loss"] for line in lines if line.get("validation_loss") is not None]
+        validation = [line["validation_loss"] for line in lines if "validation_loss" in line]
         found.append(
             RunSummary(
                 name=name,
@@ -70,14 +70,20 @@ def differences(options: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def steps_of(run: Run) -> list[dict[str, Any]]:
-    """The metrics of a run's steps. Raises TrainingError for a folder without a run, or without a step."""
+    """The metrics of a run's steps: numbers, and samples in text; what is neither is left out, and a step without its
+    loss or speed. Raises TrainingError for a folder without a run, or without a step."""
     try:
-        lines = [line for line in run.metrics() if {"loss", "ms", "tokens_per_second"} <= line.keys()]
+        found = ({name: value for name, value in line.items() if _is_metric(name, value)} for line in run.metrics())
+        lines = [line for line in found if {"loss", "ms", "tokens_per_second"} <= line.keys()]
     except OSError:
         raise TrainingError(f"there is no run in {run.name} (no metrics.jsonl); name a run's folder") from None
     if not lines:
         raise TrainingError(f"the run in {run.name} has not done a step yet")
     return lines
+
+
+def _is_metric(name: str, value: object) -> bool:
+    return isinstance(value, str) if name == "sample" else is_measured(value)
 
 
 def tokens_after(lines: Sequence[dict[str, Any]]) -> list[int]:
@@ -96,5 +102,5 @@ def _evaluations(run: Run) -> Iterator[tuple[str, float]]:
             values = parsed(line)
             kind = values.pop("kind", "")
             for name, value in values.items():
-                if isinstance(value, int | float):
+                if is_measured(value):
                     yield f"{kind}: {name}", value

@@ -22,7 +22,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from gollm import tokenizers
 from gollm.errors import TrainingError
@@ -31,6 +31,7 @@ from gollm.system.files import open_regular
 from gollm.tokenizers import Tokenizer
 from gollm.training.options import L, TrainOptions
 
+LARGEST = 1e100  # of a number in a run's files: sums and products of two are finite
 _CHECKPOINT = re.compile(r"step-(\d{8,})\.golm")
 
 
@@ -139,3 +140,9 @@ def parsed(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def is_measured(value: object) -> TypeGuard[float]:
+    """Whether a value of such a line is a number that can be drawn and added up. A file from elsewhere may hold others,
+    and Python reads NaN and Infinity."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST

@@ -11,8 +11,9 @@ from typing import Any
 
 from gollm.errors import ConfigError, TrainingError, warn
 from gollm.options import load_file
+from gollm.system.strict_json import shorten
 from gollm.training.comparison import steps_of, tokens_after
-from gollm.training.run import Run
+from gollm.training.run import Run, is_measured
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def list_runs(folders: Sequence[str | Path]) -> list[RunLine]:
         for path in (path for path in paths if os.path.isfile(Run(path).config_path)):
             try:
                 found.append(_line(Run(path)))
-            except (ConfigError, KeyError, TypeError) as error:
+            except ConfigError as error:
                 warn(f"the run in {path} is left out: {error}")
     if not found:
         raise TrainingError(
@@ -66,23 +67,32 @@ def _line(run: Run) -> RunLine:
         lines = steps_of(run)
     except TrainingError:  # not a step yet
         lines = []
-    evaluated = [line for line in lines if line.get("validation_loss") is not None]
+    evaluated = [line for line in lines if "validation_loss" in line]
     best = min(evaluated, key=lambda line: line["validation_loss"], default=None)
     return RunLine(
         name=run.name,
         model=_model_of(options),
-        batch=options["batch_size"] * options["grad_accumulation"],
-        lr=options["lr"],
+        batch=_number(options, "batch_size") * _number(options, "grad_accumulation"),
+        lr=_number(options, "lr"),
         steps=len(lines),
-        last_step=options["steps"],
+        last_step=None if options.get("steps") is None else _number(options, "steps"),
         tokens=tokens_after(lines)[-1] if lines else 0,
         best_validation_loss=None if best is None else best["validation_loss"],
-        best_step=None if best is None else best["step"],
+        best_step=None if best is None else best.get("step"),
         tokens_per_second=statistics.median(line["tokens_per_second"] for line in lines) if lines else None,
     )
 
 
 def _model_of(options: dict[str, Any]) -> str:
     if "task" in options:
-        return f"{options['task']} of {Path(options['model']).name}"
-    return f"{options['n_layers']} layers, {options['d_model']} wide, context {options['context']}"
+        return f"{options['task']} of {Path(str(options.get('model'))).name}"
+    layers, width, context = (_number(options, name) for name in ("n_layers", "d_model", "context"))
+    return f"{layers} layers, {width} wide, context {context}"
+
+
+def _number(options: dict[str, Any], name: str) -> Any:
+    """Raises ConfigError where an option is missing or no number."""
+    value = options.get(name)
+    if not is_measured(value):
+        raise ConfigError(f"{name} is {shorten(value)} in its config.yaml; it must be a number")
+    return value
