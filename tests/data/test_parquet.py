@@ -44,6 +44,15 @@ def test_long_rows_other_columns_and_text_beside_it(tmp_path, kind):
     assert documents(tmp_path / "a.parquet", "body") == ["one", long]
 
 
+@pytest.mark.parametrize("rows", [["a" * (16 << 20)], ["a" * (1 << 20)] * 16], ids=["one value", "one for many rows"])
+def test_a_decompression_bomb_is_refused(tmp_path, rows, monkeypatch):
+    monkeypatch.setattr("gollm.data.parquet.MAX_RATIO_FROM", 8 << 20)
+    parquet.write_table(pa.table({"text": rows}), tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000
+    with pytest.raises(DataError, match=r"a\.parquet: its text is more than 200 times as long as the file"):
+        documents(tmp_path / "a.parquet")
+
+
 def test_a_folder_may_mix_kinds(tmp_path):
     parquet.write_table(pa.table({"text": ["row"]}), tmp_path / "b.parquet")
     (tmp_path / "a.txt").write_text("PAR is a word")

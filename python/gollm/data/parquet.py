@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from gollm.data.reading import split_document
 from gollm.errors import DataError
+from gollm.system.plain_text import MAX_RATIO, MAX_RATIO_FROM
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.documents import DocumentPiece
 
@@ -23,8 +24,8 @@ def is_parquet(stream: BinaryIO) -> bool:
 def parquet_pieces(stream: BinaryIO, name: str, column: str, on_read: Callable[[int], None]) -> Iterator[DocumentPiece]:
     """The documents of a column of strings, a few rows in memory at a time. Empty rows and nulls are skipped.
 
-    `on_read` is called with each batch's part of the file's size. Raises DataError for a file that is damaged or has no
-    such column, and where pyarrow is not installed.
+    `on_read` is called with each batch's part of the file's size. Raises DataError for a file that is damaged, has no
+    such column or unpacks to far more than its size, and where pyarrow is not installed.
     """
     try:
         pa, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
@@ -38,8 +39,12 @@ def parquet_pieces(stream: BinaryIO, name: str, column: str, on_read: Callable[[
     try:
         file = parquet.ParquetFile(stream)
         _check_column(pa, file.schema_arrow, name, column)
-        n_rows, done = file.metadata.num_rows, 0
+        n_rows, done = max(1, file.metadata.num_rows), 0
+        _refuse_bomb(_unpacked_bytes(file.metadata, column), size, name)
+        n_text = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=[column], use_threads=False):
+            n_text += batch.nbytes  # beyond what the metadata say where rows share a value
+            _refuse_bomb(n_text, size, name)
             before, done = size * done // n_rows, done + batch.num_rows
             on_read(size * done // n_rows - before)
             for text in filter(None, batch.column(0).to_pylist()):
@@ -47,6 +52,21 @@ def parquet_pieces(stream: BinaryIO, name: str, column: str, on_read: Callable[[
     except (pa.ArrowException, OSError, UnicodeDecodeError) as failure:
         reason = " ".join(str(failure).split())[:200]
         raise DataError(f"{name} is a damaged Parquet file ({reason}); fetch or write it again") from None
+
+
+def _unpacked_bytes(metadata: Any, column: str) -> int:
+    """The size of a column's pages, as the file has it."""
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    chunks = (group.column(i) for group in groups for i in range(group.num_columns))
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+
+
+def _refuse_bomb(n_text: int, size: int, name: str) -> None:
+    if n_text > max(MAX_RATIO_FROM, MAX_RATIO * size):
+        raise DataError(
+            f"{name}: its text is more than {MAX_RATIO} times as long as the file, as in a bomb; write it as plain "
+            "text if it is not"
+        )
 
 
 def _check_column(pa: Any, schema: Any, name: str, column: str) -> None:
