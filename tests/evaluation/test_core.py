@@ -84,7 +84,8 @@ def expected(kind, data, shots, delimiter):
 
 
 @pytest.mark.parametrize("limit", [None, 6])
-def test_the_items_that_nanochats_procedure_has_right(folder, limit):
+def test_the_items_that_nanochats_procedure_has_right(folder, limit, monkeypatch):
+    monkeypatch.setattr("gollm.evaluation.core.ITEMS_AT_ONCE", 4)
     tasks = read_core_tasks(folder)
     seen = []
     found = evaluate_core(MODEL, tasks, limit=limit, progress=seen.append)
@@ -179,3 +180,5 @@ def test_mistakes(tmp_path):
         evaluate_core(MODEL, [CoreTask("t", "multiple_choice", 2, " ", 0.5, (item, item))])
     with pytest.raises(EvaluationError, match="there are no tasks"):
         evaluate_core(MODEL, [])
+    with pytest.raises(EvaluationError, match="limit is -1; it must be a whole number, 1 or more"):
+        evaluate_core(MODEL, [CoreTask("t", "multiple_choice", 0, " ", 0.5, (item, item))], limit=-1)

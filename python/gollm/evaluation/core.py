@@ -17,6 +17,7 @@ beginning.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -28,9 +29,11 @@ from gollm.evaluation.continuations import Score, ids_of_both, score_pairs
 from gollm.evaluation.core_tasks import CoreItem, CoreTask
 from gollm.evaluation.statistics import Figure
 from gollm.language_model import LanguageModel
+from gollm.system.strict_json import shorten
 from gollm.tokenizers import Tokenizer
 
 _SHUFFLE, _EXAMPLES = 1337, 1234  # nanochat's seeds, so that --limit and few-shot take the same items
+ITEMS_AT_ONCE = 256  # whose token ids are in memory: HellaSwag with ten examples has 44 million
 
 Ids = list[int]
 
@@ -68,12 +71,14 @@ def evaluate_core(
     """Solves all tasks, of each at most `limit` items, drawn at random. `progress` is called with the number of
     texts read since the last call.
 
-    Raises EvaluationError for a model without a tokenizer, a classifier, no task, and a task with fewer items than it
-    needs examples."""
+    Raises EvaluationError for a model without a tokenizer, a classifier, no task, a limit below 1, and a task with
+    fewer items than it needs examples."""
     if model.tokenizer is None:
         raise EvaluationError(f"this model has no tokenizer ({model.without_tokenizer}), so it cannot read text")
     if not tasks:
         raise EvaluationError("there are no tasks")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise EvaluationError(f"limit is {shorten(limit)}; it must be a whole number, 1 or more")
     found = tuple(_solve(model, model.tokenizer, task, limit, progress) for task in tasks)
     errors = [one.centred_accuracy.standard_error for one in found]
     known = [error for error in errors if error is not None]
@@ -92,20 +97,20 @@ def _solve(
         raise EvaluationError(
             f"the task {task.name} has {len(items)} items and wants {task.few_shot} examples beside each; use more"
         )
-    pairs: list[tuple[Ids, Ids]] = []
-    ends = [0]
-    for number, item in enumerate(items):
-        pairs += pairs_of(tokenizer, task, item, examples_of(task, items, number))
-        ends.append(len(pairs))
-    scores = score_pairs(model, pairs, progress)
     right: list[bool | None] = [None] * len(task.items)
-    for number, item, begin, end in zip(order, items, ends, ends[1:], strict=False):
-        right[number] = _is_right(task, item, scores[begin:end])
+    n_cut = 0
+    for begin in range(0, len(items), ITEMS_AT_ONCE):
+        numbers = range(begin, min(begin + ITEMS_AT_ONCE, len(items)))
+        options = [pairs_of(tokenizer, task, items[number], examples_of(task, items, number)) for number in numbers]
+        pairs = [pair for of_item in options for pair in of_item]
+        n_cut += sum(len(prompt) + len(continuation) > model.config.context + 1 for prompt, continuation in pairs)
+        scores = iter(score_pairs(model, pairs, progress))
+        for number, of_item in zip(numbers, options, strict=True):
+            right[order[number]] = _is_right(task, items[number], list(itertools.islice(scores, len(of_item))))
     accuracy = share([bool(right[number]) for number in order])
     p, error = accuracy
     rest = 1 - task.chance
     centred = Figure((p - task.chance) / rest, None if error is None else error / rest)
-    n_cut = sum(len(prompt) + len(continuation) > model.config.context + 1 for prompt, continuation in pairs)
     return CoreTaskResult(
         task.name, len(items), task.few_shot, task.chance, accuracy, centred, n_cut, tuple(right)
     )  # fmt: skip
