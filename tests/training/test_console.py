@@ -117,6 +117,15 @@ def test_overfitting_is_said_at_the_end(options, console, capsys, tmp_path):
     assert re.search(r"^step 60 \| val .* \| best \d\.\d{4} \|", out, re.M)
 
 
+def test_within_an_epoch_nothing_is_learned_by_heart(options, console, capsys):
+    """A loss that rises then has other reasons: here a learning rate far too high."""
+    result = gollm.train(options(lr=0.9, schedule="constant", warmup_steps=0, steps=4, eval_every=1), [console])
+    assert result.best_step < 4
+    assert (
+        f"at step {result.best_step}; it rose for {4 - result.best_step} steps after that\n" in capsys.readouterr().out
+    )
+
+
 def test_what_the_tokenizer_did_not_reach_is_said(options, tmp_path):
     with prepare_job(options(tokenizer="bpe", vocab_size=20_000)) as job:
         n = job.tokenizer.vocab_size

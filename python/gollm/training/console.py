@@ -172,10 +172,9 @@ class Console(Callback):
             at = "" if result.best_step is None else f" at step {result.best_step:,}"
             lines.append(f"best: validation loss {result.best_validation_loss:.4f}{at}")
         if result.best_step is not None and result.best_step < n:
-            lines[-1] += (
-                f"; it rose for {n - result.best_step:,} steps after that, as the model learned the training data by "
-                "heart: use fewer steps or more data"
-            )
+            lines[-1] += f"; it rose for {n - result.best_step:,} steps after that"
+            if n > trainer.batches.steps(1, trainer.options.grad_accumulation):  # else nothing was seen twice
+                lines[-1] += ", as the model learned the training data by heart: use fewer steps or more data"
         return "\n".join(lines)
 
     def _print(self, text: str) -> None:
