@@ -83,7 +83,7 @@ def test_a_missing_library_is_named(run: Path, monkeypatch, capsys) -> None:
         output.ready_for("a.html")
 
 
-def test_the_server_answers_this_machine_alone(run: Path) -> None:
+def test_the_server_answers_this_machine_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server = LiveReport([run])
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -104,6 +104,12 @@ def test_the_server_answers_this_machine_alone(run: Path) -> None:
         assert get("/", Host=f"evil.example:{port}")[0] == 404
         with pytest.raises(PictureError, match=f"cannot use port {port}: .*; choose another with --port"):
             LiveReport([run], port)
+        for failure, said in ((BrokenPipeError(), False), (ValueError("a bug"), True)):
+            try:
+                raise failure
+            except Exception:
+                server.handle_error(None, ("127.0.0.1", 1))
+            assert ("Traceback" in capsys.readouterr().err) == said
     finally:
         server.shutdown()
         server.server_close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from gollm.errors import GollmError, PictureError
 from gollm.pictures import output
@@ -36,6 +38,11 @@ class LiveReport(ThreadingHTTPServer):
             super().__init__((ADDRESS, port), _Handler)
         except OSError as failure:
             raise PictureError(f"cannot use port {port}: {reason(failure)}; choose another with --port") from None
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who closes the page while it is sent makes no noise in the terminal."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
