@@ -44,12 +44,12 @@ static int64_t logits_bytes(int64_t N, int64_t V) {
 }
 
 static int64_t x_bytes(int64_t N, int64_t C, int64_t V) {
-    return round_up(chunk_rows(N, V) * C * (int64_t)sizeof(real), GOLLM_ALIGNMENT);
+    return times_i64(round_up(chunk_rows(N, V) * (int64_t)sizeof(real), GOLLM_ALIGNMENT), C);
 }
 
 static int64_t chunk_bytes(int64_t N, int64_t C, int64_t V) {
     const int64_t numbers = round_up(chunk_rows(N, V) * (int64_t)sizeof(int64_t), GOLLM_ALIGNMENT);
-    return logits_bytes(N, V) + 2 * x_bytes(N, C, V) + numbers;
+    return plus_i64(logits_bytes(N, V) + numbers, times_i64(2, x_bytes(N, C, V)));
 }
 
 static struct chunk chunk_in(void *workspace, int64_t N, int64_t C, int64_t V) {
@@ -87,7 +87,7 @@ static int64_t gemm_bytes(const struct products *p, int backward) {
 
 static int64_t workspace_bytes(const struct head_backward_args *args, int backward, int n_threads) {
     const struct products p = products_of(args, NULL);
-    return chunk_bytes(args->N, args->C, args->V) + n_threads * gemm_bytes(&p, backward);
+    return plus_i64(chunk_bytes(args->N, args->C, args->V), n_threads * gemm_bytes(&p, backward));
 }
 
 /* One row that counts: its loss and, unless scale is NULL, dlogits in place of the logits. */
