@@ -30,9 +30,9 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         yield server
 
 
-def refusal(hub: Hub, folder: Path, *words: object) -> str:
+def refusal(hub: Hub, folder: Path, *words: object, status: int = 1) -> str:
     done = run(hub, folder, "pull", *words)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1), done
     assert done.stderr.startswith("gollm: ") and "inside of gollm" not in done.stderr
     return done.stderr
 
@@ -66,7 +66,7 @@ def test_what_is_not_there(hub: Hub, tmp_path: Path) -> None:
     assert "there is no model org/none on the hub" in refusal(hub, tmp_path, "org/none")
     assert "org/small has no revision 'v2'" in refusal(hub, tmp_path, "org/small", "--revision", "v2")
     assert "org/small has no file 'b.gguf'" in refusal(hub, tmp_path, "org/small", "--file", "b.gguf")
-    assert "must be ORG/NAME" in refusal(hub, tmp_path, "../org/small")
+    assert "must be ORG/NAME" in refusal(hub, tmp_path, "../org/small", status=2)
     del hub.files["model.safetensors"]
     message = refusal(hub, tmp_path, "org/small")
     assert "no safetensors" in message and "model.Q8_0.gguf, pytorch_model.bin" in message and "--file" in message
