@@ -26,7 +26,7 @@ from gollm.model.batch import Batch
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
 from gollm.model.generation_defaults import GenerationDefaults
-from gollm.model.lora import added_to, with_adapter
+from gollm.model.lora import added_to, has_adapter, with_adapter
 from gollm.model.token_ids import token_ids
 from gollm.nn import dtypes
 from gollm.nn.devices import DeviceName, ModelDType, kernels_of
@@ -136,7 +136,10 @@ class LanguageModel:
         """This model with the adapter (a LoRA in peft's files) in a folder or a run, computed beside its weights, which
         both models share and which stay quantised: for several adapters on one model in memory.
 
-        Raises FormatError for an adapter that is missing, damaged, of another kind or for another model."""
+        Raises FormatError for an adapter that is missing, damaged, of another kind or for another model, ConfigError
+        where this model has one already."""
+        if has_adapter(self.decoder):
+            raise ConfigError("this model has an adapter already; call with_adapter() of the model without one")
         folder = adapter_in(as_path(path, FormatError))
         if folder is None:
             raise FormatError(f"there is no adapter in {path}: no adapter_config.json")

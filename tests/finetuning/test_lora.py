@@ -260,3 +260,5 @@ def test_several_adapters_share_one_model_in_memory(quantised, tmp_path):
     assert np.array_equal(base.logits(TOKENS), before)
     with pytest.raises(FormatError, match="there is no adapter in"):
         base.with_adapter(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="this model has an adapter already"):
+        models[0][0].with_adapter(tmp_path / "1")

@@ -46,6 +46,11 @@ def test_what_is_not_shakespeare_is_refused(tmp_path: Path) -> None:
     with serving(dataset("karpathy/tiny_shakespeare", splits)) as hub:
         done = run(hub, tmp_path, "train", "shakespeare", *TRAIN)
     assert done.returncode != 0 and "is not what it should be; delete the folder" in done.stderr
+    (tmp_path / "cache" / "corpora" / "tinystories").mkdir(parents=True)  # emptied by somebody
+    with serving(dataset("somebody/else", {})) as hub:
+        done = run(hub, tmp_path, "train", "tinystories", *TRAIN)
+    assert done.returncode != 0 and "the corpus 'tinystories' in " in done.stderr and "delete the folder" in done.stderr
+    (tmp_path / "cache" / "corpora" / "tinystories").rmdir()
     with serving(dataset("somebody/else", {})) as hub:
         done = run(hub, tmp_path, "train", "tinystories", *TRAIN)
     assert done.stderr.count("\n") == 1

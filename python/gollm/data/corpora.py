@@ -78,7 +78,7 @@ def named_corpus(name: str) -> list[Path]:
         except (HubError, OSError) as failure:
             raise DataError(f"cannot fetch the corpus {name!r}: {failure}") from failure
     files = [file for split in corpus.splits for file in sorted(folder.glob(f"default/{split}/*.parquet"))]
-    if corpus.sha256 and _text_hash(files) != corpus.sha256:
+    if not files or (corpus.sha256 and _text_hash(files) != corpus.sha256):
         raise DataError(f"the corpus {name!r} in {folder} is not what it should be; delete the folder and try again")
     return files
 

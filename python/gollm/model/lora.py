@@ -126,6 +126,10 @@ def mixed(decoder: Decoder, adapted: Sequence[Decoder]) -> Decoder:
     return twin
 
 
+def has_adapter(decoder: Decoder) -> bool:
+    return any(layer_of(decoder, site.parameter).adapter is not None for site in sites_of(decoder.config))
+
+
 def shares_weights(decoder: Decoder, adapted: Decoder) -> bool:
     """Whether with_adapter() has made a decoder of this one."""
     others = adapted.parameters
