@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_a_decompression_bomb_is_refused(tmp_path, rows, monkeypatch):
     monkeypatch.setattr("gollm.data.parquet.MAX_RATIO_FROM", 8 << 20)
     parquet.write_table(pa.table({"text": rows}), tmp_path / "a.parquet", compression="zstd")
     assert (tmp_path / "a.parquet").stat().st_size < 10_000
-    with pytest.raises(DataError, match=r"a\.parquet: its text is more than 200 times as long as the file"):
+    with pytest.raises(DataError, match=r"a\.parquet is a Parquet file that unpacks to more than 200 times its size"):
         documents(tmp_path / "a.parquet")
 
 
@@ -88,3 +89,14 @@ def test_damaged_files_end_in_one_error(tmp_path_factory, data):
         documents(path)
     except DataError as error:
         assert "Parquet" in str(error) or "column" in str(error)
+
+
+def test_a_damaged_footer_ends_no_process(tmp_path):
+    """Each byte of the metadata, one after the other."""
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": ["a", None, "bc"] * 20}), path, row_group_size=30)
+    whole = path.read_bytes()
+    for place in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x16]) + whole[place + 1 :])
+        with contextlib.suppress(DataError):
+            documents(path)

@@ -40,7 +40,7 @@ def parquet_pieces(stream: BinaryIO, name: str, column: str, on_read: Callable[[
         file = parquet.ParquetFile(stream)
         _check_column(pa, file.schema_arrow, name, column)
         n_rows, done = max(1, file.metadata.num_rows), 0
-        _refuse_bomb(_unpacked_bytes(file.metadata, column), size, name)
+        _refuse_bomb(_unpacked_bytes(file.metadata), size, name)
         n_text = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=[column], use_threads=False):
             n_text += batch.nbytes  # beyond what the metadata say where rows share a value
@@ -54,18 +54,17 @@ def parquet_pieces(stream: BinaryIO, name: str, column: str, on_read: Callable[[
         raise DataError(f"{name} is a damaged Parquet file ({reason}); fetch or write it again") from None
 
 
-def _unpacked_bytes(metadata: Any, column: str) -> int:
-    """The size of a column's pages, as the file has it."""
-    groups = map(metadata.row_group, range(metadata.num_row_groups))
-    chunks = (group.column(i) for group in groups for i in range(group.num_columns))
-    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+def _unpacked_bytes(metadata: Any) -> int:
+    """The size of all columns' pages, as the file has it. That of one column cannot be asked for: where the file is
+    damaged there, pyarrow ends the process."""
+    return sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
 
 
-def _refuse_bomb(n_text: int, size: int, name: str) -> None:
-    if n_text > max(MAX_RATIO_FROM, MAX_RATIO * size):
+def _refuse_bomb(n_unpacked: int, size: int, name: str) -> None:
+    if n_unpacked > max(MAX_RATIO_FROM, MAX_RATIO * size):
         raise DataError(
-            f"{name}: its text is more than {MAX_RATIO} times as long as the file, as in a bomb; write it as plain "
-            "text if it is not"
+            f"{name} is a Parquet file that unpacks to more than {MAX_RATIO} times its size, as a bomb does; write its "
+            "text as plain text if it is none"
         )
 
 
