@@ -48,6 +48,11 @@ class LiveReport(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://{ADDRESS}:{self.server_port}/"
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that goes away while it is answered is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
     def page(self, *, scripts: bool) -> str:
         """The page as it is now."""
         return report_page(all_curves(self.paths), live=True, scripts=scripts)
