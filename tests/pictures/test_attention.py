@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gollm
-from gollm.errors import GenerationError, PictureError
+from gollm.errors import ConfigError, GenerationError, PictureError
 from gollm.model.batch import Batch
 from gollm.model.config import ModelConfig
 from gollm.model.decoder import Decoder
@@ -141,7 +141,7 @@ def test_a_layer_or_file_that_is_not_there(tmp_path) -> None:
         ({"layer": 3}, r"layer is 3; this model has layers 0 to 2"),
         ({"head": -1}, r"head is -1; this model has heads 0 to 3"),
     ):
-        with pytest.raises(PictureError, match=words):
+        with pytest.raises(ConfigError, match=words):
             heads.write_attention(model_of(GPT2), "a", tmp_path / "a.html", **change)
     for name in ("a.pdf", "a", "html"):
         with pytest.raises(PictureError, match=r"its name must end with \.html, \.png, \.svg"):

@@ -22,7 +22,7 @@ pytest.importorskip("vl_convert")
 PNG = b"\x89PNG\r\n\x1a\n"
 COMMANDS = {
     "report": [],
-    "visualize": ["--prompt", "bako rinu", "--layer", "1"],
+    "visualize": ["bako rinu", "--layer", "1"],
     "inspect": ["--prompt", "bako rinu", "--max-tokens", "4"],
     "embeddings": ["--method", "pca"],
 }
@@ -51,6 +51,11 @@ def test_mistakes_are_one_sentence(command: str, run: Path, tmp_path: Path, caps
         assert said.startswith("gollm: ") and said.count("\n") == 1
 
 
+def test_a_layer_that_is_not_there_is_a_mistake_in_the_command_line(run: Path, tmp_path: Path, capsys) -> None:
+    assert main(["visualize", str(run), "bako", "--layer", "99", "--output", str(tmp_path / "a.html")]) == 2
+    assert capsys.readouterr().err.startswith("gollm: layer is 99; this model has layers 0 to ")
+
+
 def test_training_writes_its_report(run: Path, tmp_path: Path) -> None:
     words = [f"--{name.replace('_', '-')}={value}" for name, value in TRAINING.items()]
     data, out = run.parent / "words.txt", tmp_path / "run"
@@ -71,6 +76,9 @@ def test_training_writes_its_report(run: Path, tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_written_is_refused_before_training(tmp_path: Path, capsys) -> None:
     assert main(["train", "x.txt", "--metrics", "a.doc", "--out", str(tmp_path / "run")]) == 2
     assert "its name must end with .html, .png, .svg" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main(["train", "x.txt", "--metrics", f"{tmp_path}/no/a.html", "--out", str(tmp_path / "run")]) == 1
+    assert f"the folder {tmp_path}/no does not exist" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -16,7 +16,7 @@ class Options:
     Requires pip install 'gollm[report]'."""
 
     model: Annotated[Path, Positional]  # model in any format, or a run folder (best checkpoint)
-    prompt: str  # prompt, or - for standard input
+    prompt: Annotated[str, Positional]  # prompt, or - for standard input
     output: PathText = "inspect.html"  # output file: a page (.html) or an image (.png, .svg)
     max_tokens: PositiveInt = 32  # maximum number of prompt tokens to plot
 

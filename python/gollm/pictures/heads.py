@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gollm.errors import PictureError
+from gollm.errors import ConfigError
 from gollm.kernels import Array
 from gollm.language_model import LanguageModel
 from gollm.pictures import output, theme
@@ -30,12 +30,12 @@ def write_attention(
 ) -> None:
     """Draws a model's attention weights for a prompt to an .html, .png or .svg file; an image has one layer and head.
 
-    Raises PictureError for a file that cannot be written and a layer or head that the model does not have, and what
-    attention_weights raises."""
+    Raises ConfigError for a layer or head that the model does not have, PictureError for a file that cannot be written,
+    and what attention_weights raises."""
     ending = output.ready_for(to)
     for name, chosen, n in (("layer", layer, model.config.n_layers), ("head", head, model.config.n_heads)):
         if chosen not in range(n):
-            raise PictureError(f"{name} is {chosen}; this model has {name}s 0 to {n - 1}")
+            raise ConfigError(f"{name} is {chosen}; this model has {name}s 0 to {n - 1}")
     found = attention_weights(model, prompt, max_tokens=max_tokens)
     if ending == ".html":
         output.save(to, attention_page(found, layer=layer, head=head))

@@ -18,7 +18,7 @@ import jinja2
 
 from gollm.errors import PictureError
 from gollm.pictures import theme
-from gollm.system.files import replacing
+from gollm.system.files import check_folder_of, replacing
 
 ENDINGS = (".html", ".png", ".svg")
 PNG_SCALE = 2  # pixels for each of the picture's
@@ -43,9 +43,10 @@ def ending_of(path: str | Path) -> str:
 
 
 def ready_for(path: str | Path) -> str:
-    """ending_of(path), before anything long is computed for it. Raises PictureError, too, where a library that pictures
-    need is missing."""
+    """ending_of(path), before anything long is computed for it. Raises PictureError, too, where its folder or a library
+    that pictures need is missing."""
     ending = ending_of(path)
+    check_folder_of(path, PictureError)
     library("altair")
     library("vl_convert")
     return ending

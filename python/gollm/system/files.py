@@ -180,6 +180,12 @@ def replacing_folder(path: str | os.PathLike[str], error: type[GollmError]) -> I
     sync_folder(target.parent)
 
 
+def check_folder_of(path: str | os.PathLike[str], error: type[GollmError]) -> None:
+    """Raises `error` where there is no folder to write `path` into, before anything long is computed for it."""
+    with _failures_named(path, error):
+        os.stat(os.path.dirname(os.path.realpath(path)))
+
+
 def _target(path: str | os.PathLike[str], *, folder: bool) -> Path:
     """Where `path` leads. Raises OSError unless there is nothing yet, or a regular file (with `folder`: a folder)."""
     try:
