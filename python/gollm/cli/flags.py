@@ -136,22 +136,31 @@ def _refuse_flag(word: str, names: Iterable[str], options: Collection[str]) -> N
 def _place(loose: list[str], given: dict[str, list[str]], options: Mapping[str, Option]) -> None:
     """Gives words without a flag to the options that take such, in their order."""
     positional = [option for option in options.values() if option.type.positional]
+    flagged = [option.name for option in positional if option.name in given]
     for option in positional:
         if loose and option.name not in given:
             n = len(loose) if option.type.many else 1
             given[option.name], loose = loose[:n], loose[n:]
     if loose:
-        raise ConfigError(f"unexpected argument {shown(loose[0])}; {_meant(loose[0], given, options, positional)}")
+        instead = _meant(loose[0], given, options, positional, flagged)
+        raise ConfigError(f"unexpected argument {shown(loose[0])}; {instead}")
 
 
-def _meant(word: str, given: dict[str, list[str]], options: Mapping[str, Option], positional: list[Option]) -> str:
-    """What to do with a word that no option takes."""
+def _meant(
+    word: str, given: dict[str, list[str]], options: Mapping[str, Option], positional: list[Option], flagged: list[str]
+) -> str:
+    """What to do with a word that no option takes; `flagged` are the positional ones that came behind their flags."""
     for option in options.values():
         if word in map(str, option.type.choices) and option.name not in given:
             return f"did you mean {option.flag} {word}?"
     if not positional:
         return "each value of this command goes behind its flag; --help lists them"
+    missing = [option for option in options.values() if option.default is MISSING and option.name not in given]
+    if len(missing) == 1:
+        return f"did you mean {missing[0].flag} {shlex.quote(word)}?"
     last = positional[-1]
+    if last.name in flagged:
+        return f"{last.flag} has its value; give one of the two"
     whole = shlex.quote(" ".join([*given[last.name], word]))
     return f"{last.flag} has its value; quote a value with spaces: {whole}"
 

@@ -87,7 +87,7 @@ def _unknown(words: list[str], members: list[str]) -> str:
 
     if members:
         said = f"unknown command {' '.join(words[:2])!r}" if words[1:] else f"gollm {words[0]}: missing subcommand"
-        return f"{said}; use {', '.join(members[:-1])} or {members[-1]}"
+        return f"{said}; use gollm {words[0]} {' or '.join(filter(None, (', '.join(members[:-1]), members[-1])))}"
     if instead := instead_of_command(words[0]):
         return f"unknown command {words[0]!r}; use gollm {instead}"
     near = nearest(words[0], [*COMMANDS, *(name.split()[0] for name in COMMANDS)])
