@@ -143,7 +143,7 @@ def test_what_is_missing_or_matches_nothing(tmp_path):
         (tmp_path / "no.txt", {}, ["no.txt", "No such file"]),
         (tmp_path / "no*.txt", {}, ["no file matches", "no*.txt"]),
         (tmp_path, {"patterns": ["*.md", "*.py"]}, ["no file below", "*.md *.py", "there are 1"]),
-        (tmp_path / "empty", {}, ["holds no files"]),
+        (tmp_path / "empty", {}, ["holds no files (hidden ones are left out)"]),
         ([], {}, ["no files were given"]),
         (["-", tmp_path / "a.txt"], {}, ["cannot be mixed"]),
         (tmp_path / "a.txt", {"patterns": ["*.py"]}, ["'*.py'", "no folder"]),

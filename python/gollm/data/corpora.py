@@ -76,7 +76,8 @@ def named_corpus(name: str) -> list[Path]:
             folder.parent.mkdir(parents=True, exist_ok=True)
             fetch_folder(corpus.repository, folder, choose, kind="dataset", revision=PARQUET_BRANCH)
         except (HubError, OSError) as failure:
-            raise DataError(f"cannot fetch the corpus {name!r}: {failure}") from failure
+            instead = "Name a file or folder of yours, or try again with a network"
+            raise DataError(f"cannot fetch the corpus {name!r}: {failure}. {instead}") from failure
     files = [file for split in corpus.splits for file in sorted(folder.glob(f"default/{split}/*.parquet"))]
     if not files or (corpus.sha256 and _text_hash(files) != corpus.sha256):
         raise DataError(f"the corpus {name!r} in {folder} is not what it should be; delete the folder and try again")

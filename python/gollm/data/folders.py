@@ -39,14 +39,11 @@ def files_below(folder: Path, patterns: Sequence[str] = ()) -> list[Path]:
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     chosen = [p for p in found if (not wanted or matches(p, wanted)) and not matches(p, unwanted) and _is_regular(p)]
     if not chosen:
-        what = (
-            f"no file below {folder} matches {' '.join(patterns)}"
-            if patterns
-            else f"the folder {folder} holds no files"
-        )
+        if not patterns:
+            raise DataError(f"the folder {folder} holds no files (hidden ones are left out); name one that does")
         raise DataError(
-            f"{what}; there are {len(found)} files. A pattern looks like '*.txt', or 'src/*.py' for paths below the "
-            f"folder"
+            f"no file below {folder} matches {' '.join(patterns)}; there are {len(found)} files. A pattern looks like "
+            f"'*.txt', or 'src/*.py' for paths below the folder"
         )
     return sorted(chosen, key=lambda p: p.relative_to(folder).as_posix())
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from gollm import tokenizers
 from gollm.errors import FormatError, TokenizerError, warn
 from gollm.formats import peft
-from gollm.formats.box import unboxed
+from gollm.formats.box import in_the_box, unboxed
 from gollm.formats.hub import on_the_hub
 from gollm.formats.opening import first_bytes
 from gollm.formats.source import ModelFormat, Source, StorageType
@@ -49,7 +49,7 @@ def recognise(path: str | Path) -> ModelFormat:
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise FormatError(f"there is no file or folder {path}{on_the_hub(path)}") from None
+        raise FormatError(f"there is no file or folder {path}{in_the_box(path) or on_the_hub(path)}") from None
     except (OSError, ValueError) as failure:
         why = reason(failure) if isinstance(failure, OSError) else failure
         raise FormatError(f"cannot read {path}: {why}") from None
@@ -75,7 +75,7 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
     Raises TokenizerError where there is none that can be read, FormatError for a model that is damaged."""
     path = unboxed(as_path(path, TokenizerError))
     if not os.path.lexists(path):
-        raise TokenizerError(f"there is no file or folder {path}{on_the_hub(path)}")
+        raise TokenizerError(f"there is no file or folder {path}{in_the_box(path) or on_the_hub(path)}")
     found = _recognised(path)
     if found is None or found.read_tokenizer is None or path.is_dir():  # it may be no model after all
         try:
