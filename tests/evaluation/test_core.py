@@ -170,7 +170,10 @@ def test_mistakes_in_tasks(tmp_path, changes, message):
 
 
 def test_mistakes(tmp_path):
-    with pytest.raises(ConfigError, match=r"core\.yaml"):
+    with pytest.raises(DataError, match=r"there is no core\.yaml in .*; name the folder that holds it"):
+        read_core_tasks(tmp_path)
+    (tmp_path / "core.yaml").write_text("icl_tasks: [")
+    with pytest.raises(ConfigError, match=r"core\.yaml: .* not valid YAML"):
         read_core_tasks(tmp_path)
     (tmp_path / "core.yaml").write_text("icl_tasks: 3\n")
     with pytest.raises(DataError, match="icl_tasks is 3; it must be a list of tasks"):

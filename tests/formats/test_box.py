@@ -71,5 +71,7 @@ def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
         gollm.load("shakespeare")
     with pytest.raises(FormatError, match="there is no file or folder box/shakespeare"):
         formats.open_model("box/shakespeare")
+    with pytest.raises(FormatError, match=r"cannot read x+: File name too long"):
+        formats.open_model("x" * 5000)
     with pytest.raises(FormatError, match="folder Shakespere; did you mean shakespeare, which comes with gollm"):
         formats.open_model("Shakespere")

@@ -119,6 +119,8 @@ def test_mistakes(models):
             engine.submit([1], adapter="x")
         with pytest.raises(GenerationError, match="there is no adapter 3"):
             engine.submit([1], adapter=3)
+    with pytest.raises(GenerationError, match=r"the adapters are \[.a.\]; they must be a dictionary of models by name"):
+        gollm.Engine(base, adapters=["a"])
     for wrong in (small_model(context=160), small_model(context=64)):
         with pytest.raises(GenerationError, match="the adapter 'a' has other weights than the model; load it with"):
             gollm.Engine(base, adapters={"a": wrong})

@@ -21,6 +21,7 @@ Without eval_meta_data.csv, guessing reaches the mean of 1 / options, and nothin
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +62,12 @@ class CoreTask:
 
 
 def read_core_tasks(folder: str | Path) -> list[CoreTask]:
-    """The tasks of a folder, in the order of its core.yaml. Raises ConfigError for a core.yaml that cannot be read, and
-    DataError, with file and line, for a task or an item that cannot be used."""
+    """The tasks of a folder, in the order of its core.yaml. Raises DataError for a folder without it and, with file
+    and line, for a task or an item that cannot be used, ConfigError for a core.yaml that cannot be read."""
     root = Path(folder)
     path = root / "core.yaml"
+    if not os.path.exists(path):
+        raise DataError(f"there is no core.yaml in {root}; name the folder that holds it, with the tasks' files")
     entries = load_file(path).get("icl_tasks")
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{path}: icl_tasks is {shorten(entries)}; it must be a list of tasks")

@@ -301,6 +301,8 @@ class Engine:
         adapters: Mapping[str, Model] | None = None,
     ) -> None:
         check_model(model)
+        if not isinstance(adapters, Mapping | None):
+            raise GenerationError(f"the adapters are {shorten(adapters)}; they must be a dictionary of models by name")
         self._model, self._adapters = model, dict(adapters or {})
         decoder = _mixed(model, self._adapters)
         config = model.decoder.config
