@@ -39,11 +39,6 @@ class LiveReport(ThreadingHTTPServer):
         except OSError as failure:
             raise PictureError(f"cannot use port {port}: {reason(failure)}; choose another with --port") from None
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who closes the page while it is sent makes no noise in the terminal."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
     @property
     def url(self) -> str:
         return f"http://{ADDRESS}:{self.server_port}/"
