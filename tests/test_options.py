@@ -154,7 +154,7 @@ def test_flags(words: tuple[str, ...], expected: dict[str, Any]) -> None:
         (("-1",), "unknown option -1; --help lists the options of this command (a value that begins with a hyphen"),
         (("--json", "-1"), "unknown option -1;"),
         (("--text", "-hello"), "a value that begins with a hyphen goes behind an equals sign: --option='-hello'"),
-        (("--out", "a", "b"), "unexpected argument 'b'; --out has its value; quote a value with spaces: 'a b'"),
+        (("--out", "a", "b"), "unexpected argument 'b'; --out has its value; quote a value with spaces, or give one"),
         (("a", "b"), "unexpected argument 'b'; --out has its value; quote a value with spaces: 'a b'"),
         (("a", "linear"), "unexpected argument 'linear'; did you mean --schedule linear?"),
         (("--out", ""), "--out is ''; it must be a path"),

@@ -32,6 +32,8 @@ def test_help_and_version(run: Run) -> None:
     assert status == 0 and err == ""
     assert all(f"  {name} " in out for name in cli.COMMANDS)
     assert run("-h") == run("help") == (0, out, "")
+    assert run("help", "data", "list") == run("data", "list", "--help")
+    assert run("help", "data") == run("data", "--help")
     assert run() == (2, "", out)
     assert run("--version") == (0, f"gollm {gollm.__version__}\n", "")
 
@@ -54,13 +56,20 @@ def test_every_command_has_help_for_every_option(name: str, run: Run) -> None:
         (["doctor", "--jsno"], "gollm: unknown option --jsno; did you mean --json?\n"),
         (["doctor", "here"], "gollm: unexpected argument 'here'; each value of this command goes behind its flag"),
         (["generate", "m", "a", "b"], "gollm: unexpected argument 'b'; --prompt has its value; quote a value with sp"),
-        (["generate", "m", "a", "-p", "b"], "gollm: unexpected argument 'a'; --prompt has its value; give one of"),
+        (
+            ["generate", "m", "a", "-p", "b"],
+            "gollm: unexpected argument 'a'; --prompt has its value; quote a value with spaces,",
+        ),
         (["eval", "m", "a.txt"], "gollm: unexpected argument 'a.txt'; did you mean --data a.txt?\n"),
         (["data"], "gollm: gollm data: missing subcommand; use gollm data list\n"),
         (["tokenizer", "x"], "gollm: unknown command 'tokenizer x'; use gollm tokenizer train, encode or decode\n"),
         (["convert", "a", "b", "gguf"], "gollm: unexpected argument 'gguf'; did you mean --to gguf?\n"),
         (["sample"], "gollm: unknown command 'sample'; use gollm generate\n"),
         (["tokenise", "x"], "gollm: unknown command 'tokenise'; use gollm tokenizer encode\n"),
+        (
+            ["train", "--lr", "1e-5", "--min-lr", "2e-4"],
+            "gollm: --min-lr is 0.0002, above the peak (--lr 1e-05), so the",
+        ),
         (["train", "--gpu"], "gollm: unknown option --gpu; --device cuda computes on a GPU\n"),
         (["quantize", "--gpu"], "gollm: unknown option --gpu; this command computes on the CPU\n"),
         (["train", "--compile"], "gollm: unknown option --compile; nothing is left to compile: the kernels are"),

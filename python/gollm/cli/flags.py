@@ -160,7 +160,7 @@ def _meant(
         return f"did you mean {missing[0].flag} {shlex.quote(word)}?"
     last = positional[-1]
     if last.name in flagged:
-        return f"{last.flag} has its value; give one of the two"
+        return f"{last.flag} has its value; quote a value with spaces, or give one of the two"
     whole = shlex.quote(" ".join([*given[last.name], word]))
     return f"{last.flag} has its value; quote a value with spaces: {whole}"
 

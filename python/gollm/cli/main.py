@@ -66,6 +66,8 @@ def _dispatch(words: list[str]) -> int:
     if not words:
         print(overview(), end="", file=sys.stderr)
         return USAGE
+    if words[0] == "help" and words[1:]:
+        words = [*words[1:], "--help"]
     if words[0] in ("-h", "--help", "help"):
         print(overview(), end="")
         return 0

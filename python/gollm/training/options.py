@@ -136,6 +136,11 @@ class LoopOptions(Given):
             raise ConfigError("--steps and --epochs cannot both be given: each says when training ends")
         if self.patience is not None and not self.eval_every:
             raise ConfigError("--patience counts evaluations, and --eval-every 0 makes none; give one above 0")
+        if self.schedule != "constant" and self.resolved_min_lr > self.lr:
+            raise ConfigError(
+                f"--min-lr is {self.min_lr:g}, above the peak (--lr {self.lr:g}), so the learning rate would rise to "
+                "the end; use a lower --min-lr, a higher --lr, or --schedule constant"
+            )
         if self.rounding == "stochastic" and self.dtype != "bfloat16":
             raise ConfigError(
                 f"--rounding is stochastic, which is for weights of bfloat16, and --dtype is {self.dtype}; use --dtype "
