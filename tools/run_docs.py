@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +38,7 @@ BLOCK = re.compile(
 FIGURES = ROOT / "docs" / "learn" / "figures"
 DATA = ROOT.parent / "shared" / "data"
 TIMEOUT = 600  # seconds a block
+AT_ONCE = 2  # pages: most blocks are a command that uses one core
 
 RUNNER = """
 import contextlib, io, sys
@@ -120,7 +122,12 @@ def everything() -> list[Path]:
 
 def main() -> None:
     paths = [Path(p) for p in sys.argv[1:]] or everything()
-    results = [run_script(path) if path.suffix == ".py" else run_page(path) for path in paths]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            results = list(pool.map(lambda path: run_script(path) if path.suffix == ".py" else run_page(path), paths))
+        except SystemExit:
+            pool.shutdown(cancel_futures=True)
+            raise
     print(f"{sum(r for r, _ in results)} blocks and scripts ran, {sum(s for _, s in results)} did not")
 
 
