@@ -184,7 +184,7 @@ def weights_chart() -> Any:
         .encode(
             x=alt.X("low:Q", bin="binned", title="value", axis=alt.Axis(format=".2~g", tickCount=6)),
             x2="high:Q",
-            y=alt.Y("count:Q", title="weights", axis=alt.Axis(format="~s")),
+            y=alt.Y("count:Q", title="weights", axis=alt.Axis(labelExpr=theme.SHORT_NUMBER)),
             tooltip=[
                 alt.Tooltip("low:Q", format=".4f"),
                 alt.Tooltip("high:Q", format=".4f"),
@@ -200,5 +200,5 @@ def recorded_chart(field: str, title: str) -> Any:
     tooltip = [alt.Tooltip("parameter:N"), alt.Tooltip("step:Q", format=","), alt.Tooltip(f"{field}:Q", format=".3~e")]
     color = alt.Color("block:O", scale=alt.Scale(scheme=theme.SEQUENTIAL), legend=alt.Legend(orient="top"))
     y = alt.Y(f"{field}:Q", scale=alt.Scale(type="log"), title=title or None, axis=alt.Axis(format=".0~e", tickCount=5))
-    x = alt.X("step:Q", axis=alt.Axis(format="~s", tickCount=5))
+    x = alt.X("step:Q", axis=alt.Axis(labelExpr=theme.SHORT_NUMBER, tickCount=5))
     return alt.Chart(alt.NamedData("recorded")).mark_line(point=True).encode(x=x, y=y, color=color, tooltip=tooltip)

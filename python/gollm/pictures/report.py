@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gollm.pictures import output
+from gollm.pictures import output, theme
 from gollm.pictures.output import Spec
 from gollm.pictures.run_curves import RunCurves, all_curves, config_in_text, different_options
 
@@ -69,7 +69,7 @@ def loss_chart(*, hover: bool = True) -> Any:
     alt = output.library("altair")
     legend = alt.Legend(title=None, orient="top", columns=1, symbolOpacity=1, symbolType="stroke", symbolStrokeWidth=3)
     color = alt.Color("run:N", legend=legend, sort=None)
-    x = alt.X("x:Q", title="step", axis=alt.Axis(format="~s"))
+    x = alt.X("x:Q", title="step", axis=alt.Axis(labelExpr=theme.SHORT_NUMBER))
     y = alt.Y("loss:Q", title="loss (nats per token)", scale=alt.Scale(zero=False))
     points, validation = alt.NamedData("points"), alt.NamedData("validation")
     tooltip = [
@@ -91,7 +91,7 @@ def measure_chart(name: str, *, hover: bool = True) -> Any:
     alt = output.library("altair")
     title, form = MEASURES[name]
     points = alt.NamedData("points")
-    x = alt.X("x:Q", title="step", axis=alt.Axis(format="~s", tickCount=5))
+    x = alt.X("x:Q", title="step", axis=alt.Axis(labelExpr=theme.SHORT_NUMBER, tickCount=5))
     exponent = "~e" if name == "lr" else "~s"
     y = alt.Y(f"{name}:Q", title=None, axis=alt.Axis(format=exponent, tickCount=5))
     color = alt.Color("run:N", legend=None, sort=None)

@@ -14,6 +14,7 @@ CATEGORIES = {
     "dark": ["#56B4E9", "#FF9E4A", "#2DC89A", "#E79AC6", "#E9C46A", "#9CC9FF", "#C9A27A", "#C8C8C8"],
 }
 SEQUENTIAL = "viridis"
+SHORT_NUMBER = "format(datum.value, '~s')"  # each label for itself: 500, 1k; an axis' own format makes that 0.5k
 
 
 def config(scheme: str) -> dict[str, Any]:
