@@ -18,9 +18,9 @@ if [ $# = 0 ]; then
     # values: test_threads_and_alignment calls the kernels with all the arrays of test_values and test_accumulation, and
     # NaN, infinity, gradients and fifty equal steps take the ways through memory that other numbers take. Of the shapes
     # of heads in attention's pages one is enough, of head size 20, which no vector divides; of the variants with bfloat16
-    # one, amx, whose packers the other shares.
+    # one, amx, whose packers the other shares. v2 is v3 with half the width.
     values="test_values or test_accumulation or test_nan_and_infinity_go or test_gradients_are or test_fifty_steps"
-    values+=" or test_what_is_masked or (test_a_row_has_the_same_bits and not 20) or avx512bf16"
+    values+=" or test_what_is_masked or (test_a_row_has_the_same_bits and not 20) or avx512bf16 or v2"
     tests=(-n 2 -m "not slow" -k "not ($values)" tests/kernels tests/test_binding.py tests/test_header.py tests/test_plan.py
         tests/test_threads.py tests/tokenizer)
 fi
