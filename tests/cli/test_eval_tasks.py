@@ -53,7 +53,7 @@ def test_core(folder: Path, run: Run) -> None:
     assert [task["n_items"] for task in found["tasks"]] == [5, 5]
     assert found["core"][0] == pytest.approx(sum(task["centred_accuracy"][0] for task in found["tasks"]) / 2)
     assert "wants 3 examples beside each" in run("eval", "core", "base.golm", "core", "--limit", "3").err
-    assert run("eval", "core", "base.golm", "nowhere").err.startswith("gollm: nowhere/core.yaml")
+    assert run("eval", "core", "base.golm", "nowhere").err.startswith("gollm: there is no core.yaml in nowhere;")
 
 
 def test_answers(folder: Path, run: Run) -> None:

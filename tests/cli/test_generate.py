@@ -116,7 +116,7 @@ def test_options_from_a_file(checkpoint: Path, tmp_path: Path, run: Run) -> None
         (
             ["generate", "M", "--prompt", "two", "words"],
             2,
-            "unexpected argument 'words'; --prompt has its value; quote a value with spaces: 'two words'",
+            "unexpected argument 'words'; --prompt has its value; quote a value with spaces, or give one of the two",
         ),
     ],
 )

@@ -45,6 +45,10 @@ def make(**changes: Any) -> LanguageModel:
 
 
 MODEL = make()
+ENDLESS: dict[str, Any] = {
+    "max_new_tokens": 10**9,
+    "logit_bias": {TOKENIZER.special_tokens["<|endoftext|>"]: -math.inf},
+}
 
 
 @pytest.fixture
@@ -331,7 +335,7 @@ def test_cancellation(engine: gollm.Engine) -> None:
 
 
 def test_a_stream_that_nobody_holds_is_cancelled(engine: gollm.Engine) -> None:
-    for _ in engine.submit("hello", max_new_tokens=10**9):
+    for _ in engine.submit("hello", **ENDLESS):
         break
     gc.collect()
     wait_until(lambda: engine.stats.running == 0)
@@ -408,8 +412,7 @@ def test_asyncio(engine: gollm.Engine) -> None:
 
 def test_a_time_limit_ends_a_text_whose_stream_is_kept(engine: gollm.Engine) -> None:
     async def main() -> None:
-        endless = {TOKENIZER.special_tokens["<|endoftext|>"]: -math.inf}
-        streams = [engine.submit("hello", max_new_tokens=10**6, logit_bias=endless) for _ in range(2)]
+        streams = [engine.submit("hello", **ENDLESS) for _ in range(2)]
 
         async def read() -> None:
             async for _ in streams[1]:
@@ -426,7 +429,7 @@ def test_a_time_limit_ends_a_text_whose_stream_is_kept(engine: gollm.Engine) -> 
 def test_a_task_that_is_cancelled_ends_its_text(engine: gollm.Engine) -> None:
     async def main() -> None:
         async def use() -> None:
-            async for _ in engine.submit("hello", max_new_tokens=10**9):
+            async for _ in engine.submit("hello", **ENDLESS):
                 started.set()
 
         started = asyncio.Event()
@@ -436,7 +439,7 @@ def test_a_task_that_is_cancelled_ends_its_text(engine: gollm.Engine) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(engine.submit("hello", max_new_tokens=10**9), 0.05)
+            await asyncio.wait_for(engine.submit("hello", **ENDLESS), 0.05)
 
     asyncio.run(main())
     gc.collect()
@@ -448,7 +451,7 @@ def test_a_task_that_is_cancelled_ends_its_text(engine: gollm.Engine) -> None:
 
 def test_close_cancels_what_runs_and_ends_the_thread() -> None:
     engine = gollm.Engine(MODEL, max_batch=2)
-    streams = [engine.submit("hello", max_new_tokens=10**9) for _ in range(5)]
+    streams = [engine.submit("hello", **ENDLESS) for _ in range(5)]
     next(streams[0])
     thread = engine._core.thread
     assert thread is not None
