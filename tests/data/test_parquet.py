@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from gollm.data import open_source
+from gollm.data.parquet import MAGIC
 from gollm.data.sources import StandardInput
 from gollm.errors import DataError
 
@@ -56,8 +57,8 @@ def test_a_decompression_bomb_is_refused(tmp_path, rows, monkeypatch):
 
 def test_a_folder_may_mix_kinds(tmp_path):
     parquet.write_table(pa.table({"text": ["row"]}), tmp_path / "b.parquet")
-    (tmp_path / "a.txt").write_text("PAR is a word")
-    assert documents(tmp_path) == ["PAR is a word", "row"]
+    (tmp_path / "a.txt").write_text("PAR1 is a word")
+    assert documents(tmp_path) == ["PAR1 is a word", "row"]
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
@@ -81,9 +82,9 @@ def test_damaged_files_end_in_one_error(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("parquet") / "a.parquet"
     parquet.write_table(pa.table({"text": [f"row {i}" for i in range(300)]}), path)
     damaged = bytearray(path.read_bytes())
-    cut = data.draw(st.integers(4, len(damaged)))
+    cut = data.draw(st.integers(len(MAGIC), len(damaged)))
     for _ in range(data.draw(st.integers(0, 4))):
-        damaged[data.draw(st.integers(4, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+        damaged[data.draw(st.integers(len(MAGIC), len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
     path.write_bytes(damaged[:cut])
     try:
         documents(path)

@@ -12,13 +12,13 @@ from gollm.system.plain_text import MAX_RATIO, MAX_RATIO_FROM
 from gollm.system.strict_json import shorten
 from gollm.tokenizers.documents import DocumentPiece
 
-MAGIC = b"PAR1"  # at both ends of a file
+MAGIC = b"PAR1\x15"  # and a number, the first field of a page or of an empty file's footer
 BATCH_ROWS = 256
 
 
 def is_parquet(stream: BinaryIO) -> bool:
     """Whether a buffered stream begins like a Parquet file; its position stays."""
-    return bool(stream.peek(4)[:4] == MAGIC)  # type: ignore[attr-defined]
+    return bool(stream.peek(len(MAGIC))[: len(MAGIC)] == MAGIC)  # type: ignore[attr-defined]
 
 
 def parquet_pieces(stream: BinaryIO, name: str, column: str, on_read: Callable[[int], None]) -> Iterator[DocumentPiece]:

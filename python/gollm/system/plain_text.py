@@ -60,7 +60,7 @@ _KINDS = [
         (rb"\x1f[\x9d\xa0]|LZIP\x01", "a compressed file", _UNPACK),
         (rb"PK(?:\x03\x04|\x05\x06)", "a zip archive (as .docx, .npz and PyTorch's files are)", _UNPACK),
         (rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|(?=.{0,120}\0).{257}ustar", "an archive", _UNPACK),
-        (rb"PAR1", "a Parquet file", "training reads it: pass it as a file with --data"),
+        (rb"PAR1\x15", "a Parquet file", "training reads it: pass it as a file with --data"),
         (rb"ARROW1\0\0|\xff{4}.{3}\0", "an Arrow file", _EXPORT),
         (rb"Obj\x01|\x89HDF\r\n", "a table of data", "write its text as JSON Lines first"),
         (rb"SQLite format 3\0", "an SQLite database", "write its text as JSON Lines first"),
